@@ -1,0 +1,44 @@
+"""Which device runs, and that it computes the same bytes twice."""
+
+import os
+import platform
+
+import torch
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Take `name`, or with "auto" CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: the device is unknown or absent.
+    """
+    available = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    if name == "auto":
+        return torch.device(available[0])
+    if name.split(":")[0] not in available:
+        raise ValueError(f"device {name!r} is not available here; choose auto or {', '.join(available)}")
+    return torch.device(name)
+
+
+def be_deterministic() -> None:
+    """Let torch use deterministic algorithms only; call before the first use of CUDA."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    # Filling fresh memory with NaN is a debugging aid of the mode above; it costs up to a tenth.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def describe_device(device: torch.device) -> str:
+    """Name the device as a person would: the GPU's name, or the CPU's and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

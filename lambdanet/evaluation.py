@@ -1,0 +1,79 @@
+"""Score a denoiser on a stored test set, and show it on photographs."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.io import imsave
+from torch import Tensor, nn
+
+from lambdanet import files, metrics
+from lambdanet.datasets import digest, photos
+from lambdanet.denoise import denoise
+from lambdanet.images import to_bytes, to_tensor
+from lambdanet.models import count_parameters
+from lambdanet.noise import Noise
+
+CHUNK = 1000  # images scored at a time; bounds the memory of SSIM's float64 windows
+PANEL_SIZE = 512
+PANEL_SEED = 1
+
+
+def evaluate(model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: torch.device) -> dict:
+    """Score a denoiser, and its noisy input beside it, as the paper does.
+
+    Outputs and noisy inputs are clipped to [0, 1] for scoring only.
+
+    Args:
+        model: the denoiser.
+        clean: uint8, (n, h, w, 3).
+        noisy: float16, the same shape.
+        device: where the denoiser runs.
+
+    Returns:
+        psnr (dB, of the MSE pooled over all images), ssim (mean over images) and psnr_per_image
+        (dB, the mean of each image's), the same three of the input as noisy_..., parameters,
+        images, and the digests of the clean and the noisy images.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+    """
+    if clean.shape != noisy.shape:
+        raise ValueError(f"clean and noisy images differ in shape: {clean.shape} and {noisy.shape}")
+    model = model.to(device)
+    output, before = [], []
+    for start in range(0, len(clean), CHUNK):
+        x = to_tensor(clean[start : start + CHUNK], device)
+        y = to_tensor(noisy[start : start + CHUNK], device)
+        output.append(_per_image(x, denoise(model, y)))
+        before.append(_per_image(x, y))
+    scores = _summary(output) | {f"noisy_{key}": value for key, value in _summary(before).items()}
+    scores |= {"parameters": count_parameters(model), "images": len(clean)}
+    return scores | {"clean_sha256": digest(clean), "noisy_sha256": digest(noisy)}
+
+
+def write_panel(model: nn.Module, noise: Noise, folder: Path, *, device: torch.device) -> None:
+    """Denoise photographs of 512 x 512 and write each as NAME-clean, -noisy and -denoised.png."""
+    with files.new_folder(folder) as new:
+        for number, name in enumerate(photos.TEST):
+            clean = to_tensor(photos.photograph(name, PANEL_SIZE)[None])
+            noisy = noise(clean, torch.Generator().manual_seed(PANEL_SEED + number))
+            denoised = denoise(model.to(device), noisy.to(device)).cpu()
+            for kind, image in {"clean": clean, "noisy": noisy, "denoised": denoised}.items():
+                imsave(new / f"{name}-{kind}.png", to_bytes(image)[0], check_contrast=False)
+
+
+def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """MSE and SSIM of each image, clipped, on the CPU."""
+    image = image.clamp(0, 1)
+    return metrics.mean_squared_error(clean, image).cpu(), metrics.ssim(clean, image, data_range=1).cpu()
+
+
+def _summary(parts: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    mse, ssim = (torch.cat(values) for values in zip(*parts, strict=True))
+    per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist()]
+    return {
+        "psnr": metrics.psnr(mse.mean().item(), data_range=1),
+        "ssim": ssim.mean().item(),
+        "psnr_per_image": float(np.mean(per_image)),
+    }

@@ -1,0 +1,112 @@
+"""One cell of the grid, from stored images to weights and from weights to scores.
+
+What DVC's stages and the command line share; it carries values between files and computes nothing.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lambdanet import datasets, devices, evaluation, files, provenance
+from lambdanet.models import load_weights, save_weights
+from lambdanet.noise import create_noise
+from lambdanet.params import Cell, Training
+from lambdanet.training import Pairs, train
+
+WEIGHTS, MODEL, HISTORY = "weights.safetensors", "model.json", "history.csv"
+
+
+def train_cell(
+    cell: Cell,
+    model_config: dict,
+    noise_config: dict,
+    settings: Training,
+    clean: Path,
+    noisy: Path,
+    out: Path,
+    *,
+    checkpoints: Path,
+    log: Path,
+    device: str = "auto",
+) -> None:
+    """Train one cell; write the weights, the model's description and the history to a folder.
+
+    Args:
+        cell: what is trained, for the record; its seed counts.
+        model_config: keyword arguments of `create_model`.
+        noise_config: keyword arguments of `create_noise`.
+        settings: how to train.
+        clean: folder with train.npy and test.npy.
+        noisy: the same with noise.
+        out: folder, replaced as a whole at the end.
+        checkpoints: folder for this cell's checkpoints and its lock.
+        log: JSON file for times, memory and device.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: bad settings or data, another process trains the same, or a loss not finite.
+        SystemExit: after SIGINT (130) or SIGTERM (143), with a checkpoint written.
+    """
+    devices.be_deterministic()
+    where = devices.choose_device(device)
+    pairs = {
+        split: Pairs(datasets.load_images(clean, split), datasets.load_images(noisy, split))
+        for split in datasets.SPLITS
+    }
+    with files.sole_writer(checkpoints / "lock"):
+        record = provenance.Log(where)
+        model, history = train(
+            model_config, noise_config, settings, pairs["train"], pairs["test"],
+            seed=cell.seed, device=where, checkpoints=checkpoints, label=cell.name,
+        )  # fmt: skip
+        description = {
+            "cell": asdict(cell), "model": model_config, "noise": noise_config, "training": asdict(settings),
+        }  # fmt: skip
+        with files.new_folder(out) as new:
+            save_weights(new / WEIGHTS, model, description)
+            files.write_json(new / MODEL, description)
+            files.write_csv(new / HISTORY, history)
+        record.write(log, **asdict(cell), epochs=settings.epochs)
+
+
+def evaluate_weights(weights: Path, clean: Path, noisy: Path, *, device: str = "auto") -> tuple[dict, object]:
+    """Score a weights file on the test images of two folders: the scores and the model."""
+    devices.be_deterministic()
+    model, _ = load_weights(weights)
+    scores = evaluation.evaluate(
+        model,
+        datasets.load_images(clean, "test"),
+        datasets.load_images(noisy, "test"),
+        device=devices.choose_device(device),
+    )
+    return scores | {"weights_sha256": files.sha256(weights)}, model
+
+
+def evaluate_cell(
+    cell: Cell,
+    noise_config: dict,
+    trained: Path,
+    clean: Path,
+    noisy: Path,
+    out: Path,
+    panel: Path,
+    *,
+    device: str = "auto",
+) -> None:
+    """Score one trained cell into a JSON file, and write its panel of photographs.
+
+    Args:
+        cell: what was trained, for the record.
+        noise_config: keyword arguments of `create_noise`, for the photographs.
+        trained: folder of `train_cell`.
+        clean: folder with test.npy.
+        noisy: the same with noise.
+        out: JSON file.
+        panel: folder for PNG files, replaced as a whole.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: weights or data that cannot be read or do not fit.
+    """
+    scores, model = evaluate_weights(trained / WEIGHTS, clean, noisy, device=device)
+    evaluation.write_panel(model, create_noise(**noise_config), panel, device=devices.choose_device(device))
+    files.write_json(out, asdict(cell) | scores)

@@ -1,0 +1,125 @@
+"""Write files so that a reader sees the old content or the new, never a part; and lock outputs."""
+
+import contextlib
+import csv
+import hashlib
+import inspect
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import filelock
+import numpy as np
+
+T = TypeVar("T")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` under a temporary name beside `path`, flush it to disk and rename it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text; see `write_bytes`."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write indented JSON in the order given; NaN and infinity are errors."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows that share their keys; floats in full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as .npy, readable with `mmap_mode`."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `path` if the block ends well.
+
+    On an error the temporary folder goes and what stood at `path` stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        os.chmod(temporary, 0o755)
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path, wait: float = 10) -> Iterator[None]:
+    """Hold the lock of one output; the lock falls with the process, however that dies.
+
+    Args:
+        path: the lock's file; it stays behind and says who held it last.
+        wait: seconds to wait for another holder, so that one that is just ending may end.
+
+    Raises:
+        ValueError: another process still holds it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = path.with_suffix(".pid")
+    lock = filelock.FileLock(path, timeout=wait)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        pid = holder.read_text().strip() if holder.exists() else "unknown"
+        raise ValueError(f"process {pid} is writing the same output; wait for it or stop it") from None
+    try:
+        write_text(holder, f"{os.getpid()}\n")
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def call_with_known(function: Callable[..., T], label: str, keywords: dict) -> T:
+    """Call `function(**keywords)`; a keyword that it does not take is a ValueError that lists them."""
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = [name for name in keywords if name not in known]
+    if unknown:
+        allowed = ", ".join(known) or "none"
+        raise ValueError(f"{label} has no parameter {', '.join(unknown)}; it takes: {allowed}")
+    return function(**keywords)

@@ -1,0 +1,72 @@
+"""End a long computation at a good moment: on SIGINT, on SIGTERM, and when DVC has died."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+
+WATCH_SECONDS = 0.5
+
+
+class Interruption:
+    """What has asked the computation to stop: false until something did.
+
+    Attributes:
+        signal: the signal's number, 0 for none; 128 plus it is the exit status to end with.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __bool__(self) -> bool:
+        return self.signal != 0
+
+
+@contextlib.contextmanager
+def watch_for_interruption() -> Iterator[Interruption]:
+    """Turn SIGINT and SIGTERM into a flag, and the death of the `dvc` above into a SIGTERM.
+
+    `dvc` may be killed without a word to what it runs; a training that lived on would write the
+    same output as its successor. Handlers are put back on leaving. Main thread only.
+    """
+    interruption = Interruption()
+
+    def note(number: int, _frame: object) -> None:
+        interruption.signal = number
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    left = threading.Event()
+    threading.Thread(target=_watch_ancestors, args=(left,), daemon=True).start()
+    try:
+        yield interruption
+    finally:
+        left.set()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _watch_ancestors(left: threading.Event) -> None:
+    ancestors = _up_to_dvc()
+    while ancestors and not left.is_set():
+        # psutil knows a process by its number and start time, so a reused number does not count.
+        if not all(process.is_running() for process in ancestors):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _up_to_dvc() -> list[psutil.Process]:
+    """The processes above this one, up to and with the `dvc` that runs it; empty without one."""
+    if "DVC_STAGE" not in os.environ:
+        return []
+    ancestors = []
+    for process in psutil.Process().parents():
+        ancestors.append(process)
+        with contextlib.suppress(psutil.Error):
+            if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in process.cmdline()[:3]):
+                return ancestors
+    return ancestors[:1]

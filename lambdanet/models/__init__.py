@@ -1,0 +1,77 @@
+"""The denoisers by name, and weights files that know which denoiser they belong to."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from lambdanet import files
+from lambdanet.models.autoencoder import AutoEncoder
+from lambdanet.models.dncnn import DnCNN
+from lambdanet.models.lambdanet import LambdaNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "autoencoder": AutoEncoder,
+    "dncnn": DnCNN,
+    "lambdanet": LambdaNet,
+}
+
+
+def create_model(name: str, **hyperparameters: float) -> nn.Module:
+    """Create a freshly initialised denoiser: (b, 3, h, w) in [0, 1] to the same shape.
+
+    Args:
+        name: one of `MODELS`.
+        **hyperparameters: the constructor's keyword arguments.
+
+    Raises:
+        ValueError: an unknown name, an unknown hyperparameter or a value out of range.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; choose one of {', '.join(sorted(MODELS))}")
+    return files.call_with_known(MODELS[name], f"model {name!r}", hyperparameters)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def save_weights(path: Path, model: nn.Module, description: dict) -> None:
+    """Write a state dict as safetensors, with `description` as JSON in its header.
+
+    `description` holds at least `model`, the keyword arguments of `create_model`; the same
+    weights and description always give the same bytes.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # One metadata key only: safetensors writes several in no fixed order.
+    header = {"lambdanet": json.dumps(description, sort_keys=True)}
+    files.write_bytes(path, save(state, metadata=header))
+
+
+def load_weights(path: Path) -> tuple[nn.Module, dict]:
+    """Read a file of `save_weights`: the model in evaluation mode, and its description.
+
+    Raises:
+        ValueError: the file is not such a file, or does not fit the model that it names.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {}).get("lambdanet", "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such weights file") from None
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    if not isinstance(description, dict) or "model" not in description:
+        raise ValueError(f"{path}: a safetensors file, but not one that lambdanet wrote")
+    model = create_model(**description["model"])
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: the weights do not fit the model they name: {reason}") from None
+    return model.eval(), description

@@ -1,0 +1,87 @@
+"""The paper's five noises (section 3.2) as three functions of an image and named parameters.
+
+Images are float tensors in [0, 1]. Which of them are clipped was measured on the authors' results:
+Gaussian noise is not, speckle is; salt and pepper needs no clipping.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Noise = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def gaussian(images: Tensor, generator: torch.Generator, *, sigma: float) -> Tensor:
+    """Y = x + sigma * n, n standard normal; not clipped."""
+    return images + sigma * _standard_normal(images, generator)
+
+
+def speckle(images: Tensor, generator: torch.Generator, *, variance: float) -> Tensor:
+    """Y = clip(x + x * n), n normal of the given variance (scikit-image's "speckle")."""
+    noise = _standard_normal(images, generator)
+    return (images + images * (variance**0.5 * noise)).clamp(0, 1)
+
+
+def salt_and_pepper(images: Tensor, generator: torch.Generator, *, amount: float) -> Tensor:
+    """Replace a share `amount` of all colour values, half by 1 and half by 0 (scikit-image's "s&p")."""
+    if amount > 1:
+        raise ValueError(f"amount is {amount}, must be at most 1")
+    uniform = torch.rand(images.shape, generator=generator, device=images.device)
+    salted = torch.where(uniform >= 1 - amount / 2, 1.0, images)
+    return torch.where(uniform < amount / 2, 0.0, salted)
+
+
+NOISES: dict[str, Callable[..., Tensor]] = {
+    "gaussian": gaussian,
+    "salt-and-pepper": salt_and_pepper,
+    "speckle": speckle,
+}
+
+
+def create_noise(name: str, **parameters: float) -> Noise:
+    """Bind a noise's parameters: a function of (images in [0, 1], generator).
+
+    Raises:
+        ValueError: unknown name; unknown, missing or non-positive parameter.
+    """
+    if name not in NOISES:
+        raise ValueError(f"unknown noise {name!r}; choose one of {', '.join(sorted(NOISES))}")
+    function = NOISES[name]
+    takes = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if sorted(parameters) != sorted(takes):
+        given = ", ".join(parameters) or "none"
+        raise ValueError(f"noise {name!r} takes {', '.join(takes)}; given: {given}")
+    for key, value in parameters.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"{key} of noise {name!r} is {value!r}, must be a number above 0")
+    noise = functools.partial(function, **parameters)
+    noise(torch.zeros(1), torch.Generator())  # the function's own checks speak now, not in mid-training
+    return noise
+
+
+def corrupt(images: np.ndarray, noise: Noise, seed: int, chunk: int = 1000) -> np.ndarray:
+    """Add noise to a stored data set, the same for the same seed.
+
+    Args:
+        images: uint8, (n, h, w, 3).
+        noise: from `create_noise`.
+        seed: of the one generator that serves all images in their order.
+        chunk: images at a time; part of the definition, as it fixes the order of the draws.
+
+    Returns:
+        float16, (n, h, w, 3), about [0, 1] but not clipped; the rounding is below 5e-4.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noisy = np.empty(images.shape, np.float16)
+    for start in range(0, len(images), chunk):
+        clean = torch.from_numpy(np.array(images[start : start + chunk])).float() / 255
+        noisy[start : start + chunk] = noise(clean, generator).half().numpy()
+    return noisy
+
+
+def _standard_normal(images: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)

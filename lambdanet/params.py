@@ -1,0 +1,252 @@
+"""The shape of params.yaml: raw dicts become typed, frozen settings here, once, or an error."""
+
+import dataclasses
+import re
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+PROFILES = ("sample", "quick", "paper")
+
+
+def _number(low: float, high: float = float("inf"), *, above: bool = False, **default: float) -> typing.Any:
+    """A field that must lie in [low, high], or in (low, high] with `above`."""
+    return field(metadata={"low": low, "high": high, "above": above}, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """Which clean images.
+
+    Attributes:
+        dataset: "photos" or "cifar10".
+        train: number of training images.
+        test: number of test images.
+        seed: of the choice, where a data set holds more.
+    """
+
+    dataset: str
+    train: int = _number(1)
+    test: int = _number(1)
+    seed: int = _number(0, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How to train; params.yaml holds Table 1 of the paper and what the profiles change.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step; an epoch's last batch may be smaller.
+        learning_rate: Adam's, at its peak.
+        schedule: "exponential": times `decay` after each epoch. "cosine": up linearly during the
+            first `warmup` of all steps, then down to 0 along a half cosine.
+        decay: of the exponential schedule, a factor per epoch.
+        warmup: of the cosine schedule, a share of all steps.
+        weight_decay: Adam's L2 term.
+        loss: "mse", or "bce" (binary cross-entropy).
+        fresh_noise: draw the training noise anew each epoch instead of using the stored pairs.
+        monitored: number of test images whose PSNR goes into the history.
+    """
+
+    epochs: int = _number(1)
+    batch_size: int = _number(1)
+    learning_rate: float = _number(0, 10, above=True)
+    schedule: typing.Literal["exponential", "cosine"]
+    decay: float = _number(0, 1, above=True)
+    warmup: float = _number(0, 0.9)
+    weight_decay: float = _number(0, 1)
+    loss: typing.Literal["mse", "bce"]
+    fresh_noise: bool
+    monitored: int = _number(1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a noise, a model and a seed, by the names of params.yaml, under a profile."""
+
+    profile: str
+    noise: str
+    model: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The cell's name in paths and in DVC's stages, without the profile."""
+        return f"{self.noise}-{self.model}-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """All of params.yaml, validated; noises and models are keyword arguments of their factories.
+
+    Attributes:
+        profile: the active profile's name.
+        seeds: of the trainings; one cell for each.
+        noises: name to keyword arguments of `create_noise`.
+        models: name to keyword arguments of `create_model`.
+        downloads: profile to its images.
+        noise_seed: of the stored noise.
+        trainings: profile to model to its settings.
+        model_changes: profile to model to hyperparameters that the profile sets otherwise.
+    """
+
+    profile: str
+    seeds: tuple[int, ...]
+    noises: dict[str, dict]
+    models: dict[str, dict]
+    downloads: dict[str, Download]
+    noise_seed: int
+    trainings: dict[str, dict[str, Training]]
+    model_changes: dict[str, dict[str, dict]]
+
+    def model(self, profile: str, name: str) -> dict:
+        """Keyword arguments of `create_model` for one model as a profile trains it."""
+        changes = look_up(self.model_changes, profile, "profile")
+        return look_up(self.models, name, "model") | changes[name]
+
+    def training(self, profile: str, model: str) -> Training:
+        """How a profile trains one model."""
+        return look_up(look_up(self.trainings, profile, "profile"), model, "model")
+
+    def noise(self, name: str) -> dict:
+        """Keyword arguments of `create_noise` for one noise."""
+        return look_up(self.noises, name, "noise")
+
+    def cells(self, profile: str) -> list[Cell]:
+        """All cells of a profile, in the order of the tables."""
+        return [Cell(profile, n, m, s) for n in self.noises for m in self.models for s in self.seeds]
+
+
+def load(path: Path) -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        ValueError: names the key, its value and what is allowed.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; run this in the project's folder") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return _parse(_mapping(raw, "the file"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def look_up(table: dict[str, typing.Any], name: str, what: str) -> typing.Any:
+    """`table[name]`; a name that is not there is a ValueError that lists those that are."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; params.yaml has {', '.join(table)}")
+    return table[name]
+
+
+def build(kind: type, raw: object, where: str) -> typing.Any:
+    """Make a dataclass of a dict, with every key known, present, of its type and in its range.
+
+    Raises:
+        ValueError: names the key `where.key`, the value and what is allowed.
+    """
+    raw = _mapping(raw, where)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    types = typing.get_type_hints(kind)
+    _only(raw, fields, where)
+    missing = [n for n, f in fields.items() if n not in raw and f.default is dataclasses.MISSING]
+    if missing:
+        raise ValueError(f"{where}.{missing[0]} is missing")
+    return kind(**{name: _value(raw[name], types[name], fields[name], f"{where}.{name}") for name in raw})
+
+
+def _parse(raw: dict) -> Params:
+    _only(raw, ("profile", "seeds", "noises", "models", "corrupt", "train", "profiles"), "")
+    for key in ("profile", "seeds", "noises", "models", "corrupt", "train", "profiles"):
+        if key not in raw:
+            raise ValueError(f"{key} is missing")
+    profiles = _mapping(raw["profiles"], "profiles")
+    if raw["profile"] not in profiles:
+        raise ValueError(f"profile is {raw['profile']!r}, must be one of {', '.join(map(str, profiles))}")
+    seeds = raw["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+        raise ValueError(f"seeds is {seeds!r}, must be a list of whole numbers of at least 0")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds is {seeds!r}, has a seed twice")
+    noises, models = (_named(raw[key], key) for key in ("noises", "models"))
+    corrupt = build(_Corrupt, raw["corrupt"], "corrupt")
+
+    downloads, trainings, changes = {}, {}, {}
+    for name, content in profiles.items():
+        where = f"profiles.{name}"
+        content = _mapping(content, where)
+        _only(content, ("download", "train", "models"), where)
+        downloads[name] = build(Download, content.get("download"), f"{where}.download")
+        overrides = _mapping(content.get("models"), f"{where}.models")
+        _only(overrides, models, f"{where}.models")
+        trainings[name], changes[name] = {}, {}
+        for model in models:
+            here = f"{where}.models.{model}"
+            if model not in overrides:
+                raise ValueError(f"{here} is missing")
+            own = dict(_mapping(overrides[model], here))
+            changes[name][model] = _mapping(own.pop("model", {}), f"{here}.model")
+            shared = _mapping(content.get("train", {}), f"{where}.train")
+            for key, part in {f"{where}.train": shared, here: own}.items():
+                _only(part, [f.name for f in dataclasses.fields(Training)], key)
+            trainings[name][model] = build(Training, raw["train"] | shared | own, here)
+    return Params(
+        profile=raw["profile"], seeds=tuple(seeds), noises=noises, models=models, downloads=downloads,
+        noise_seed=corrupt.seed, trainings=trainings, model_changes=changes,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Corrupt:
+    seed: int = _number(0)
+
+
+def _named(raw: object, where: str) -> dict[str, dict]:
+    """Noises or models: names that may stand in a path and in a stage's name, each with a `name`."""
+    entries = _mapping(raw, where)
+    for name, entry in entries.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise ValueError(
+                f"{where}: the name {name!r} must be lower-case letters, digits and single dashes"
+            )
+        if "name" not in _mapping(entry, f"{where}.{name}"):
+            raise ValueError(f"{where}.{name}.name is missing")
+    return entries
+
+
+def _mapping(raw: object, where: str) -> dict:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where} is {raw!r}, must be keys with values")
+    return raw
+
+
+def _only(raw: dict, known: typing.Iterable[str], where: str) -> None:
+    for key in raw:
+        if key not in known:
+            name = f"{where}.{key}" if where else key
+            raise ValueError(f"{name} is not a known key; allowed: {', '.join(known)}")
+
+
+def _value(raw: object, kind: typing.Any, spec: dataclasses.Field, where: str) -> object:
+    if typing.get_origin(kind) is typing.Literal:
+        if raw not in typing.get_args(kind):
+            raise ValueError(f"{where} is {raw!r}, must be one of {', '.join(typing.get_args(kind))}")
+        return raw
+    if kind is float and type(raw) is int:
+        raw = float(raw)
+    if type(raw) is not kind:
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise ValueError(f"{where} is {raw!r}, must be {names[kind]}")
+    low, high, above = (spec.metadata.get(key) for key in ("low", "high", "above"))
+    if low is not None and not (low < raw <= high if above else low <= raw <= high):
+        limits = f"{'above' if above else 'at least'} {low}" + (
+            f" and at most {high}" if high < float("inf") else ""
+        )
+        raise ValueError(f"{where} is {raw!r}, must be {limits}")
+    return raw

@@ -1,0 +1,64 @@
+"""Show a training's progress: a bar in a terminal, a plain line per epoch anywhere else."""
+
+import sys
+import time
+from types import TracebackType
+
+from torch import Tensor
+from tqdm import tqdm
+
+REFRESH_SECONDS = 0.5
+
+
+class Progress:
+    """Progress over `epochs` x `steps` optimiser steps, of which `done` are behind us."""
+
+    def __init__(self, label: str, epochs: int, steps: int, done: int) -> None:
+        self.label, self.epochs, self.steps = label, epochs, steps
+        self.first = self.done = done
+        self.started = self.shown = time.monotonic()
+        self.bar = tqdm(
+            total=epochs * steps, initial=done, desc=label, unit="step", disable=not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} + {remaining} left{postfix}", leave=False,
+        )  # fmt: skip
+        self.last_psnr = ""
+        if done:
+            self.note(f"going on from epoch {done / steps:.1f} of {epochs}")
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def step(self, loss: Tensor) -> None:
+        """Count one step; the loss is read, which waits for the device, only when it is shown."""
+        self.done += 1
+        now = time.monotonic()
+        if not self.bar.disable and now - self.shown > REFRESH_SECONDS:
+            self.shown = now
+            epoch = f"epoch {(self.done - 1) // self.steps + 1}/{self.epochs}"
+            self.bar.set_postfix_str(f"{epoch}, loss {loss.item():.5f}{self.last_psnr}", refresh=False)
+            self.bar.update(self.done - self.bar.n)
+
+    def epoch(self, row: dict) -> None:
+        """Show an ended epoch's row of the history."""
+        self.last_psnr = f", {row['monitored_psnr']:.2f} dB"
+        if self.bar.disable or row["epoch"] == self.epochs:
+            left = (self.epochs * self.steps - self.done) / (self.done - self.first) * self.seconds
+            time_left = f", {tqdm.format_interval(left)} left" if row["epoch"] < self.epochs else ""
+            self.note(
+                f"epoch {row['epoch']}/{self.epochs}: loss {row['loss']:.5f}, "
+                f"{row['monitored_psnr']:.2f} dB, {tqdm.format_interval(self.seconds)}{time_left}"
+            )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since this process began to train."""
+        return time.monotonic() - self.started
+
+    def note(self, text: str) -> None:
+        """Print one line above the bar."""
+        tqdm.write(f"{self.label}: {text}", file=sys.stderr)

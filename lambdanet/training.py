@@ -1,0 +1,199 @@
+"""Train one denoiser on one noise: the loop, its data, its schedule."""
+
+import hashlib
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lambdanet import checkpoint
+from lambdanet import noise as noises
+from lambdanet.images import to_tensor
+from lambdanet.interruption import watch_for_interruption
+from lambdanet.models import create_model
+from lambdanet.params import Training
+from lambdanet.progress import Progress
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": lambda output, clean: F.binary_cross_entropy(output.clamp(0, 1), clean),
+    "mse": F.mse_loss,
+}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Stored images: clean uint8 and noisy float16, both (n, h, w, 3) in the same order."""
+
+    clean: np.ndarray
+    noisy: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.clean.shape != self.noisy.shape:
+            raise ValueError(
+                f"clean and noisy images differ in shape: {self.clean.shape} and {self.noisy.shape}"
+            )
+
+
+def train(
+    model_config: dict,
+    noise_config: dict,
+    settings: Training,
+    train_pairs: Pairs,
+    test_pairs: Pairs,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoints: Path,
+    label: str = "",
+) -> tuple[nn.Module, list[dict]]:
+    """Train a denoiser, or go on where a killed training of the same settings stopped.
+
+    The result is a function of the arguments and the kind of device: the initial weights follow
+    from `seed`, the order of the images from (seed, epoch), fresh noise from (seed, epoch, step).
+
+    Args:
+        model_config: keyword arguments of `create_model`.
+        noise_config: keyword arguments of `create_noise`, for fresh noise.
+        settings: how to train.
+        train_pairs: what to learn from.
+        test_pairs: monitored only; nothing is chosen by it.
+        seed: of everything random.
+        device: where to train.
+        checkpoints: folder for this training's checkpoints; emptied at the end.
+        label: names the training in its progress lines.
+
+    Returns:
+        The trained model and one row per epoch: epoch, learning_rate (of its last step), loss
+        (mean over the epoch), monitored_psnr (dB).
+
+    Raises:
+        ValueError: a bad configuration, or a loss that is not finite.
+        SystemExit: with 130 or 143 after SIGINT or SIGTERM; a checkpoint was written.
+    """
+    count, size = len(train_pairs.clean), settings.batch_size
+    steps = math.ceil(count / size)  # of an epoch; the last batch may be smaller
+    noise = noises.create_noise(**noise_config)
+    torch.manual_seed(seed)
+    model = create_model(**model_config).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), weight_decay=settings.weight_decay, fused=True)
+    loss_function = LOSSES[settings.loss]
+    clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
+    noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
+    monitor = _monitored(test_pairs, settings.monitored, device)
+
+    key = _key(model, model_config, noise_config, settings, train_pairs, test_pairs, seed, device)
+    done, loss_sum, history = 0, torch.zeros((), dtype=torch.float64, device=device), []
+    if state := checkpoint.load_newest(checkpoints, key):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done, history = state["done"], state["history"]
+        loss_sum += state["loss_sum"]
+
+    def save() -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"done": done, "history": history, "loss_sum": loss_sum.item()}
+        checkpoint.save(checkpoints, key, done, state)
+
+    progress = Progress(label, settings.epochs, steps, done)
+    with watch_for_interruption() as interruption, progress:
+        for epoch in range(done // steps, settings.epochs):
+            model.train()
+            order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count)).to(device)
+            for step in range(done % steps, steps):
+                batch = order[step * size : (step + 1) * size]
+                x = to_tensor(clean[batch])
+                if noisy is None:
+                    y = noise(x, _generator(device, seed, epoch, step))
+                else:
+                    y = to_tensor(noisy[batch])
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, done, steps)
+                optimizer.zero_grad()
+                loss = loss_function(model(y), x)
+                loss.backward()
+                optimizer.step()
+                loss_sum += loss.detach() * len(batch)
+                done += 1
+                progress.step(loss)
+                if interruption and done % steps:
+                    break
+            if done % steps == 0:
+                row = _row(epoch, learning_rate(settings, done - 1, steps), loss_sum / count, model, monitor)
+                history.append(row)
+                loss_sum.zero_()
+                progress.epoch(row)
+            save()
+            if interruption:
+                progress.note(f"stopped in epoch {epoch + 1}; the checkpoint is written, run again to go on")
+                sys.exit(128 + interruption.signal)
+    checkpoint.discard(checkpoints)
+    return model.eval(), history
+
+
+def learning_rate(settings: Training, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step, counted from 0 over all epochs."""
+    if settings.schedule == "exponential":
+        return settings.learning_rate * settings.decay ** (step // steps_per_epoch)
+    total = settings.epochs * steps_per_epoch
+    warmup = settings.warmup * total
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def _monitored(pairs: Pairs, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Evenly spaced test images, clean and noisy; CIFAR-10's order is by class."""
+    count = min(count, len(pairs.clean))
+    picked = np.linspace(0, len(pairs.clean) - 1, count).round().astype(int)
+    return to_tensor(pairs.clean[picked], device), to_tensor(pairs.noisy[picked], device)
+
+
+def _row(epoch: int, rate: float, loss: Tensor, model: nn.Module, monitor: tuple[Tensor, Tensor]) -> dict:
+    if not torch.isfinite(loss):
+        raise ValueError(
+            f"the loss of epoch {epoch + 1} is {loss.item()}, not a finite number; no model is written. "
+            "Lower learning_rate, or look at the data"
+        )
+    psnr = _monitored_psnr(model, *monitor)
+    return {"epoch": epoch + 1, "learning_rate": rate, "loss": loss.item(), "monitored_psnr": psnr}
+
+
+@torch.no_grad()
+def _monitored_psnr(model: nn.Module, clean: Tensor, noisy: Tensor, batch: int = 100) -> float:
+    model.eval()
+    output = torch.cat([model(part) for part in noisy.split(batch)])
+    return -10 * math.log10(F.mse_loss(output.clamp(0, 1), clean).item())
+
+
+def _generator(device: torch.device, *entropy: int) -> torch.Generator:
+    (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(seed))
+
+
+def _key(
+    model: nn.Module,
+    model_config: dict,
+    noise_config: dict,
+    settings: Training,
+    train_pairs: Pairs,
+    test_pairs: Pairs,
+    seed: int,
+    device: torch.device,
+) -> str:
+    """Name everything that decides the result, so that a checkpoint of anything else is not used."""
+    digest = hashlib.sha256()
+    configs = [model_config, noise_config, asdict(settings), seed, device.type, torch.__version__]
+    digest.update(json.dumps(configs, sort_keys=True).encode())
+    for code in (sys.modules[__name__], noises, inspect.getmodule(type(model))):
+        digest.update(inspect.getsource(code).encode())
+    for images in (train_pairs.clean, train_pairs.noisy, test_pairs.clean, test_pairs.noisy):
+        digest.update(np.ascontiguousarray(images))
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""What every stage script does first and last: its words, its place in the grid, its errors."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# The python that DVC finds may be one that the project was not installed into.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lambdanet import params
+from lambdanet.params import Cell
+
+PARAMS = Path("params.yaml")
+
+
+def arguments(usage: str) -> list[str]:
+    """The command line's words, one for each of `usage`; another number ends with the usage.
+
+    Raises:
+        ValueError: too many or too few words.
+    """
+    words = sys.argv[1:]
+    if len(words) != len(usage.split()):
+        raise ValueError(f"usage: python {sys.argv[0]} {usage}")
+    return words
+
+
+def load_params() -> params.Params:
+    """params.yaml of the current folder, validated."""
+    return params.load(PARAMS)
+
+
+def cell(stage: str, names: list[str]) -> tuple[Cell, params.Params]:
+    """The grid's cell that PROFILE NOISE MODEL SEED name, announced, and the parameters.
+
+    Raises:
+        ValueError: params.yaml is invalid, or has no such profile, noise or model.
+    """
+    profile, noise, model, seed = names
+    if not seed.isdecimal():
+        raise ValueError(f"the seed is {seed!r}, must be a whole number of at least 0")
+    loaded = load_params()
+    found = Cell(profile, noise, model, int(seed))
+    loaded.noise(noise), loaded.training(profile, model)
+    announce(f"{stage} {profile}", found.name, [each.name for each in loaded.cells(profile)])
+    return found, loaded
+
+
+def announce(stage: str, name: str, names: list[str]) -> None:
+    """Print which of how many this is."""
+    place = f" {names.index(name) + 1} of {len(names)}" if name in names else ""
+    print(f"[{stage}{place}] {name}", flush=True)
+
+
+def device_name() -> str:
+    """The device that the environment asks for; it must not stand in what DVC hashes."""
+    return os.environ.get("LAMBDANET_DEVICE", "auto")
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turn what a user can mend into one line on stderr and exit status 1."""
+    logging.basicConfig(format="%(message)s")
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -1,0 +1,31 @@
+"""DVC stage `train`: one model on one noise with one seed."""
+
+from pathlib import Path
+
+import door
+
+
+def main() -> None:
+    *names, clean, noisy, checkpoints, log, out = door.arguments(
+        "PROFILE NOISE MODEL SEED CLEAN NOISY CHECKPOINTS LOG OUT"
+    )
+    cell, params = door.cell("train", names)
+    from lambdanet import experiment  # after the words were checked: torch takes seconds
+
+    experiment.train_cell(
+        cell,
+        params.model(cell.profile, cell.model),
+        params.noise(cell.noise),
+        params.training(cell.profile, cell.model),
+        Path(clean),
+        Path(noisy),
+        Path(out),
+        checkpoints=Path(checkpoints),
+        log=Path(log),
+        device=door.device_name(),
+    )
+
+
+if __name__ == "__main__":
+    with door.errors_in_one_line():
+        main()
