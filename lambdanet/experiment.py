@@ -3,10 +3,18 @@
 What DVC's stages and the command line share; it carries values between files and computes nothing.
 """
 
+import io
+import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from torch import nn
+
 from lambdanet import datasets, devices, evaluation, files, provenance
+from lambdanet.denoise import denoise
+from lambdanet.images import to_bytes, to_tensor
 from lambdanet.models import load_weights, save_weights
 from lambdanet.noise import create_noise
 from lambdanet.params import Cell, Training
@@ -39,7 +47,7 @@ def train_cell(
         noisy: the same with noise.
         out: folder, replaced as a whole at the end.
         checkpoints: folder for this cell's checkpoints and its lock.
-        log: JSON file for times, memory and device.
+        log: JSON file that times, memory and device are added to.
         device: "auto", "cpu" or "cuda".
 
     Raises:
@@ -65,10 +73,13 @@ def train_cell(
             save_weights(new / WEIGHTS, model, description)
             files.write_json(new / MODEL, description)
             files.write_csv(new / HISTORY, history)
-        record.write(log, **asdict(cell), epochs=settings.epochs)
+        digest = files.sha256(out / WEIGHTS)
+        record.append(log, **asdict(cell), epochs=settings.epochs, weights_sha256=digest)
 
 
-def evaluate_weights(weights: Path, clean: Path, noisy: Path, *, device: str = "auto") -> tuple[dict, object]:
+def evaluate_weights(
+    weights: Path, clean: Path, noisy: Path, *, device: str = "auto"
+) -> tuple[dict, nn.Module]:
     """Score a weights file on the test images of two folders: the scores and the model."""
     devices.be_deterministic()
     model, _ = load_weights(weights)
@@ -79,6 +90,54 @@ def evaluate_weights(weights: Path, clean: Path, noisy: Path, *, device: str = "
         device=devices.choose_device(device),
     )
     return scores | {"weights_sha256": files.sha256(weights)}, model
+
+
+def denoise_image(weights: Path, image: Path, out: Path, *, device: str = "auto") -> None:
+    """Denoise one 8-bit photograph, grey or colour, of any size; write an 8-bit RGB PNG.
+
+    Raises:
+        ValueError: weights or image cannot be read, or `out` is no .png file.
+    """
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"{out}: the output is a PNG file, name it .png")
+    where = devices.choose_device(device)
+    model, _ = load_weights(weights)
+    try:
+        with Image.open(image) as opened:
+            noisy = np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{image}: cannot be read as an image ({error})") from None
+    denoised = denoise(model.to(where), to_tensor(noisy[None], where))
+    buffer = io.BytesIO()
+    Image.fromarray(to_bytes(denoised)[0]).save(buffer, "PNG")
+    files.write_bytes(out, buffer.getvalue())
+
+
+def export_weights(digests: Path, trained: Path, out: Path) -> int:
+    """Copy the weights behind a table, for git: one CELL.safetensors for each of its cells.
+
+    Args:
+        digests: the digests.json beside the table.
+        trained: folder with one folder of `train_cell` for each cell.
+        out: folder, replaced as a whole.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        ValueError: weights are missing or are not those that were scored.
+    """
+    try:
+        scored = {cell: entry["weights"] for cell, entry in json.loads(digests.read_text()).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{digests} cannot be read ({error}); make it with `dvc repro`") from None
+    with files.new_folder(out) as new:
+        for cell, digest in scored.items():
+            weights = trained / cell / WEIGHTS
+            if not weights.is_file() or files.sha256(weights) != digest:
+                raise ValueError(f"{weights} is missing or is not what was scored; run `dvc repro`")
+            files.write_bytes(new / f"{cell}.safetensors", weights.read_bytes())
+    return len(scored)
 
 
 def evaluate_cell(

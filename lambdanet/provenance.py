@@ -1,5 +1,6 @@
 """How a result came about: code, versions, device, time and memory. Never part of what DVC hashes."""
 
+import json
 import platform
 import resource
 import subprocess
@@ -19,13 +20,13 @@ _NOT_CODE = (":!dvc.lock", ":!results", ":!weights", ":!params.yaml")
 
 
 class Log:
-    """Measures from its creation on; `write` leaves a JSON file in a git-ignored folder."""
+    """Measures from its creation on; `append` adds a record to a list in a JSON file."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.started = device, time.time()
 
-    def write(self, path: Path, **details: object) -> None:
-        """Write device, seconds, peak memory, versions and commit, and `details` beside them."""
+    def append(self, path: Path, **details: object) -> None:
+        """Add a record of device, seconds, peak memory, versions and commit, with `details`."""
         content = {
             "device": describe_device(self.device),
             "seconds": round(time.time() - self.started, 1),
@@ -35,13 +36,33 @@ class Log:
             "python": platform.python_version(),
             "versions": versions(),
         }
-        files.write_json(path, content | details)
+        files.write_json(path, [*read_records(path), content | details])
 
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def read_records(path: Path) -> list[dict]:
+    """The records of a log, oldest first; none where it is missing or damaged."""
+    try:
+        records = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return records if isinstance(records, list) else []
+
+
+def find_record(path: Path, **details: object) -> dict | None:
+    """The newest record of a log that has these details.
+
+    A cell's log outlives its outputs: DVC may restore those of an earlier training from its cache.
+    """
+    for record in reversed(read_records(path)):
+        if all(record.get(key) == value for key, value in details.items()):
+            return record
+    return None
 
 
 def versions() -> dict[str, str]:

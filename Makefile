@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+help:               ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+repro: $(READY)     ## run the pipeline of the active profile and print its table
+	@lambdanet check
+	dvc repro
+	@lambdanet show
+
+test: $(READY)      ## lint, and run the tests that take under 20 seconds each
+	ruff check .
+	ruff format --check .
+	pytest -m "not slow"
+
+test-slow: $(READY) ## run the long tests
+	pytest -m slow
+
+table: $(READY)     ## collect what was run of a profile: make table PROFILE=paper
+	python -m pipelines.profiles table $(PROFILE)
+	@lambdanet show --profile $(PROFILE)
+
+weights: $(READY)   ## copy the weights behind a table for git: make weights PROFILE=quick
+	lambdanet export-weights --profile $(PROFILE)
+
+push: $(READY)      ## push the outputs of every profile in dvc.lock (dvc push sees the active one only)
+	python -m pipelines.profiles push
+
+lock: $(READY)      ## resolve the dependencies anew
+	pip install -q uv
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev pyproject.toml -o requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages, about 5 GB"
+	$(VENV)/bin/pip install -q --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help repro test test-slow table weights push lock
+.DEFAULT_GOAL := help

@@ -1,0 +1,3 @@
+from lambdanet.cli import main
+
+main()

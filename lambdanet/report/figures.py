@@ -1,0 +1,136 @@
+"""The figures, as PNG: convergence (Figure 9), PSNR against size, photographs (Figure 10)."""
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+from skimage.io import imread
+
+from lambdanet import files
+from lambdanet.datasets import photos
+from lambdanet.params import Cell
+
+INK, MUTED = "#222222", "#777777"
+COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.grid": True,
+    "grid.color": "#e5e5e5", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+}  # fmt: skip
+
+TILE = 192  # pixels of one picture in a panel
+CROP = 96  # pixels of the photograph in a close-up, shown at twice their size
+CORNERS = {"astronaut": (60, 170), "chelsea": (120, 180)}  # top, left of the close-up
+
+
+def write_convergence(path: Path, histories: dict[Cell, pd.DataFrame]) -> None:
+    """Training loss and monitored PSNR over the epochs, a column a noise, a colour a model."""
+    noises = list(dict.fromkeys(cell.noise for cell in histories))
+    colours = _colours(cell.model for cell in histories)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.5 * len(noises) + 0.6, 5), layout="constrained")
+        axes = figure.subplots(2, len(noises), squeeze=False, sharex=True)
+        for (top, bottom), noise in zip(axes.T, noises, strict=True):
+            for cell, history in histories.items():
+                if cell.noise == noise:
+                    style = {"color": colours[cell.model], "label": cell.model, "linewidth": 1.4}
+                    style |= {"marker": "o", "markersize": 4 if len(history) < 10 else 0}
+                    top.plot(history["epoch"], history["loss"], **style)
+                    bottom.plot(history["epoch"], history["monitored_psnr"], **style)
+            top.set(title=noise, yscale="log")
+            bottom.set(xlabel="epoch", xscale="log")
+            bottom.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+            bottom.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axes[0, 0].set_ylabel("training loss")
+        axes[1, 0].set_ylabel("monitored PSNR (dB)")
+        _legend(figure, axes[0, 0])
+        _save(path, figure)
+
+
+def write_psnr(path: Path, table: pd.DataFrame) -> None:
+    """PSNR against the number of parameters, a column a noise; the paper's values hollow."""
+    noises = list(dict.fromkeys(table["noise"]))
+    colours = _colours(table["model"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.3 * len(noises) + 0.6, 3.4), layout="constrained")
+        axes = figure.subplots(1, len(noises), squeeze=False)[0]
+        for axis, noise in zip(axes, noises, strict=True):
+            rows = table[(table["noise"] == noise) & (table["seeds"] > 0)]
+            for row in rows.to_dict("records"):
+                at = {"color": colours[row["model"]], "markersize": 7, "linestyle": "none"}
+                axis.plot(row["parameters"], row["psnr"], marker="o", label=row["model"], **at)
+                if pd.notna(row["paper_psnr"]):
+                    hollow = at | {"markerfacecolor": "none", "markersize": 10}
+                    axis.plot(row["parameters"], row["paper_psnr"], marker="o", **hollow)
+            if len(rows):
+                noisy = rows["noisy_psnr"].iloc[0]
+                axis.axhline(noisy, color=MUTED, linestyle="--", linewidth=1)
+                axis.annotate(
+                    "noisy input", (0.98, noisy), xycoords=("axes fraction", "data"), ha="right",
+                    va="bottom", color=MUTED, fontsize=8,
+                )  # fmt: skip
+            axis.set(title=noise, xscale="log", xlabel="parameters")
+            axis.margins(0.2)
+        axes[0].set_ylabel("PSNR (dB)")
+        axes[0].plot(
+            [], [], "o", color=MUTED, markerfacecolor="none", markersize=10, label="the paper's value"
+        )
+        _legend(figure, max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[1])))
+        _save(path, figure)
+
+
+def write_panel(path: Path, panels: dict[str, Path]) -> None:
+    """Photographs with one noise: clean, noisy and a column a model; below each a close-up.
+
+    Args:
+        path: PNG to write.
+        panels: model to the folder that `evaluate` wrote.
+    """
+    some = next(iter(panels.values()))
+    columns = [("clean", some, "clean"), ("noisy", some, "noisy")]
+    columns += [(model, folder, "denoised") for model, folder in panels.items()]
+    rows = []
+    for name in photos.TEST:
+        pictures = [imread(folder / f"{name}-{kind}.png") for _, folder, kind in columns]
+        top, left = CORNERS[name]
+        rows.append([_resized(picture) for picture in pictures])
+        rows.append([_resized(p[top : top + CROP, left : left + CROP]) for p in pictures])
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        inches = TILE / 100
+        figure = Figure(figsize=(inches * len(columns), inches * len(rows) + 0.3), dpi=100)
+        axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        head = 0.3 / (inches * len(rows) + 0.3)
+        figure.subplots_adjust(0, 0, 1, 1 - head, wspace=0.02, hspace=0.02)
+        for line, pictures in zip(axes, rows, strict=True):
+            for axis, picture in zip(line, pictures, strict=True):
+                axis.imshow(picture, interpolation="none")
+                axis.set_axis_off()
+        for axis, (title, _, _) in zip(axes[0], columns, strict=True):
+            axis.set_title(title, fontsize=10, pad=4)
+        _save(path, figure)
+
+
+def _resized(picture: np.ndarray) -> np.ndarray:
+    method = Image.Resampling.NEAREST if len(picture) < TILE else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(picture).resize((TILE, TILE), method))
+
+
+def _colours(models: object) -> dict[str, str]:
+    return {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(dict.fromkeys(models))}
+
+
+def _legend(figure: Figure, axis: object) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique))
+
+
+def _save(path: Path, figure: Figure) -> None:
+    buffer = io.BytesIO()
+    # Without this matplotlib writes its version into the file, and the same figure differs by machine.
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    files.write_bytes(path, buffer.getvalue())

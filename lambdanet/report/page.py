@@ -1,0 +1,78 @@
+"""report.html: one self-contained page with the table, the figures and how they were made."""
+
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+from lambdanet import files
+from lambdanet.params import Cell
+
+
+def write_page(
+    path: Path, table: pd.DataFrame, scores: dict[Cell, dict], records: dict[Cell, dict | None], figures: Path
+) -> None:
+    """Write the page; everything it shows is inside the file.
+
+    Args:
+        path: HTML file.
+        table: of `tables.table2`.
+        scores: what `evaluate` wrote.
+        records: what each training left in the logs, or None.
+        figures: folder of the PNG files.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lambdanet.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template("report.html.j2").render(
+        profile=next(iter(scores)).profile,
+        rows=table.astype(object).where(table.notna(), None).to_dict("records"),
+        convergence=_inline(figures / "convergence.png"),
+        psnr=_inline(figures / "psnr.png"),
+        panels={p.stem.removeprefix("panel-"): _photographs(p) for p in sorted(figures.glob("panel-*.png"))},
+        provenance=_provenance(scores, records),
+        digests=_digests(scores),
+    )
+    files.write_text(path, text)
+
+
+def _provenance(scores: dict[Cell, dict], records: dict[Cell, dict | None]) -> list[dict]:
+    """Group the cells by how they were trained: device, commit and versions."""
+    groups: dict[tuple, list[str]] = {}
+    for cell in scores:
+        record = records[cell]
+        if record is None:
+            how = ("not recorded here: trained elsewhere or restored from a cache", "", "")
+        else:
+            versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+            how = (record["device"], record["commit"], f"Python {record['python']}, {versions}")
+        groups.setdefault(how, []).append(cell.name)
+    return [
+        {"device": device, "commit": commit, "versions": versions, "cells": cells}
+        for (device, commit, versions), cells in groups.items()
+    ]
+
+
+def _digests(scores: dict[Cell, dict]) -> dict[str, str]:
+    found = {}
+    for cell, score in scores.items():
+        found["clean test images"] = score["clean_sha256"]
+        found[f"with {cell.noise}"] = score["noisy_sha256"]
+    return found
+
+
+def _inline(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _photographs(path: Path) -> str:
+    """The panel as JPEG: a quarter of the size, for the page only; the PNG lies beside it."""
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Who runs which stage: calls `dvc` as a process, imports neither torch nor the library."""

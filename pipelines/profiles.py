@@ -1,0 +1,90 @@
+"""Run DVC under another profile than the active one, or under each in turn.
+
+DVC resolves the stages of the active profile only, so `dvc push`, `dvc gc -w` and
+`dvc repro plot@paper` do not see the others. Here the word in params.yaml is changed for the time
+of a command and put back, also when the command fails or is interrupted.
+
+    python -m pipelines.profiles run paper dvc status
+    python -m pipelines.profiles table paper    # collect what was run of it, without running more
+    python -m pipelines.profiles push           # the outputs of all profiles in dvc.lock
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+_WORD = re.compile(r"^(profile:[ \t]*)([\w-]+)", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def active_profile(name: str) -> Iterator[None]:
+    """Make `name` the active profile inside the block.
+
+    Raises:
+        ValueError: params.yaml has no such profile.
+    """
+    text = PARAMS.read_text()
+    known = list(yaml.safe_load(text)["profiles"])
+    if name not in known:
+        raise ValueError(f"unknown profile {name!r}; params.yaml has {', '.join(known)}")
+    before = _WORD.search(text).group(2)
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        _write(name)
+        yield
+    finally:
+        _write(before)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def recorded_profiles() -> list[str]:
+    """The profiles of params.yaml that have stages in dvc.lock."""
+    stages = yaml.safe_load(LOCK.read_text())["stages"] if LOCK.exists() else {}
+    known = yaml.safe_load(PARAMS.read_text())["profiles"]
+    return [name for name in known if any(stage.split("@")[-1].startswith(name) for stage in stages)]
+
+
+def main(words: list[str]) -> int:
+    """Run one of the commands of the module's docstring; returns the exit status."""
+    if words[:1] == ["run"] and len(words) > 2:
+        with active_profile(words[1]):
+            return subprocess.call(words[2:])
+    if words[:1] == ["table"] and len(words) == 2:
+        with active_profile(words[1]):
+            # `dvc checkout` and `dvc exp run` take an inactive profile's outputs out of the workspace.
+            restore = ["dvc", "checkout", "--quiet", "--allow-missing", "train", "evaluate"]
+            return subprocess.call(restore) or subprocess.call(
+                ["dvc", "repro", "--single-item", f"plot@{words[1]}"]
+            )
+    if words == ["push"]:
+        for name in recorded_profiles():
+            print(f"profile {name}", flush=True)
+            with active_profile(name):
+                if status := subprocess.call(["dvc", "push", "--run-cache"]):
+                    return status
+        return 0
+    raise ValueError("usage: python -m pipelines.profiles (run PROFILE COMMAND... | table PROFILE | push)")
+
+
+def _write(name: str) -> None:
+    text = _WORD.sub(rf"\g<1>{name}", PARAMS.read_text(), count=1)
+    part = PARAMS.with_name(f".{PARAMS.name}.part")
+    part.write_text(text)
+    os.replace(part, PARAMS)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,72 @@
+import os
+import runpy
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["LAMBDANET_DEVICE"] = "cpu"
+os.environ.pop("LAMBDANET_CIFAR10", None)
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from lambdanet.datasets import cifar10
+
+STAGES = Path(__file__).resolve().parents[1] / "stages"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    folder = Path(__file__).resolve().parents[2] / "shared/data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(shared_data):
+    """The real CIFAR-10, verified: {"train", "test"} of uint8 arrays."""
+    images, _ = cifar10.load(str(shared_data / "cifar10.tgz"), Path("unused"))
+    return images
+
+
+@pytest.fixture(scope="session")
+def real_test_images(real_cifar10):
+    """1,000 test images, as many of each class."""
+    return np.ascontiguousarray(real_cifar10["test"][::10])
+
+
+@pytest.fixture(scope="session")
+def photograph():
+    return skimage.data.astronaut()
+
+
+@pytest.fixture
+def stage(monkeypatch, capfd, caplog):
+    """Run a stage script in this process: a function of (name, words, folder) to (status, stderr's lines).
+
+    Much faster than a process of its own; anything but SystemExit, which a user would see as a
+    traceback, fails the test.
+    """
+    monkeypatch.syspath_prepend(STAGES)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+
+    def call(name, words, folder):
+        script = str(STAGES / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        monkeypatch.chdir(folder)
+        capfd.readouterr()
+        caplog.clear()
+        status, last = 0, []
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:  # the interpreter prints a text and ends with 1
+            status, last = (1, end.code.split("\n")) if isinstance(end.code, str) else (end.code or 0, [])
+        return status, capfd.readouterr().err.splitlines() + caplog.messages + last
+
+    yield call
+    torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,176 @@
+"""What several test files use: tiny data, tiny projects, and the stages as processes."""
+
+import copy
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import skimage.data
+import yaml
+
+from lambdanet.noise import corrupt, create_noise
+
+ROOT = Path(__file__).resolve().parents[1]
+
+GAUSSIAN = {"name": "gaussian", "sigma": 0.1}
+LAMBDANET = {"name": "lambdanet", "u": 1, "m": 5, "k": 4, "heads": 2, "d": 4, "embedding_std": 0.1}
+DNCNN = {"name": "dncnn", "depth": 3, "width": 4, "residual": True}
+AUTOENCODER = {"name": "autoencoder", "width": 4}
+
+TRAIN = {
+    "batch_size": 8,
+    "learning_rate": 0.01,
+    "schedule": "exponential",
+    "decay": 0.99,
+    "warmup": 0.1,
+    "weight_decay": 0.00001,
+    "loss": "mse",
+    "fresh_noise": True,
+    "monitored": 4,
+}
+
+PARAMS = {
+    "profile": "tiny",
+    "seeds": [0],
+    "noises": {"gaussian-01": GAUSSIAN, "speckle": {"name": "speckle", "variance": 0.1}},
+    "models": {"autoencoder": AUTOENCODER, "dncnn": DNCNN, "lambdanet": LAMBDANET},
+    "corrupt": {"seed": 0},
+    "train": TRAIN,
+    "profiles": {
+        "tiny": {
+            "download": {"dataset": "photos", "train": 32, "test": 8},
+            "train": {},
+            "models": {"autoencoder": {"epochs": 2}, "dncnn": {"epochs": 2}, "lambdanet": {"epochs": 2}},
+        }
+    },
+}
+
+
+def changed(params, path, value):
+    """A copy of nested dicts with one value set, or removed with `value` of KeyError."""
+    result = copy.deepcopy(params)
+    *parents, last = path
+    place = result
+    for key in parents:
+        place = place[key]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return result
+
+
+def patches(count, size=16, seed=0):
+    """Patches of a photograph that no training of the project uses: uint8, (count, size, size, 3)."""
+    image = skimage.data.astronaut()[::3, ::3]
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, np.array(image.shape[:2]) - size, size=(count, 2))
+    return np.stack([image[y : y + size, x : x + size] for y, x in corners])
+
+
+def noisy(images, config=GAUSSIAN, seed=0):
+    return corrupt(images, create_noise(**config), seed)
+
+
+def write_project(folder, params=PARAMS, size=16):
+    """A folder as the stages see it: params.yaml, clean/ and noisy/, made without them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    for split, count, seed in (("train", 32, 1), ("test", 8, 2)):
+        clean = patches(count, size, seed)
+        for name, images in {"clean": clean, "noisy": noisy(clean, seed=seed)}.items():
+            (folder / name).mkdir(exist_ok=True)
+            np.save(folder / name / f"{split}.npy", images)
+    return folder
+
+
+def train_words(model="lambdanet", seed="0", noise="gaussian-01", profile="tiny"):
+    return [profile, noise, model, seed, "clean", "noisy", "checkpoints", "log.json", "out"]
+
+
+def start(stage, words, folder, code=None, **environment):
+    """Start a stage script as its own process, or `code` in its place with the same words."""
+    script = str(ROOT / "stages" / f"{stage}.py")
+    command = [sys.executable, "-c", code, script] if code else [sys.executable, script]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    return subprocess.Popen(
+        [*command, *map(str, words)],
+        cwd=folder,
+        env=inherited | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(stage, words, folder, code=None, **environment):
+    """A stage script run to its end: (exit status, stdout, stderr)."""
+    process = start(stage, words, folder, code, **environment)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+# Runs the stage of argv[1], after what was put in front of this; as code for `start`.
+RUN_STAGE = """
+import runpy, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def wait_for_line(process, text, seconds=60):
+    """Read a process's stderr until a line holds `text`; return what was read."""
+    seen = ""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        for line in process.stderr:
+            seen += line
+            if text in line:
+                return seen
+    finally:
+        timer.cancel()
+    raise AssertionError(f"the process ended before it wrote {text!r}: {seen}")
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.02)
+
+
+def contents(folder):
+    """Every file below a folder, by its path: bytes."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def start_dvc(script, stage, words, folder):
+    """Start a stage below a process that looks like DVC."""
+    command = [sys.executable, str(script), str(ROOT / "stages" / f"{stage}.py"), *words]
+    environment = os.environ | {"DVC_STAGE": stage}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lives(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

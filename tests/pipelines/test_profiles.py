@@ -1,0 +1,67 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import profiles
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = "# a comment\nprofile: sample   # sample | quick\nprofiles:\n  sample: {}\n  quick: {}\n"
+SHOW = [sys.executable, "-c", "print(open('params.yaml').readlines()[1].split()[1])"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(project, *words):
+    command = [sys.executable, "-m", "pipelines.profiles", *words]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+
+
+def test_command_sees_the_other_profile_and_the_file_comes_back(project):
+    done = run(project, "run", "quick", *SHOW)
+    assert done.stdout == "quick\n"
+    assert (project / "params.yaml").read_text() == PARAMS
+
+
+def test_a_failing_command_keeps_its_status_and_the_file_comes_back(project):
+    assert run(project, "run", "quick", sys.executable, "-c", "raise SystemExit(7)").returncode == 7
+    assert (project / "params.yaml").read_text() == PARAMS
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["run", "quick"], ["table"], ["push", "now"], ["nonsense"]])
+def test_wrong_words_are_one_line(project, words):
+    done = run(project, *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: usage: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_unknown_profile_is_one_line(project):
+    done = run(project, "run", "huge", *SHOW)
+    assert done.returncode == 1
+    assert done.stderr == "error: unknown profile 'huge'; params.yaml has sample, quick\n"
+
+
+def test_interrupted_inside_the_file_comes_back(project):
+    seen = []
+
+    def command():
+        with profiles.active_profile("quick"):
+            seen.append(Path("params.yaml").read_text())
+            raise KeyboardInterrupt
+
+    pytest.raises(KeyboardInterrupt, command)
+    assert "profile: quick " in seen[0]
+    assert (project / "params.yaml").read_text() == PARAMS
+
+
+def test_recorded_profiles_are_those_of_the_lock(project):
+    assert profiles.recorded_profiles() == []
+    Path("dvc.lock").write_text("stages:\n  download@quick: {}\n  train@quick-speckle-dncnn-0: {}\n")
+    assert profiles.recorded_profiles() == ["quick"]

@@ -1,0 +1,172 @@
+import json
+
+import numpy as np
+import pytest
+from skimage.io import imsave
+
+from lambdanet.params import Cell
+from lambdanet.report import figures, tables, write_report
+
+HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
+
+
+def score(psnr, **changes):
+    values = {
+        "psnr": psnr, "ssim": 0.8, "psnr_per_image": psnr + 0.2, "noisy_psnr": 20.3, "noisy_ssim": 0.5,
+        "noisy_psnr_per_image": 20.4, "parameters": 9083, "images": 200, "clean_sha256": "c",
+        "noisy_sha256": "n", "weights_sha256": "w", "seed": 0, "noise": "gaussian-01",
+    }  # fmt: skip
+    return values | changes
+
+
+def cells(*pairs, seeds=(0,)):
+    return [Cell("sample", noise, model, seed) for noise, model in pairs for seed in seeds]
+
+
+PAIRS = [("gaussian-01", "lambdanet"), ("gaussian-01", "dncnn"), ("speckle", "lambdanet-u4-m7")]
+
+
+def test_table_sets_ours_beside_the_papers():
+    grid = cells(*PAIRS)
+    table = tables.table2(grid, {grid[0]: score(27.0), grid[1]: score(28.5)}).set_index(["noise", "model"])
+    ours = table.loc[("gaussian-01", "lambdanet")]
+    assert (ours["psnr"], ours["paper_psnr"], ours["paper_ssim"]) == (27.0, 26.88, 0.88)
+    assert ours["psnr_difference"] == pytest.approx(0.12)
+    assert ours["ssim_difference"] == pytest.approx(-0.08)
+    assert table["best"].tolist() == [False, True, False]
+    missing = table.loc[("speckle", "lambdanet-u4-m7")]
+    assert missing["seeds"] == 0
+    assert missing[["psnr", "parameters", "paper_psnr"]].isna().all()
+
+
+def test_table_averages_over_seeds():
+    grid = cells(PAIRS[0], seeds=(0, 1, 2))
+    table = tables.table2(grid, {grid[0]: score(26.0), grid[2]: score(27.0)})
+    assert table["psnr"].tolist() == [26.5]
+    assert table["seeds"].tolist() == [2]
+
+
+def test_table_refuses_scores_of_different_test_images():
+    grid = cells(*PAIRS[:2])
+    with pytest.raises(ValueError, match="gaussian-01 were scored on different test images"):
+        tables.table2(grid, {grid[0]: score(26.0), grid[1]: score(27.0, noisy_sha256="other")})
+
+
+def test_paper_has_sixteen_rows_and_names_those_that_do_not_hold():
+    paper = tables.paper_table2()
+    assert len(paper) == 16
+    noted = paper[paper["paper_note"] != ""]
+    assert sorted(zip(noted["noise"], noted["model"], strict=True)) == sorted(
+        [("gaussian-02", "autoencoder")]
+        + [(n, "dncnn") for n in ("gaussian-01", "gaussian-02", "gaussian-03", "speckle", "salt-and-pepper")]
+    )
+
+
+def test_markdown_marks_the_best_and_what_was_not_run():
+    grid = cells(*PAIRS)
+    table = tables.table2(grid, {grid[0]: score(27.0), grid[1]: score(28.5, parameters=558336)})
+    lines = tables.as_markdown(table).splitlines()
+    assert lines[2] == (
+        "| gaussian-01 | lambdanet | 9,083 | 27.00 | 26.88 | +0.12 | 0.800 | 0.88 | -0.080 | 20.30 |"
+    )
+    assert lines[3].startswith("| gaussian-01 | dncnn | 558,336 | **28.50** | 26.70 † | +1.80 |")
+    assert lines[4] == "| speckle | lambdanet-u4-m7 | | not run |  | | | | | |"
+    assert {line.count("|") for line in lines[:5]} == {11}
+
+
+def test_text_and_csv_say_the_same(tmp_path):
+    grid = cells(*PAIRS)
+    table = tables.table2(grid, {grid[0]: score(27.0)})
+    (tmp_path / "t.csv").write_text(table.to_csv(index=False))
+    text = tables.as_text(tables.read_table(tmp_path / "t.csv"))
+    assert text == tables.as_text(table)
+    assert text.splitlines()[1].split() == "gaussian-01 lambdanet 9,083 27.00 26.88 0.800 0.88 20.30".split()
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Scores, histories, panels and one log of three cells of which the last was not run."""
+    rng = np.random.default_rng(0)
+    grid = cells(*PAIRS)
+    for number, cell in enumerate(grid[:2]):
+        for folder in ("scores", "models", "panels", "logs"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        content = score(27.0 + number, weights_sha256=f"w{number}")
+        (tmp_path / "scores" / f"{cell.name}.json").write_text(json.dumps(content))
+        (tmp_path / "models" / cell.name).mkdir()
+        (tmp_path / "models" / cell.name / "history.csv").write_text(HISTORY)
+        (tmp_path / "panels" / cell.name).mkdir()
+        for name in figures.CORNERS:
+            for kind in ("clean", "noisy", "denoised"):
+                picture = rng.integers(0, 256, (512, 512, 3), np.uint8)
+                imsave(tmp_path / "panels" / cell.name / f"{name}-{kind}.png", picture)
+    record = {"device": "cpu <x>", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
+    records = [record | {"weights_sha256": "w0"}, record | {"weights_sha256": "other", "commit": "wrong"}]
+    (tmp_path / "logs" / f"{grid[0].name}.json").write_text(json.dumps(records))
+    paths = [tmp_path / name for name in ("scores", "models", "panels", "logs")]
+    return grid, paths, tmp_path / "results"
+
+
+def test_report_holds_everything_and_is_the_same_twice(written):
+    grid, paths, out = written
+    write_report(grid, *paths, out)
+    first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {str(path) for path in first} == {
+        "table2.csv", "table2.md", "report.html", "digests.json", "figures/convergence.png",
+        "figures/psnr.png", "figures/panel-gaussian-01.png", "scores/gaussian-01-lambdanet-0.json",
+        "scores/gaussian-01-dncnn-0.json", "histories/gaussian-01-lambdanet-0.csv",
+        "histories/gaussian-01-dncnn-0.csv",
+    }  # fmt: skip
+    write_report(grid, *paths, out)
+    assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert (out / "histories/gaussian-01-dncnn-0.csv").read_text() == HISTORY
+    numbers = json.loads((out / "scores/gaussian-01-dncnn-0.json").read_text())
+    assert numbers["psnr"] == 28.0
+    assert all(isinstance(value, int | float) for value in numbers.values())
+    assert json.loads((out / "digests.json").read_text())["gaussian-01-dncnn-0"] == {
+        "clean": "c", "noisy": "n", "weights": "w1",
+    }  # fmt: skip
+
+
+def test_page_says_how_each_cell_was_trained(written):
+    grid, paths, out = written
+    write_report(grid, *paths, out)
+    page = (out / "report.html").read_text()
+    assert "code of commit <code>abc</code>" in page
+    assert "wrong" not in page  # that record belongs to other weights
+    assert "cpu &lt;x&gt;" in page
+    assert "not recorded here" in page
+    assert '<td class="best">28.00</td>' in page
+    assert page.count("not run") == 1
+
+
+def test_nothing_scored_leaves_the_old_results(written):
+    grid, (scores, *rest), out = written
+    write_report(grid, scores, *rest, out)
+    before = (out / "table2.md").read_text()
+    for path in scores.iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"holds no scores of profile sample; make them with"):
+        write_report(grid, scores, *rest, out)
+    assert (out / "table2.md").read_text() == before
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"psnr": NaN'])
+def test_unreadable_score_is_one_line(written, content):
+    grid, (scores, *rest), out = written
+    (scores / f"{grid[0].name}.json").write_text(content)
+    with pytest.raises(ValueError, match=r"gaussian-01-lambdanet-0\.json (cannot be read|is no JSON object)"):
+        write_report(grid, scores, *rest, out)
+    assert not out.exists()
+
+
+def test_history_without_its_columns_is_one_line(written):
+    grid, (scores, models, *rest), out = written
+    (models / grid[0].name / "history.csv").write_text("epoch,loss\n1,2\n")
+    with pytest.raises(ValueError, match="lacks the columns learning_rate, monitored_psnr"):
+        write_report(grid, scores, models, *rest, out)
+
+
+def test_read_table_names_the_missing_file(tmp_path):
+    with pytest.raises(ValueError, match=r"table2\.csv cannot be read .*dvc repro"):
+        tables.read_table(tmp_path / "table2.csv")

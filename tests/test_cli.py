@@ -1,0 +1,174 @@
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+
+from lambdanet.cli import main
+from lambdanet.denoise import denoise
+from lambdanet.images import to_bytes, to_tensor
+from lambdanet.models import create_model, load_weights, save_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def project(tmp_path):
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["profiles"]["sample"]["download"] = {"dataset": "photos", "train": 40, "test": 20}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    return tmp_path
+
+
+@pytest.fixture
+def lambdanet(project, monkeypatch):
+    """Run the command in the project's folder."""
+    monkeypatch.chdir(project)
+    return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
+
+
+def one_line(done):
+    assert done.exit_code == 1, done.output
+    assert done.output.startswith("error: ")
+    assert done.output.count("\n") == 1
+    return done.output
+
+
+def test_trains_and_scores_a_cell_without_dvc(project, lambdanet):
+    done = lambdanet("train", "speckle", "autoencoder", "--epochs", 2, "--out", "runs/a")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (project / "runs").iterdir()) == ["a", "a.log.json"]
+    rows = list(csv.DictReader((project / "runs/a/history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert json.loads((project / "runs/a/model.json").read_text())["training"]["epochs"] == 2
+    done = lambdanet("evaluate", "runs/a/weights.safetensors", "speckle")
+    scores = json.loads(done.stdout)
+    assert scores["images"] == 20
+    assert scores["parameters"] == 47355
+    assert scores["psnr"] == pytest.approx(
+        float(rows[-1]["monitored_psnr"]), abs=1e-3
+    )  # all 20 are monitored
+
+
+def test_denoises_a_photograph_of_any_size_as_the_network_does(project, lambdanet):
+    weights, photo = project / "w.safetensors", project / "in.png"
+    config = {"name": "autoencoder", "width": 2}
+    save_weights(weights, create_model(**config), {"model": config})
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 37, 3), np.uint8)
+    Image.fromarray(pixels).save(photo)
+    assert lambdanet("denoise", weights, photo, project / "out.png").exit_code == 0
+    expected = to_bytes(denoise(load_weights(weights)[0], to_tensor(pixels[None])))[0]
+    with Image.open(project / "out.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_check_accepts_the_projects_parameters(project, lambdanet):
+    done = lambdanet("check")
+    assert done.output == "params.yaml is valid; profile sample has 20 trainings\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (
+            ["noises", "speckle", "variance"],
+            -1,
+            "variance of noise 'speckle' is -1, must be a number above 0",
+        ),
+        (["noises", "speckle", "varience"], 1, "noise 'speckle' takes variance"),
+        (["models", "lambdanet", "m"], 4, "m is 4, must be odd"),
+        (["models", "dncnn", "dept"], 4, "model 'dncnn' has no parameter dept; it takes: depth, width"),
+        (["train", "batch_size"], 0, "batch_size is 0, must be at least 1"),
+        (["profile"], "huge", "profile is 'huge', must be one of sample, quick, paper"),
+    ],
+)
+def test_check_names_what_is_wrong(project, lambdanet, path, value, says):
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    inner = raw
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert says in one_line(lambdanet("check"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "rain", "dncnn", "--out", "x"], "unknown noise 'rain'; params.yaml has gaussian-01"),
+        (["train", "speckle", "unet", "--out", "x"], "unknown model 'unet'; params.yaml has lambdanet"),
+        (["train", "speckle", "dncnn", "--epochs", "0", "--out", "x"], "epochs is 0, must be at least 1"),
+        (["train", "speckle", "dncnn", "--data", "none", "--out", "x"], "none/clean/train.npy is missing"),
+        (
+            ["train", "speckle", "dncnn", "--device", "abacus", "--out", "x"],
+            "device 'abacus' is not available",
+        ),
+        (["evaluate", "none.safetensors", "speckle"], "none.safetensors: no such weights file"),
+        (["evaluate", "params.yaml", "speckle"], "params.yaml: not a readable safetensors file"),
+        (["denoise", "none.safetensors", "a.png", "b.png"], "none.safetensors: no such weights file"),
+        (["denoise", "none.safetensors", "a.png", "b.jpg"], "b.jpg: the output is a PNG file"),
+        (["show"], "results/sample/table2.csv cannot be read"),
+        (["export-weights"], "results/sample/digests.json cannot be read"),
+    ],
+)
+def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, says):
+    before = sorted(project.rglob("*"))
+    assert says in one_line(lambdanet(*words))
+    assert sorted(project.rglob("*")) == before
+
+
+def test_broken_photograph_is_one_line(project, lambdanet):
+    config = {"name": "autoencoder", "width": 1}
+    save_weights(project / "w.safetensors", create_model(**config), {"model": config})
+    (project / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    assert "a.png: cannot be read as an image" in one_line(
+        lambdanet("denoise", "w.safetensors", "a.png", "b.png")
+    )
+    assert not (project / "b.png").exists()
+
+
+def test_params_missing_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "lambdanet", "check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "error: params.yaml is missing; run this in the project's folder\n"
+
+
+def test_exported_weights_are_those_that_were_scored(project, lambdanet):
+    config = {"name": "autoencoder", "width": 1}
+    trained = project / "models/sample/c/weights.safetensors"
+    save_weights(trained, create_model(**config), {"model": config})
+    results = project / "results/sample"
+    results.mkdir(parents=True)
+    (results / "digests.json").write_text('{"c": {"weights": "0"}}')
+    assert "is not what was scored" in one_line(lambdanet("export-weights"))
+    assert not (project / "weights/sample").exists()
+    digest = hashlib.sha256(trained.read_bytes()).hexdigest()
+    (results / "digests.json").write_text(json.dumps({"c": {"weights": digest}}))
+    assert lambdanet("export-weights").exit_code == 0
+    assert (project / "weights/sample/c.safetensors").read_bytes() == trained.read_bytes()
+
+
+def test_committed_weights_are_those_of_the_committed_scores():
+    folders = [path for path in (ROOT / "weights").glob("*") if path.name != "sample"]
+    if not folders:
+        pytest.skip("no weights are committed")
+    for folder in folders:
+        digests = json.loads((ROOT / "results" / folder.name / "digests.json").read_text())
+        found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        assert found == {cell: entry["weights"] for cell, entry in digests.items()}
+
+
+def test_help_names_every_command():
+    installed = Path(sys.executable).with_name("lambdanet")
+    done = subprocess.run([installed, "--help"], capture_output=True, text=True)
+    for command in main.commands:
+        assert f"  {command} " in done.stdout

@@ -1,0 +1,116 @@
+"""dvc.yaml and the code agree: each stage's deps are the modules that decide its output, no more."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+# Imported, but not what decides an output's bytes: a change here must not run a stage again.
+PLUMBING = {
+    "lambdanet/__init__.py": "the version",
+    "lambdanet/checkpoint.py": "resuming ends in the same bytes; test_training.py",
+    "lambdanet/devices.py": "where it runs",
+    "lambdanet/experiment.py": "carries values between files",
+    "lambdanet/files.py": "how files are written",
+    "lambdanet/interruption.py": "when it stops",
+    "lambdanet/models/__init__.py": "the registry; the network's own module is a dependency",
+    "lambdanet/params.py": "the values themselves reach DVC as params",
+    "lambdanet/progress.py": "what is printed",
+    "lambdanet/provenance.py": "the log",
+    "stages/door.py": "command line and errors",
+}
+# A change of a noise changes the noisy images, which are a dependency.
+NOISE = {"lambdanet/noise.py", "lambdanet/datasets/__init__.py", "lambdanet/datasets/cifar10.py"}
+# experiment.py serves training and evaluation; each uses its half.
+EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise", "datasets/photos")}
+OTHER_HALF = {
+    "download": {"lambdanet/noise.py"},
+    "corrupt": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
+    "train": NOISE | EVALUATION,
+    "evaluate": NOISE | {"lambdanet/training.py"},
+    "plot": NOISE | {"lambdanet/datasets/photos.py"},  # the photographs' names only
+}
+
+
+def files_imported_by(path: str) -> set[str]:
+    """The project's files that a script loads, through any number of imports."""
+    found, waiting = set(), [path]
+    while waiting:
+        current = waiting.pop()
+        if current in found:
+            continue
+        found.add(current)
+        for node in ast.walk(ast.parse((ROOT / current).read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                base = "stages/door" if name == "door" else name.replace(".", "/")
+                waiting += [f for f in (f"{base}.py", f"{base}/__init__.py") if (ROOT / f).is_file()]
+    return found
+
+
+def code_deps(stage: str, model: str) -> set[str]:
+    """A stage's dependencies on code, folders and links resolved to the files in them."""
+    found = set()
+    for dep in STAGES[stage]["deps"]:
+        path = ROOT / dep.replace("${item.model}", model)
+        if dep.startswith(("lambdanet", "stages")):
+            assert path.exists(), f"{stage} depends on {path}, which does not exist"
+            files = path.rglob("*.py") if path.is_dir() else [path.resolve()]
+            found |= {file.relative_to(ROOT).as_posix() for file in files}
+    return found
+
+
+def network_file(name: str) -> str:
+    return f"lambdanet/models/{PARAMS['models'][name]['name']}.py"
+
+
+@pytest.mark.parametrize("model", PARAMS["models"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_modules_that_decide_the_output(stage, model):
+    imported = files_imported_by(f"stages/{stage}.py")
+    networks = {f for f in imported if f.startswith("lambdanet/models/") and not f.endswith("__init__.py")}
+    expected = imported - set(PLUMBING) - OTHER_HALF[stage] - networks
+    if stage in ("train", "evaluate"):
+        expected |= {network_file(model)}
+    deps = code_deps(stage, model)
+    if stage == "download":
+        expected |= {f for f in deps if f.startswith("lambdanet/datasets/")}
+    assert deps == expected
+
+
+def test_every_exception_is_needed():
+    imported = set().union(*(files_imported_by(f"stages/{stage}.py") for stage in STAGES))
+    assert set(PLUMBING) <= imported
+    for stage, files in OTHER_HALF.items():
+        assert files <= files_imported_by(f"stages/{stage}.py"), stage
+
+
+def test_each_stage_is_its_script_its_section_and_its_word():
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} == set(STAGES) | {"door"}
+    for stage, spec in STAGES.items():
+        assert spec["cmd"].startswith(f"python stages/{stage}.py ")
+        assert f"stages/{stage}.py" in spec["deps"]
+
+
+def test_only_plot_writes_into_git():
+    uncached = {
+        stage: [out for out in spec["outs"] if isinstance(out, dict)] for stage, spec in STAGES.items()
+    }
+    assert {stage: outs for stage, outs in uncached.items() if outs} == {
+        "plot": [{"results/${item.profile}": {"cache": False}}]
+    }
+
+
+def test_every_path_carries_the_profile():
+    for stage, spec in STAGES.items():
+        for out in spec["outs"]:
+            assert "${item.profile}" in str(out), (stage, out)

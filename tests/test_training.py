@@ -1,0 +1,514 @@
+import json
+import math
+import os
+import signal
+import time
+
+import helpers
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
+
+from lambdanet import checkpoint, experiment, files, metrics, training
+from lambdanet.denoise import denoise
+from lambdanet.images import to_tensor
+from lambdanet.models import create_model, save_weights
+from lambdanet.noise import create_noise
+from lambdanet.params import Cell, Training
+from lambdanet.progress import Progress
+from lambdanet.training import Pairs, learning_rate, train
+
+CPU = torch.device("cpu")
+
+
+def settings(**changes):
+    return Training(**TRAIN | {"epochs": 3} | changes)
+
+
+@pytest.fixture(scope="module")
+def data():
+    clean, test = helpers.patches(64), helpers.patches(8, seed=1)
+    return Pairs(clean, helpers.noisy(clean)), Pairs(test, helpers.noisy(test))
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """Train on the tiny data: a function of (model, settings, seed) to (model, history)."""
+
+    def run(model=LAMBDANET, how=None, seed=0, pairs=data):
+        where = tmp_path / "checkpoints"
+        return train(model, GAUSSIAN, how or settings(), *pairs, seed=seed, device=CPU, checkpoints=where)
+
+    return run
+
+
+def weight_bytes(model, path):
+    save_weights(path, model, {"model": LAMBDANET})
+    return path.read_bytes()
+
+
+def test_exponential_rate_decays_once_an_epoch():
+    how = settings(learning_rate=0.004, decay=0.5)
+    assert [learning_rate(how, step, 3) for step in range(7)] == [0.004] * 3 + [0.002] * 3 + [0.001]
+    table_1 = settings(learning_rate=0.001, decay=0.99)
+    assert learning_rate(table_1, 49 * 196 + 195, 196) == pytest.approx(0.001 * 0.99**49, rel=1e-12)
+
+
+def test_cosine_rate_rises_in_the_warm_up_and_falls_to_zero():
+    how = settings(schedule="cosine", learning_rate=0.01, warmup=0.1, epochs=10)
+    rates = [learning_rate(how, step, 4) for step in range(40)]
+    assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
+    assert rates[22] == pytest.approx(0.005)
+    assert rates[13] == pytest.approx(0.005 * (1 + math.cos(math.pi / 4)))
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[39] < 0.01 * 0.002
+
+
+def test_cosine_rate_without_warm_up_starts_at_the_peak():
+    assert learning_rate(settings(schedule="cosine", learning_rate=0.01, warmup=0.0), 0, 4) == 0.01
+
+
+@pytest.mark.parametrize("model", [LAMBDANET, DNCNN, AUTOENCODER], ids=lambda config: config["name"])
+def test_same_seed_gives_the_same_bytes(run, tmp_path, model):
+    first, second, other = (weight_bytes(run(model, seed=seed)[0], tmp_path / "w") for seed in (3, 3, 4))
+    assert first == second
+    assert first != other
+
+
+def test_monitoring_and_label_do_not_change_the_result(run, data, tmp_path):
+    first, _ = run(how=settings(monitored=1))
+    train_pairs, test_pairs = data
+    second, _ = train(
+        LAMBDANET, GAUSSIAN, settings(monitored=8), train_pairs, test_pairs,
+        seed=0, device=CPU, checkpoints=tmp_path / "elsewhere", label="a label",
+    )  # fmt: skip
+    assert weight_bytes(first, tmp_path / "w") == weight_bytes(second, tmp_path / "w")
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "stored"])
+def test_loss_falls_and_psnr_rises(run, fresh):
+    _, history = run(DNCNN | {"width": 16}, settings(fresh_noise=fresh, epochs=30))
+    assert history[-1]["loss"] < 0.2 * history[0]["loss"]
+    assert history[-1]["monitored_psnr"] > 23  # the noisy images have 20
+
+
+def test_stored_and_fresh_noise_train_on_different_images(run, data):
+    train_pairs, test_pairs = data
+    clean_only = (Pairs(train_pairs.clean, train_pairs.clean.astype(np.float16) / 255), test_pairs)
+    how = {"learning_rate": 1e-12, "epochs": 1}
+    stored = [
+        run(DNCNN, settings(fresh_noise=False, **how), pairs=pairs)[1][0] for pairs in (data, clean_only)
+    ]
+    assert stored[0]["loss"] != stored[1]["loss"]
+    fresh = [run(DNCNN, settings(fresh_noise=True, **how), pairs=pairs)[1][0] for pairs in (data, clean_only)]
+    assert fresh[0]["loss"] == fresh[1]["loss"]
+
+
+def test_fresh_noise_differs_between_epochs_and_steps(run, monkeypatch):
+    drawn = []
+    real = create_noise(**GAUSSIAN)
+
+    def spy(images, generator):
+        noisy = real(images, generator)
+        drawn.append((noisy - images).flatten()[:4].tolist())
+        return noisy
+
+    monkeypatch.setattr(training.noises, "create_noise", lambda **_config: spy)
+    run(how=settings(epochs=2))
+    assert len(drawn) == 16
+    assert len({tuple(values) for values in drawn}) == 16
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("batch_size", [8, 24])
+def test_history_holds_the_mean_loss_of_the_epoch(run, data, loss, batch_size):
+    """With a learning rate of next to nothing the loss is that of the initial model on all pairs."""
+    how = settings(loss=loss, learning_rate=1e-12, fresh_noise=False, batch_size=batch_size, epochs=1)
+    model, history = run(AUTOENCODER, how)
+    x, output = to_tensor(data[0].clean), denoise(model, to_tensor(data[0].noisy))
+    expected = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}[loss](output, x).item()
+    assert history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_bce_takes_outputs_outside_the_unit_interval(run):
+    _, history = run(DNCNN, settings(loss="bce", epochs=6))
+    assert all(math.isfinite(row["loss"]) for row in history)
+    assert history[-1]["loss"] < 0.97 * history[0]["loss"]
+
+
+def test_history_describes_every_epoch(run, data):
+    how = settings(epochs=4, decay=0.5, monitored=5)
+    model, history = run(how=how)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert [row["learning_rate"] for row in history] == [0.01, 0.005, 0.0025, 0.00125]
+    assert list(history[0]) == ["epoch", "learning_rate", "loss", "monitored_psnr"]
+    picked = [0, 2, 4, 5, 7]  # evenly spaced among 8
+    x, y = to_tensor(data[1].clean[picked]), to_tensor(data[1].noisy[picked])
+    mse = metrics.mean_squared_error(x, denoise(model, y).clamp(0, 1)).mean().item()
+    assert history[-1]["monitored_psnr"] == pytest.approx(metrics.psnr(mse, data_range=1), abs=1e-4)
+
+
+def test_training_is_adam_as_table_1_says(run, data):
+    """Full batches, so that the order does not count; a plain loop must end at the same weights."""
+    how = settings(
+        batch_size=64, epochs=5, learning_rate=0.01, decay=0.5, weight_decay=0.1, fresh_noise=False
+    )
+    model, _ = run(AUTOENCODER, how, seed=7)
+    torch.manual_seed(7)
+    plain = create_model(**AUTOENCODER)
+    adam = torch.optim.Adam(plain.parameters(), lr=0.01, weight_decay=0.1, betas=(0.9, 0.999), fused=False)
+    x, y = to_tensor(data[0].clean), to_tensor(data[0].noisy)
+    for epoch in range(5):
+        adam.param_groups[0]["lr"] = 0.01 * 0.5**epoch
+        adam.zero_grad()
+        F.mse_loss(plain(y), x).backward()
+        adam.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_each_epoch_sees_every_image_once_in_another_order(run, monkeypatch):
+    seen = []
+    monkeypatch.setitem(
+        training.LOSSES,
+        "mse",
+        lambda output, x: (seen.extend(x.sum((1, 2, 3)).tolist()), F.mse_loss(output, x))[1],
+    )
+    run(how=settings(batch_size=24, epochs=2))
+    first, second = seen[:64], seen[64:]
+    assert len(second) == 64
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_pairs_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"differ in shape: \(2, 16, 16, 3\) and \(3, 16, 16, 3\)"):
+        Pairs(np.zeros((2, 16, 16, 3), np.uint8), np.zeros((3, 16, 16, 3), np.float16))
+
+
+def test_no_checkpoint_is_left_after_a_whole_training(run, tmp_path):
+    run()
+    assert helpers.contents(tmp_path / "checkpoints") == {}
+
+
+def test_loss_that_is_not_finite_names_its_epoch(run, monkeypatch):
+    calls = []
+    monkeypatch.setitem(
+        training.LOSSES,
+        "mse",
+        lambda output, x: (calls.append(1), F.mse_loss(output, x) * (math.nan if len(calls) > 10 else 1))[1],
+    )
+    with pytest.raises(ValueError, match="the loss of epoch 2 is nan, not a finite number") as caught:
+        run()
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_in_the_data_writes_no_model(tmp_path):
+    project = helpers.write_project(tmp_path)
+    noisy = np.load(project / "noisy/train.npy")
+    noisy[5] = np.nan
+    np.save(project / "noisy/train.npy", noisy)
+    with pytest.raises(ValueError, match="the loss of epoch 1 is nan"):
+        experiment.train_cell(
+            Cell("tiny", "gaussian-01", "lambdanet", 0), LAMBDANET, GAUSSIAN, settings(fresh_noise=False),
+            project / "clean", project / "noisy", project / "out",
+            checkpoints=project / "checkpoints", log=project / "log.json", device="cpu",
+        )  # fmt: skip
+    assert not list(project.glob("*out*"))
+    assert not (project / "log.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("steps", [1, 7, 8, 20, 24])
+def test_signal_at_any_step_loses_no_step(run, monkeypatch, tmp_path, number, steps):
+    """An epoch has 8 steps, the training 24."""
+    whole, whole_history = run(DNCNN)
+    real = Progress.step
+
+    def step(self, loss):
+        real(self, loss)
+        if self.done == steps:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Progress, "step", step)
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as stop:
+        run(DNCNN)
+    assert stop.value.code == 128 + number
+    assert max((tmp_path / "checkpoints").glob("*.pt")).name == f"{steps:09d}.pt"
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    monkeypatch.setattr(Progress, "step", real)
+    resumed, history = run(DNCNN)
+    assert weight_bytes(resumed, tmp_path / "w") == weight_bytes(whole, tmp_path / "w")
+    assert history == whole_history
+
+
+@pytest.fixture
+def half_done(run, monkeypatch):
+    """Checkpoints of a training of DnCNN that ended in its second epoch."""
+    real = Progress.step
+
+    def step(self, loss):
+        real(self, loss)
+        if self.done == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "step", step)
+    with pytest.raises(SystemExit):
+        run(DNCNN)
+    monkeypatch.setattr(Progress, "step", real)
+
+
+def test_checkpoint_is_used(run, half_done, capsys):
+    run(DNCNN)
+    assert "going on from epoch 1.5 of 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"how": settings(learning_rate=0.02)},
+        {"how": settings(epochs=4)},
+        {"how": settings(batch_size=16)},
+        {"how": settings(fresh_noise=False)},
+        {"seed": 1},
+        {"model": DNCNN | {"residual": False}},
+        {"model": DNCNN | {"width": 5}},
+    ],
+    ids=lambda change: str(change)[:60],
+)
+def test_checkpoint_of_other_settings_is_not_used(run, half_done, capsys, caplog, change, tmp_path):
+    arguments = {"model": DNCNN} | change
+    resumed, _ = run(**arguments)
+    assert "going on" not in capsys.readouterr().err
+    assert "belongs to other settings, data or code; not used" in caplog.text
+    again, _ = run(**arguments)
+    assert weight_bytes(resumed, tmp_path / "w") == weight_bytes(again, tmp_path / "w")
+
+
+def test_checkpoint_of_other_data_is_not_used(run, half_done, data, caplog):
+    other = Pairs(data[0].clean, data[0].noisy + np.float16(0.01))
+    run(DNCNN, pairs=(other, data[1]))
+    assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+def test_checkpoint_whose_newest_is_damaged_resumes_from_the_one_before(run, half_done, tmp_path, capsys):
+    newest = max((tmp_path / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed, _ = run(DNCNN)
+    assert "going on from epoch 1.0 of 3" in capsys.readouterr().err
+    whole, _ = run(DNCNN)
+    assert weight_bytes(resumed, tmp_path / "w") == weight_bytes(whole, tmp_path / "w")
+
+
+RESULTS = ("weights.safetensors", "model.json", "history.csv")
+LONG = helpers.changed(helpers.PARAMS, ("profiles", "tiny", "models", "dncnn", "epochs"), 100_000)
+WORDS = helpers.train_words("dncnn")
+
+
+def project_of(folder, epochs):
+    path = ("profiles", "tiny", "models", "dncnn", "epochs")
+    return helpers.write_project(folder, helpers.changed(helpers.PARAMS, path, epochs))
+
+
+def results(project):
+    files = helpers.contents(project / "out")
+    assert sorted(files) == sorted(RESULTS)
+    return files
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """What `stages/train.py` writes in one go for 40 epochs."""
+    project = project_of(tmp_path_factory.mktemp("whole"), 40)
+    status, _, err = helpers.run("train", WORDS, project)
+    assert status == 0, err
+    assert err.count("epoch ") == 40
+    return results(project)
+
+
+def test_stage_writes_weights_description_and_history(uninterrupted):
+    description = json.loads(uninterrupted["model.json"])
+    assert description["cell"] == {"profile": "tiny", "noise": "gaussian-01", "model": "dncnn", "seed": 0}
+    assert description["model"] == DNCNN
+    assert description["training"] == TRAIN | {"epochs": 40}
+    rows = uninterrupted["history.csv"].decode().splitlines()
+    assert rows[0] == "epoch,learning_rate,loss,monitored_psnr"
+    assert len(rows) == 41
+    assert float(rows[-1].split(",")[2]) < 0.5 * float(rows[1].split(",")[2])
+
+
+def test_killed_five_times_ends_in_the_same_bytes(uninterrupted, tmp_path):
+    project = project_of(tmp_path, 40)
+    delays = np.random.default_rng(0).uniform(0, 0.03, 5)
+    for number, delay in enumerate(delays):
+        process = helpers.start("train", WORDS, project)
+        seen = helpers.wait_for_line(process, f"epoch {2 * (number + 1)}/40")
+        assert number == 0 or "going on from epoch" in seen
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (project / "out").exists()
+    status, _, err = helpers.run("train", WORDS, project)
+    assert status == 0, err
+    assert "going on from epoch" in err
+    assert results(project) == uninterrupted
+
+
+DRIVER = """
+import json, os, runpy, signal, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+import door
+from lambdanet import checkpoint, experiment, files
+from lambdanet.progress import Progress
+experiment.devices.be_deterministic()  # takes a second the first time
+
+def die(*_arguments, **_keywords):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def before(owner, name, number, action=die):
+    real, calls = getattr(owner, name), []
+    def wrapper(*arguments, **keywords):
+        calls.append(1)
+        return (action if len(calls) == number else real)(*arguments, **keywords)
+    setattr(owner, name, wrapper)
+
+def after(owner, name, number):
+    real, calls = getattr(owner, name), []
+    def wrapper(*arguments, **keywords):
+        real(*arguments, **keywords)
+        calls.append(1)
+        if len(calls) == number:
+            die()
+    setattr(owner, name, wrapper)
+
+def half_written(handle, mode):
+    class Half:
+        def __enter__(self): return self
+        def __exit__(self, *_): pass
+        def write(self, content):
+            os.write(handle, content[:len(content) // 2])
+            die()
+    return Half()
+
+MOMENTS = {
+    "in the first epoch": lambda: after(Progress, "step", 2),
+    "half of a checkpoint written": lambda: before(os, "fdopen", 7, half_written),
+    "checkpoint written, not renamed": lambda: before(os, "replace", 7),
+    "checkpoint renamed, old one there": lambda: after(os, "replace", 7),
+    "in the middle of an epoch": lambda: after(Progress, "step", 15),
+    "old checkpoint removed": lambda: after(Path, "unlink", 4),
+    "the last step done, not saved": lambda: before(checkpoint, "discard", 1, lambda _folder: die()),
+    "weights written, not the history": lambda: before(files, "write_csv", 1),
+    "folder not renamed": lambda: before(files, "write_csv", 1, lambda *_: before(os, "replace", 1)),
+    "before the log": lambda: before(experiment.provenance.Log, "write", 1),
+    "never": lambda: None,
+}
+ends = {}
+for moment, prepare in MOMENTS.items():
+    pid = os.fork()
+    if not pid:
+        prepare()
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    ends[moment] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if (Path("out") / "weights.safetensors").exists() and moment != "never":
+        os.rename("out", "out-" + moment)
+print(json.dumps(ends), file=open("ends.json", "w"))
+"""
+
+
+def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(uninterrupted, tmp_path):
+    project = project_of(tmp_path, 40)
+    status, _, err = helpers.run("train", WORDS, project, DRIVER)
+    assert status == 0, err
+    ends = json.loads((project / "ends.json").read_text())
+    assert {moment: end for moment, end in ends.items() if end != -signal.SIGKILL} == {"never": 0}
+    assert results(project) == uninterrupted
+    assert [path.name for path in project.glob("out-*")] == ["out-before the log"]
+    assert helpers.contents(project / "out-before the log") == uninterrupted
+    assert [path.name for path in (project / "checkpoints").iterdir() if "lock" not in path.name] == []
+
+
+def test_stage_ends_on_a_signal_with_a_checkpoint_and_goes_on(uninterrupted, tmp_path):
+    project = project_of(tmp_path, 40)
+    before = sorted(path.name for path in project.iterdir())
+    for number, line, status in ((signal.SIGTERM, "epoch 4/40", 143), (signal.SIGINT, "epoch 8/40", 130)):
+        process = helpers.start("train", WORDS, project)
+        helpers.wait_for_line(process, line)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == status
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].endswith("the checkpoint is written, run again to go on")
+        assert sorted(path.name for path in project.iterdir()) == ["checkpoints", *before]
+    status, _, err = helpers.run("train", WORDS, project)
+    assert status == 0
+    assert "going on from epoch" in err
+    assert results(project) == uninterrupted
+
+
+def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch):
+    project = helpers.write_project(tmp_path, LONG)
+    first = helpers.start("train", WORDS, project)
+    try:
+        helpers.wait_for_line(first, "epoch 1/")
+        monkeypatch.setattr(files.sole_writer.__wrapped__, "__defaults__", (0.3,))  # seconds to wait
+        status, lines = stage("train", WORDS, project)
+        assert status == 1
+        assert lines == [f"error: process {first.pid} is writing the same output; wait for it or stop it"]
+        assert first.poll() is None
+        assert not (project / "out").exists()
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_death_of_dvc_ends_the_trainer(tmp_path):
+    project = helpers.write_project(tmp_path, LONG)
+    (project / "dvc").write_text(
+        "import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]], check=False)\n"
+    )
+    dvc = helpers.start_dvc(project / "dvc", "train", WORDS, project)
+    try:
+        helpers.wait_for_line(dvc, "epoch 1/")
+        trainer = int((project / "checkpoints/lock.pid").read_text())
+        dvc.kill()
+        dvc.wait()
+        helpers.wait_until(lambda: not helpers.lives(trainer), seconds=10)
+        assert len(list((project / "checkpoints").glob("*.pt"))) > 0
+        assert "the checkpoint is written" in dvc.stderr.read()
+    finally:
+        dvc.kill()
+        dvc.communicate()
+        if helpers.lives(trainer):
+            os.kill(trainer, signal.SIGKILL)
+
+
+def test_checkpoint_key_covers_the_models_code(run, half_done, monkeypatch, caplog):
+    real = training.inspect.getsource
+    monkeypatch.setattr(training.inspect, "getsource", lambda code: real(code) + "# changed")
+    run(DNCNN)
+    assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+def test_checkpoints_stay_two(run, monkeypatch, tmp_path):
+    counts = []
+    real = checkpoint.save
+
+    def save(*arguments):
+        path = real(*arguments)
+        counts.append(len(list(path.parent.glob("*.pt"))))
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    run(how=settings(epochs=5))
+    assert counts == [1, 2, 2, 2, 2]
