@@ -16,6 +16,9 @@ import click
 from lambdanet import __version__, params
 from lambdanet.params import Cell
 
+# As in stages/door.py: threads that spin while they wait are ruinous on a shared machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 class OneLineErrors(click.Group):
     """A group that turns what a user can mend into one line on stderr and exit status 1."""

@@ -17,7 +17,12 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device(available[0])
     if name.split(":")[0] not in available:
         raise ValueError(f"device {name!r} is not available here; choose auto or {', '.join(available)}")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"device {name!r} is not available here; choose auto or {', '.join(available)}"
+        ) from None
 
 
 def be_deterministic() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from lambdanet import datasets, devices, evaluation, files, provenance
+from lambdanet import checkpoint, datasets, devices, evaluation, files, provenance
 from lambdanet.denoise import denoise
 from lambdanet.images import to_bytes, to_tensor
 from lambdanet.models import load_weights, save_weights
@@ -61,6 +61,7 @@ def train_cell(
         for split in datasets.SPLITS
     }
     with files.sole_writer(checkpoints / "lock"):
+        files.discard_parts(out)
         record = provenance.Log(where)
         model, history = train(
             model_config, noise_config, settings, pairs["train"], pairs["test"],
@@ -75,6 +76,7 @@ def train_cell(
             files.write_csv(new / HISTORY, history)
         digest = files.sha256(out / WEIGHTS)
         record.append(log, **asdict(cell), epochs=settings.epochs, weights_sha256=digest)
+        checkpoint.discard(checkpoints)
 
 
 def evaluate_weights(

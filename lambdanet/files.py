@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ import filelock
 import numpy as np
 
 T = TypeVar("T")
+_NAMES = {int: "a whole number", float: "a finite number", bool: "true or false"}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -82,6 +84,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def discard_parts(path: Path) -> None:
+    """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock."""
+    for part in Path(path).parent.glob(f".{Path(path).name}.*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def sole_writer(path: Path, wait: float = 10) -> Iterator[None]:
     """Hold the lock of one output; the lock falls with the process, however that dies.
@@ -116,10 +124,20 @@ def sha256(path: Path) -> str:
 
 
 def call_with_known(function: Callable[..., T], label: str, keywords: dict) -> T:
-    """Call `function(**keywords)`; a keyword that it does not take is a ValueError that lists them."""
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    unknown = [name for name in keywords if name not in known]
+    """Call `function(**keywords)` if it takes these keywords, with values of these types.
+
+    Raises:
+        ValueError: names the keyword, and what is allowed.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    known = {p.name: p.annotation for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    unknown = [str(name) for name in keywords if name not in known]
     if unknown:
         allowed = ", ".join(known) or "none"
         raise ValueError(f"{label} has no parameter {', '.join(unknown)}; it takes: {allowed}")
+    for name, value in keywords.items():
+        kind = known[name]
+        fits = type(value) in ((int, float) if kind is float else (kind,))
+        if kind in _NAMES and not (fits and math.isfinite(value)):
+            raise ValueError(f"{name} of {label} is {value!r}, must be {_NAMES[kind]}")
     return function(**keywords)

@@ -56,7 +56,7 @@ def create_noise(name: str, **parameters: float) -> Noise:
         given = ", ".join(parameters) or "none"
         raise ValueError(f"noise {name!r} takes {', '.join(takes)}; given: {given}")
     for key, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"{key} of noise {name!r} is {value!r}, must be a number above 0")
     noise = functools.partial(function, **parameters)
     noise(torch.zeros(1), torch.Generator())  # the function's own checks speak now, not in mid-training

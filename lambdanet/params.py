@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-PROFILES = ("sample", "quick", "paper")
+LARGEST_SEED = 2**32 - 1
 
 
 def _number(low: float, high: float = float("inf"), *, above: bool = False, **default: float) -> typing.Any:
@@ -30,7 +30,7 @@ class Download:
     dataset: str
     train: int = _number(1)
     test: int = _number(1)
-    seed: int = _number(0, default=0)
+    seed: int = _number(0, LARGEST_SEED, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,10 @@ def load(path: Path) -> Params:
         ValueError: names the key, its value and what is allowed.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; run this in the project's folder") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         return _parse(_mapping(raw, "the file"))
@@ -167,11 +167,15 @@ def _parse(raw: dict) -> Params:
         if key not in raw:
             raise ValueError(f"{key} is missing")
     profiles = _mapping(raw["profiles"], "profiles")
-    if raw["profile"] not in profiles:
+    for name in profiles:
+        _checked_name(name, "profiles")
+    shared_by_all = _mapping(raw["train"], "train")
+    _only(shared_by_all, [f.name for f in dataclasses.fields(Training)], "train")
+    if not isinstance(raw["profile"], str) or raw["profile"] not in profiles:
         raise ValueError(f"profile is {raw['profile']!r}, must be one of {', '.join(map(str, profiles))}")
     seeds = raw["seeds"]
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
-        raise ValueError(f"seeds is {seeds!r}, must be a list of whole numbers of at least 0")
+    if not isinstance(seeds, list) or not seeds or not all(map(_is_seed, seeds)):
+        raise ValueError(f"seeds is {seeds!r}, must be a list of whole numbers from 0 to {LARGEST_SEED}")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds is {seeds!r}, has a seed twice")
     noises, models = (_named(raw[key], key) for key in ("noises", "models"))
@@ -195,7 +199,7 @@ def _parse(raw: dict) -> Params:
             shared = _mapping(content.get("train", {}), f"{where}.train")
             for key, part in {f"{where}.train": shared, here: own}.items():
                 _only(part, [f.name for f in dataclasses.fields(Training)], key)
-            trainings[name][model] = build(Training, raw["train"] | shared | own, here)
+            trainings[name][model] = build(Training, shared_by_all | shared | own, here)
     return Params(
         profile=raw["profile"], seeds=tuple(seeds), noises=noises, models=models, downloads=downloads,
         noise_seed=corrupt.seed, trainings=trainings, model_changes=changes,
@@ -204,20 +208,31 @@ def _parse(raw: dict) -> Params:
 
 @dataclass(frozen=True, kw_only=True)
 class _Corrupt:
-    seed: int = _number(0)
+    seed: int = _number(0, LARGEST_SEED)
 
 
 def _named(raw: object, where: str) -> dict[str, dict]:
     """Noises or models: names that may stand in a path and in a stage's name, each with a `name`."""
     entries = _mapping(raw, where)
     for name, entry in entries.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-            raise ValueError(
-                f"{where}: the name {name!r} must be lower-case letters, digits and single dashes"
-            )
+        _checked_name(name, where)
         if "name" not in _mapping(entry, f"{where}.{name}"):
             raise ValueError(f"{where}.{name}.name is missing")
+        if not isinstance(entry["name"], str):
+            raise ValueError(f"{where}.{name}.name is {entry['name']!r}, must be text")
+        for key in entry:
+            if not isinstance(key, str):
+                raise ValueError(f"{where}.{name}.{key!r} is not a known key; keys are text")
     return entries
+
+
+def _is_seed(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_SEED
+
+
+def _checked_name(name: object, where: str) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"{where}: the name {name!r} must be lower-case letters, digits and single dashes")
 
 
 def _mapping(raw: object, where: str) -> dict:

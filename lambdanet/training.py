@@ -56,8 +56,8 @@ def train(
 ) -> tuple[nn.Module, list[dict]]:
     """Train a denoiser, or go on where a killed training of the same settings stopped.
 
-    The result is a function of the arguments and the kind of device: the initial weights follow
-    from `seed`, the order of the images from (seed, epoch), fresh noise from (seed, epoch, step).
+    The initial weights follow from `seed`, the order from (seed, epoch), fresh noise from
+    (seed, epoch, step): the same arguments on the same kind of device give the same result.
 
     Args:
         model_config: keyword arguments of `create_model`.
@@ -67,12 +67,11 @@ def train(
         test_pairs: monitored only; nothing is chosen by it.
         seed: of everything random.
         device: where to train.
-        checkpoints: folder for this training's checkpoints; emptied at the end.
+        checkpoints: folder; `checkpoint.discard` it when the result is safe.
         label: names the training in its progress lines.
 
     Returns:
-        The trained model and one row per epoch: epoch, learning_rate (of its last step), loss
-        (mean over the epoch), monitored_psnr (dB).
+        The model and a row per epoch: epoch, learning_rate (last), loss (mean), monitored_psnr (dB).
 
     Raises:
         ValueError: a bad configuration, or a loss that is not finite.
@@ -110,10 +109,8 @@ def train(
             for step in range(done % steps, steps):
                 batch = order[step * size : (step + 1) * size]
                 x = to_tensor(clean[batch])
-                if noisy is None:
-                    y = noise(x, _generator(device, seed, epoch, step))
-                else:
-                    y = to_tensor(noisy[batch])
+                generator = _generator(device, seed, epoch, step)
+                y = noise(x, generator) if noisy is None else to_tensor(noisy[batch])
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(settings, done, steps)
                 optimizer.zero_grad()
@@ -123,7 +120,7 @@ def train(
                 loss_sum += loss.detach() * len(batch)
                 done += 1
                 progress.step(loss)
-                if interruption and done % steps:
+                if interruption:
                     break
             if done % steps == 0:
                 row = _row(epoch, learning_rate(settings, done - 1, steps), loss_sum / count, model, monitor)
@@ -134,7 +131,6 @@ def train(
             if interruption:
                 progress.note(f"stopped in epoch {epoch + 1}; the checkpoint is written, run again to go on")
                 sys.exit(128 + interruption.signal)
-    checkpoint.discard(checkpoints)
     return model.eval(), history
 
 

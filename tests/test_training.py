@@ -39,7 +39,9 @@ def run(data, tmp_path):
 
     def run(model=LAMBDANET, how=None, seed=0, pairs=data):
         where = tmp_path / "checkpoints"
-        return train(model, GAUSSIAN, how or settings(), *pairs, seed=seed, device=CPU, checkpoints=where)
+        result = train(model, GAUSSIAN, how or settings(), *pairs, seed=seed, device=CPU, checkpoints=where)
+        checkpoint.discard(where)
+        return result
 
     return run
 
@@ -188,9 +190,17 @@ def test_pairs_of_different_shapes_are_refused():
         Pairs(np.zeros((2, 16, 16, 3), np.uint8), np.zeros((3, 16, 16, 3), np.float16))
 
 
-def test_no_checkpoint_is_left_after_a_whole_training(run, tmp_path):
-    run()
-    assert helpers.contents(tmp_path / "checkpoints") == {}
+def test_a_whole_training_is_kept_until_its_result_is_safe(data, tmp_path, monkeypatch):
+    def again():
+        return train(
+            LAMBDANET, GAUSSIAN, settings(), *data, seed=0, device=CPU, checkpoints=tmp_path / "checkpoints"
+        )
+
+    model, history = again()
+    monkeypatch.setitem(training.LOSSES, "mse", lambda output, clean: pytest.fail("trained again"))
+    restored, same_history = again()
+    assert same_history == history
+    assert weight_bytes(restored, tmp_path / "a") == weight_bytes(model, tmp_path / "b")
 
 
 def test_loss_that_is_not_finite_names_its_epoch(run, monkeypatch):
@@ -403,10 +413,11 @@ MOMENTS = {
     "checkpoint renamed, old one there": lambda: after(os, "replace", 7),
     "in the middle of an epoch": lambda: after(Progress, "step", 15),
     "old checkpoint removed": lambda: after(Path, "unlink", 4),
-    "the last step done, not saved": lambda: before(checkpoint, "discard", 1, lambda _folder: die()),
+    "trained, weights not written": lambda: before(experiment, "save_weights", 1),
     "weights written, not the history": lambda: before(files, "write_csv", 1),
     "folder not renamed": lambda: before(files, "write_csv", 1, lambda *_: before(os, "replace", 1)),
-    "before the log": lambda: before(experiment.provenance.Log, "write", 1),
+    "before the log": lambda: before(experiment.provenance.Log, "append", 1),
+    "before the checkpoints go": lambda: before(checkpoint, "discard", 1),
     "never": lambda: None,
 }
 ends = {}
@@ -433,8 +444,9 @@ def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(uninterrupted, tm
     ends = json.loads((project / "ends.json").read_text())
     assert {moment: end for moment, end in ends.items() if end != -signal.SIGKILL} == {"never": 0}
     assert results(project) == uninterrupted
-    assert [path.name for path in project.glob("out-*")] == ["out-before the log"]
-    assert helpers.contents(project / "out-before the log") == uninterrupted
+    whole = {path.name: helpers.contents(path) for path in project.glob("out-*")}
+    assert whole == dict.fromkeys(["out-before the log", "out-before the checkpoints go"], uninterrupted)
+    assert list(project.glob(".out.*.part")) == []
     assert [path.name for path in (project / "checkpoints").iterdir() if "lock" not in path.name] == []
 
 

@@ -101,13 +101,15 @@ def load_images(folder: Path, split: str) -> np.ndarray:
     """
     path = Path(folder) / f"{split}.npy"
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; make it with `dvc repro`") from None
     except ValueError as error:
         raise ValueError(
             f"{path} is not a readable array ({error}); make it again with `dvc repro`"
         ) from None
-    if images.ndim != 4 or images.shape[3] != 3:
+    if images.ndim != 4 or images.shape[3] != 3 or not images.size:
         raise ValueError(f"{path} has the shape {images.shape}, must be (n, height, width, 3)")
+    if images.dtype not in (np.uint8, np.float16):
+        raise ValueError(f"{path} holds {images.dtype}, must be uint8 or float16")
     return images

@@ -104,11 +104,11 @@ def read_records(path: Path) -> Records:
     records: Records = {"train": [], "test": []}
     try:
         for name, size, file in _folder(path) if path.is_dir() else _archive(path):
+            if size > LARGEST_MEMBER:  # before it is skipped: tarfile would read on to its claimed end
+                raise ValueError(f"member {name} claims {size:,} bytes, more than any of CIFAR-10")
             member = _describe(name)
             if member is None:
                 continue
-            if size > LARGEST_MEMBER:
-                raise ValueError(f"member {name} claims {size:,} bytes, more than any of CIFAR-10")
             kind, split, label = member
             records[split].append(_READERS[kind](file.read(), label))
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -180,8 +180,8 @@ def _read_python(content: bytes, _label: int) -> np.ndarray:
     pixels, labels, key = b"", [], ""
     try:
         for opcode, argument, _ in pickletools.genops(content):
-            if isinstance(argument, str | bytes) and opcode.name not in ("GLOBAL", "PUT", "GET"):
-                text = argument if isinstance(argument, bytes) else argument.encode("latin-1")
+            if isinstance(argument, str | bytes | bytearray) and opcode.name not in ("GLOBAL", "PUT", "GET"):
+                text = argument.encode("latin-1") if isinstance(argument, str) else bytes(argument)
                 if len(text) >= PIXELS:
                     pixels = text
                 key = text
@@ -203,7 +203,7 @@ def _read_png(content: bytes, label: int) -> np.ndarray:
             if image.size != (32, 32) or image.mode != "RGB":
                 raise ValueError(f"a PNG is {image.size} {image.mode}, CIFAR-10's are 32 x 32 RGB")
             pixels = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"a PNG cannot be read ({error})") from None
     record = np.empty((1, 1 + PIXELS), np.uint8)
     record[0, 0] = label

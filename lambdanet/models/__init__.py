@@ -68,7 +68,10 @@ def load_weights(path: Path) -> tuple[nn.Module, dict]:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(description, dict) or "model" not in description:
         raise ValueError(f"{path}: a safetensors file, but not one that lambdanet wrote")
-    model = create_model(**description["model"])
+    try:
+        model = create_model(**description["model"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: names no model of lambdanet ({error})") from None
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:

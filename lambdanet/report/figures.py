@@ -24,7 +24,7 @@ STYLE = {
 
 TILE = 192  # pixels of one picture in a panel
 CROP = 96  # pixels of the photograph in a close-up, shown at twice their size
-CORNERS = {"astronaut": (60, 170), "chelsea": (120, 180)}  # top, left of the close-up
+CORNERS = {"astronaut": (60, 170), "chelsea": (142, 112)}  # top, left of the close-up
 
 
 def write_convergence(path: Path, histories: dict[Cell, pd.DataFrame]) -> None:
@@ -43,8 +43,8 @@ def write_convergence(path: Path, histories: dict[Cell, pd.DataFrame]) -> None:
                     bottom.plot(history["epoch"], history["monitored_psnr"], **style)
             top.set(title=noise, yscale="log")
             bottom.set(xlabel="epoch", xscale="log")
-            bottom.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-            bottom.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            _label_plainly(top.yaxis)
+            _label_plainly(bottom.xaxis)
         axes[0, 0].set_ylabel("training loss")
         axes[1, 0].set_ylabel("monitored PSNR (dB)")
         _legend(figure, axes[0, 0])
@@ -53,11 +53,11 @@ def write_convergence(path: Path, histories: dict[Cell, pd.DataFrame]) -> None:
 
 def write_psnr(path: Path, table: pd.DataFrame) -> None:
     """PSNR against the number of parameters, a column a noise; the paper's values hollow."""
-    noises = list(dict.fromkeys(table["noise"]))
+    noises = list(dict.fromkeys(table.loc[table["seeds"] > 0, "noise"]))
     colours = _colours(table["model"])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.3 * len(noises) + 0.6, 3.4), layout="constrained")
-        axes = figure.subplots(1, len(noises), squeeze=False)[0]
+        axes = figure.subplots(1, len(noises), squeeze=False, sharex=True)[0]
         for axis, noise in zip(axes, noises, strict=True):
             rows = table[(table["noise"] == noise) & (table["seeds"] > 0)]
             for row in rows.to_dict("records"):
@@ -66,15 +66,15 @@ def write_psnr(path: Path, table: pd.DataFrame) -> None:
                 if pd.notna(row["paper_psnr"]):
                     hollow = at | {"markerfacecolor": "none", "markersize": 10}
                     axis.plot(row["parameters"], row["paper_psnr"], marker="o", **hollow)
-            if len(rows):
-                noisy = rows["noisy_psnr"].iloc[0]
-                axis.axhline(noisy, color=MUTED, linestyle="--", linewidth=1)
-                axis.annotate(
-                    "noisy input", (0.98, noisy), xycoords=("axes fraction", "data"), ha="right",
-                    va="bottom", color=MUTED, fontsize=8,
-                )  # fmt: skip
+            noisy = rows["noisy_psnr"].iloc[0]
+            axis.axhline(noisy, color=MUTED, linestyle="--", linewidth=1)
+            axis.annotate(
+                "noisy input", (0.98, noisy), xycoords=("axes fraction", "data"), ha="right",
+                va="bottom", color=MUTED, fontsize=8,
+            )  # fmt: skip
             axis.set(title=noise, xscale="log", xlabel="parameters")
             axis.margins(0.2)
+            axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes[0].set_ylabel("PSNR (dB)")
         axes[0].plot(
             [], [], "o", color=MUTED, markerfacecolor="none", markersize=10, label="the paper's value"
@@ -121,6 +121,13 @@ def _resized(picture: np.ndarray) -> np.ndarray:
 
 def _colours(models: object) -> dict[str, str]:
     return {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(dict.fromkeys(models))}
+
+
+def _label_plainly(axis: object) -> None:
+    """1, 2, 5, 10 and so on, written out, on a logarithmic axis."""
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _legend(figure: Figure, axis: object) -> None:

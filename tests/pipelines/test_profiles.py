@@ -56,7 +56,8 @@ def test_interrupted_inside_the_file_comes_back(project):
             seen.append(Path("params.yaml").read_text())
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, command)
+    with pytest.raises(KeyboardInterrupt):
+        command()
     assert "profile: quick " in seen[0]
     assert (project / "params.yaml").read_text() == PARAMS
 

@@ -80,7 +80,16 @@ def test_text_and_csv_say_the_same(tmp_path):
     (tmp_path / "t.csv").write_text(table.to_csv(index=False))
     text = tables.as_text(tables.read_table(tmp_path / "t.csv"))
     assert text == tables.as_text(table)
-    assert text.splitlines()[1].split() == "gaussian-01 lambdanet 9,083 27.00 26.88 0.800 0.88 20.30".split()
+    assert text.splitlines()[1].split() == [
+        "gaussian-01",
+        "lambdanet",
+        "9,083",
+        "27.00",
+        "26.88",
+        "0.800",
+        "0.88",
+        "20.30",
+    ]
 
 
 @pytest.fixture

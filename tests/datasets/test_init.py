@@ -1,0 +1,166 @@
+import io
+import json
+import os
+import pickle
+
+import helpers
+import numpy as np
+import pytest
+
+from lambdanet import datasets
+from lambdanet.datasets import choose, digest, load_images, prepare, prepare_noisy
+from lambdanet.noise import corrupt, create_noise
+
+
+@pytest.fixture
+def sample(monkeypatch):
+    """A data set "sample" of 12 and 5 images."""
+    images = {"train": helpers.patches(12, seed=1), "test": helpers.patches(5, seed=2)}
+    monkeypatch.setitem(datasets.DATASETS, "sample", lambda _source, _downloads: (images, "nowhere"))
+    return images
+
+
+def make(folder, counts=None, seed=0, name="sample"):
+    return prepare(
+        name, counts or {"train": 12, "test": 5}, seed, folder, source=None, downloads=folder.parent / "d"
+    )
+
+
+def test_prepare_writes_arrays_and_a_card(sample, tmp_path):
+    card = make(tmp_path / "clean")
+    assert sorted(helpers.contents(tmp_path)) == ["clean/card.json", "clean/test.npy", "clean/train.npy"]
+    for split, images in sample.items():
+        np.testing.assert_array_equal(load_images(tmp_path / "clean", split), images)
+        assert card["sha256"][split] == digest(images)
+    assert card["images"] == {"train": 12, "test": 5}
+    assert (card["dataset"], card["origin"]) == ("sample", "nowhere")
+    assert json.loads((tmp_path / "clean/card.json").read_text()) == card
+
+
+def test_prepare_writes_the_same_bytes_twice(sample, tmp_path):
+    counts = {"train": 7, "test": 3}
+    make(tmp_path / "a", counts)
+    make(tmp_path / "b", counts)
+    make(tmp_path / "c", counts, seed=1)
+    contents = [helpers.contents(tmp_path / each) for each in "abc"]
+    assert contents[0] == contents[1]
+    assert contents[0]["train.npy"] != contents[2]["train.npy"]
+
+
+def test_prepare_replaces_the_folder_as_a_whole(sample, tmp_path):
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "clean/old").write_text("old")
+    make(tmp_path / "clean")
+    assert "old" not in helpers.contents(tmp_path / "clean")
+
+
+def test_prepare_refuses_before_it_writes(sample, tmp_path):
+    with pytest.raises(ValueError, match="unknown dataset 'mnist'; choose one of cifar10, photos, sample"):
+        make(tmp_path / "clean", name="mnist")
+    with pytest.raises(ValueError, match="sample's test split has 5 images, 6 are asked for"):
+        make(tmp_path / "clean", {"train": 1, "test": 6})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_photos_is_prepared(tmp_path):
+    card = make(tmp_path / "clean", {"train": 20, "test": 10}, name="photos")
+    assert card["origin"] == "photographs of the scikit-image package"
+    assert load_images(tmp_path / "clean", "train").shape == (20, 32, 32, 3)
+
+
+def test_choice_keeps_the_order_and_repeats_nothing():
+    images = np.arange(50)
+    chosen = choose(images, 20, 0, "")
+    assert len(set(chosen)) == 20
+    assert list(chosen) == sorted(chosen)
+    assert list(chosen) == list(choose(images, 20, 0, ""))
+    assert list(chosen) != list(choose(images, 20, 1, ""))
+    assert list(choose(images, 50, 3, "")) == list(images)
+
+
+def test_digest_is_of_the_pixels_in_order():
+    images = helpers.patches(3)
+    assert digest(images) == digest(np.asfortranarray(images))
+    assert digest(images) != digest(images[::-1])
+
+
+def test_noisy_copy_has_noise_of_its_own_in_each_split(sample, tmp_path):
+    make(tmp_path / "clean")
+    prepare_noisy(tmp_path / "clean", helpers.GAUSSIAN, 3, tmp_path / "noisy")
+    noise = create_noise(**helpers.GAUSSIAN)
+    for split, seed in (("train", 6), ("test", 7)):
+        noisy = load_images(tmp_path / "noisy", split)
+        assert noisy.dtype == np.float16
+        np.testing.assert_array_equal(noisy, corrupt(sample[split], noise, seed))
+    first = [
+        load_images(tmp_path / "noisy", split)[0] - sample[split][0] / 255 for split in ("train", "test")
+    ]
+    assert abs(np.corrcoef(first[0].ravel(), first[1].ravel())[0, 1]) < 0.2
+
+
+def test_bad_noise_leaves_nothing(sample, tmp_path):
+    make(tmp_path / "clean")
+    with pytest.raises(ValueError, match="unknown noise 'fog'"):
+        prepare_noisy(tmp_path / "clean", {"name": "fog"}, 0, tmp_path / "noisy")
+    assert not (tmp_path / "noisy").exists()
+
+
+def saved(array, **options):
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+def archived(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        saved(IMAGES)[:-1],
+        saved(IMAGES)[:20],
+        saved(np.array([[1], [2, 3]], dtype=object), allow_pickle=True),
+        pickle.dumps(IMAGES),
+        archived(a=IMAGES),
+        saved(IMAGES[0]),
+        saved(IMAGES[..., :2]),
+        saved(IMAGES[:0]),
+        saved(IMAGES.astype(str)),
+        saved(IMAGES.astype(complex)),
+    ],
+    ids=[
+        "empty", "garbage", "one byte short", "cut header", "objects", "pickle", "npz", "one image",
+        "two colours", "no images", "text", "complex",
+    ],
+)  # fmt: skip
+def test_file_that_is_no_array_of_images_is_refused(content, tmp_path):
+    (tmp_path / "train.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^") as caught:
+        load_images(tmp_path, "train")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'train.npy'} ")
+    assert "\n" not in message
+
+
+def test_pickled_array_is_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'marker'}",)
+
+    (tmp_path / "train.npy").write_bytes(saved(np.array([Bomb()], dtype=object), allow_pickle=True))
+    with pytest.raises(ValueError, match="is not a readable array"):
+        load_images(tmp_path, "train")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_missing_array_says_how_to_make_it(tmp_path):
+    with pytest.raises(ValueError, match=r"test.npy is missing; make it with `dvc repro`"):
+        load_images(tmp_path, "test")

@@ -1,0 +1,174 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import helpers
+import numpy as np
+import pytest
+
+from lambdanet import files
+
+HOLD = """
+import sys, time
+from lambdanet import files
+with files.sole_writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()], ids=repr)
+def test_failed_write_leaves_the_old_content_alone(tmp_path, monkeypatch, step, error):
+    files.write_bytes(tmp_path / "f", b"old")
+
+    def fail(*_arguments):
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(type(error)):
+        files.write_bytes(tmp_path / "f", b"new")
+    assert helpers.contents(tmp_path) == {"f": b"old"}
+
+
+def test_content_that_is_no_bytes_leaves_the_old(tmp_path):
+    files.write_bytes(tmp_path / "f", b"old")
+    with pytest.raises(TypeError):
+        files.write_bytes(tmp_path / "f", "text")
+    assert helpers.contents(tmp_path) == {"f": b"old"}
+
+
+def test_write_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a/b/f"
+    files.write_bytes(path, b"old")
+    files.write_bytes(path, b"new")
+    assert helpers.contents(tmp_path) == {"a/b/f": b"new"}
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_json_is_indented_and_finite(tmp_path):
+    files.write_json(tmp_path / "f", {"b": 1, "a": [0.1]})
+    assert (tmp_path / "f").read_text() == '{\n  "b": 1,\n  "a": [\n    0.1\n  ]\n}\n'
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            files.write_json(tmp_path / "f", {"a": value})
+    assert json.loads((tmp_path / "f").read_text()) == {"b": 1, "a": [0.1]}
+
+
+def test_csv_keeps_full_precision(tmp_path):
+    files.write_csv(tmp_path / "f", [{"x": 0.1 + 0.2, "y": 1}, {"x": 1e-17, "y": 2}])
+    assert (tmp_path / "f").read_bytes() == b"x,y\n0.30000000000000004,1\n1e-17,2\n"
+
+
+def test_array_comes_back_and_can_be_mapped(tmp_path):
+    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4).transpose(2, 0, 1)
+    files.write_array(tmp_path / "f.npy", array)
+    mapped = np.load(tmp_path / "f.npy", mmap_mode="r")
+    assert mapped.dtype == np.float16
+    np.testing.assert_array_equal(mapped, array)
+
+
+def test_array_of_objects_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        files.write_array(tmp_path / "f.npy", np.array([[1], [2, 3]], dtype=object))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_folder_takes_the_place_of_the_old(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old").write_text("old")
+    with files.new_folder(tmp_path / "out") as new:
+        (new / "f").write_text("new")
+        assert helpers.contents(tmp_path / "out") == {"old": b"old"}
+    assert helpers.contents(tmp_path) == {"out/f": b"new"}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), SystemExit(143)], ids=repr)
+def test_failed_new_folder_leaves_the_old(tmp_path, error):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old").write_text("old")
+    with pytest.raises(type(error)):  # noqa: PT012, SIM117
+        with files.new_folder(tmp_path / "out") as new:
+            (new / "f").write_text("new")
+            raise error
+    assert helpers.contents(tmp_path) == {"out/old": b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_failed_new_folder_leaves_nothing_where_nothing_was(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.new_folder(tmp_path / "a/out"):
+        _ = 1 / 0
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "locks/lock")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_second_process_is_refused_and_told_who_holds(holder, tmp_path):
+    started = time.monotonic()
+    with (
+        pytest.raises(ValueError, match=r"^") as caught,
+        files.sole_writer(tmp_path / "locks/lock", wait=0.3),
+    ):
+        pass
+    assert str(caught.value) == f"process {holder.pid} is writing the same output; wait for it or stop it"
+    assert 0.2 < time.monotonic() - started < 5
+    assert holder.poll() is None
+
+
+def test_lock_falls_with_a_killed_process(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with files.sole_writer(tmp_path / "locks/lock", wait=0.5):
+        assert (tmp_path / "locks/lock.pid").read_text() == f"{os.getpid()}\n"
+
+
+def test_lock_waits_for_a_holder_that_ends(holder, tmp_path):
+    timer = threading.Timer(0.3, holder.kill)
+    timer.start()
+    with files.sole_writer(tmp_path / "locks/lock", wait=10):
+        assert timer.finished.is_set()
+    timer.join()
+
+
+def test_lock_is_free_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.sole_writer(tmp_path / "lock", wait=0.1):
+        _ = 1 / 0
+    with files.sole_writer(tmp_path / "lock", wait=0.1):
+        pass
+
+
+def test_locks_of_other_outputs_do_not_count(holder, tmp_path):
+    with files.sole_writer(tmp_path / "other/lock", wait=0.1):
+        pass
+
+
+def test_sha256_is_of_the_bytes(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(tmp_path / "f") == expected
+
+
+def test_call_with_known():
+    def function(*, width=1, depth=2):
+        return width, depth
+
+    assert files.call_with_known(function, "f", {"depth": 5}) == (1, 5)
+    with pytest.raises(ValueError, match=r"^model 'f' has no parameter x, y; it takes: width, depth$"):
+        files.call_with_known(function, "model 'f'", {"x": 1, "width": 2, "y": 3})
+    with pytest.raises(ValueError, match=r"^f has no parameter x; it takes: none$"):
+        files.call_with_known(lambda: 1, "f", {"x": 1})

@@ -1,0 +1,289 @@
+import dataclasses
+from pathlib import Path
+
+import helpers
+import pytest
+import yaml
+
+from lambdanet import params
+from lambdanet.datasets import DATASETS
+from lambdanet.models import create_model
+from lambdanet.noise import create_noise
+from lambdanet.params import Cell, Download, Training
+
+PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return params.load(PARAMS)
+
+
+def test_paper_profile_is_table_1(loaded):
+    epochs = {"lambdanet": 50, "lambdanet-u4-m7": 50, "autoencoder": 300, "dncnn": 200}
+    assert {name: training.epochs for name, training in loaded.trainings["paper"].items()} == epochs
+    for name, training in loaded.trainings["paper"].items():
+        assert training == Training(
+            epochs=epochs[name],
+            batch_size=256,
+            learning_rate=1e-3,
+            schedule="exponential",
+            decay=0.99,
+            warmup=0.1,
+            weight_decay=1e-5,
+            loss="mse",
+            fresh_noise=True,
+            monitored=500,
+        )
+    assert loaded.downloads["paper"] == Download(dataset="cifar10", train=50_000, test=10_000, seed=0)
+    assert not any(loaded.model_changes["paper"].values())
+
+
+def test_noises_and_models_are_the_papers(loaded):
+    assert loaded.noises == {
+        "gaussian-01": {"name": "gaussian", "sigma": 0.1},
+        "gaussian-02": {"name": "gaussian", "sigma": 0.2},
+        "gaussian-03": {"name": "gaussian", "sigma": 0.3},
+        "speckle": {"name": "speckle", "variance": 0.1},
+        "salt-and-pepper": {"name": "salt-and-pepper", "amount": 0.05},
+    }
+    counts = {"lambdanet": 9_083, "lambdanet-u4-m7": 3_959, "autoencoder": 47_355, "dncnn": 558_336}
+    for profile in loaded.trainings:
+        assert {
+            name: sum(p.numel() for p in create_model(**loaded.model(profile, name)).parameters())
+            for name in loaded.models
+        } == counts
+
+
+def test_everything_named_exists(loaded):
+    assert tuple(loaded.trainings) == ("sample", "quick", "paper")
+    assert loaded.profile in loaded.trainings
+    for config in loaded.noises.values():
+        create_noise(**config)
+    assert {download.dataset for download in loaded.downloads.values()} <= set(DATASETS)
+
+
+def test_cells_are_every_combination_in_order(loaded):
+    cells = loaded.cells("quick")
+    assert len(set(cells)) == len(cells) == 5 * 4 * len(loaded.seeds)
+    assert cells[0] == Cell("quick", "gaussian-01", "lambdanet", loaded.seeds[0])
+    assert cells[0].name == f"gaussian-01-lambdanet-{loaded.seeds[0]}"
+    assert [cell.noise for cell in cells] == sorted(
+        (cell.noise for cell in cells), key=list(loaded.noises).index
+    )
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load what a dict, or a text, would be as params.yaml."""
+
+    def load(raw):
+        text = raw if isinstance(raw, str) else yaml.safe_dump(raw, sort_keys=False)
+        (tmp_path / "params.yaml").write_text(text)
+        return params.load(tmp_path / "params.yaml")
+
+    return load
+
+
+TINY = ("profiles", "tiny")
+OWN = (*TINY, "models", "dncnn")
+
+
+def test_a_profile_overrides_table_1_and_a_model_overrides_both(load):
+    raw = helpers.changed(helpers.PARAMS, (*TINY, "train"), {"batch_size": 4, "decay": 0.5})
+    raw = helpers.changed(raw, OWN, {"epochs": 7, "batch_size": 2, "model": {"width": 9}})
+    loaded = load(raw)
+    of_both, of_profile = loaded.training("tiny", "dncnn"), loaded.training("tiny", "lambdanet")
+    assert (of_both.epochs, of_both.batch_size, of_both.decay, of_both.loss) == (7, 2, 0.5, "mse")
+    assert (of_profile.epochs, of_profile.batch_size, of_profile.decay) == (2, 4, 0.5)
+    assert loaded.model("tiny", "dncnn") == helpers.DNCNN | {"width": 9}
+    assert loaded.model("tiny", "lambdanet") == helpers.LAMBDANET
+    assert loaded.models["dncnn"] == helpers.DNCNN
+
+
+def test_whole_numbers_are_numbers(load):
+    rate = (
+        load(helpers.changed(helpers.PARAMS, ("train", "learning_rate"), 1))
+        .training("tiny", "dncnn")
+        .learning_rate
+    )
+    assert (rate, type(rate)) == (1.0, float)
+
+
+def test_settings_are_frozen(loaded):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        loaded.training("paper", "dncnn").epochs = 1
+
+
+@pytest.mark.parametrize("what", ["model", "noise", "training"])
+def test_looking_up_an_unknown_name_lists_the_known(loaded, what):
+    call = {
+        "model": lambda: loaded.model("paper", "resnet"),
+        "noise": lambda: loaded.noise("resnet"),
+        "training": lambda: loaded.training("resnet", "dncnn"),
+    }[what]
+    with pytest.raises(ValueError, match=r"unknown (model|noise|profile) 'resnet'; params.yaml has \w+"):
+        call()
+
+
+def remove(*path):
+    return path, KeyError
+
+
+# (where, what it becomes): every part that the message must hold.
+BAD = {
+    "unknown key at the top": ((("colour",), 1), ["colour", "allowed: profile, seeds, noises"]),
+    "unknown key in train": (
+        (("train", "colour"), 1),
+        ["colour is not a known key", "allowed: epochs, batch_size"],
+    ),
+    "unknown key in corrupt": ((("corrupt", "colour"), 1), ["corrupt.colour", "allowed: seed"]),
+    "unknown key in a profile": (((*TINY, "colour"), 1), ["profiles.tiny.colour", "download, train, models"]),
+    "unknown key in download": (
+        ((*TINY, "download", "colour"), 1),
+        ["profiles.tiny.download.colour", "dataset, train, test, seed"],
+    ),
+    "unknown key in a profile's train": (
+        ((*TINY, "train", "colour"), 1),
+        ["profiles.tiny.train.colour", "epochs"],
+    ),
+    "unknown key in a profile's model": (
+        ((*OWN, "colour"), 1),
+        ["profiles.tiny.models.dncnn.colour", "epochs"],
+    ),
+    "unknown model in a profile": (
+        ((*TINY, "models", "resnet"), {"epochs": 1}),
+        ["profiles.tiny.models.resnet", "autoencoder, dncnn, lambdanet"],
+    ),
+    "unknown profile": ((("profile",), "huge"), ["profile is 'huge'", "must be one of tiny"]),
+    "profile of a list": ((("profile",), ["tiny"]), ["profile is ['tiny']"]),
+    **{
+        f"no {key}": (remove(key), [f"{key} is missing"])
+        for key in ("profile", "seeds", "noises", "models", "corrupt", "train", "profiles")
+    },
+    "no seed of corrupt": (remove("corrupt"), ["corrupt is missing"]),
+    "no noise name": (remove("noises", "speckle", "name"), ["noises.speckle.name is missing"]),
+    "no model name": (remove("models", "dncnn", "name"), ["models.dncnn.name is missing"]),
+    "no model of a profile": (remove(*OWN), ["profiles.tiny.models.dncnn is missing"]),
+    "no epochs": (remove(*OWN, "epochs"), ["profiles.tiny.models.dncnn.epochs is missing"]),
+    "no loss": (remove("train", "loss"), ["loss is missing"]),
+    "no download": (remove(*TINY, "download"), ["profiles.tiny.download"]),
+    "no dataset": (remove(*TINY, "download", "dataset"), ["profiles.tiny.download.dataset is missing"]),
+    "no models": (remove(*TINY, "models"), ["profiles.tiny.models"]),
+    "a seed twice": ((("seeds",), [0, 1, 0]), ["seeds is [0, 1, 0]", "twice"]),
+    **{
+        f"seeds {value}": (
+            (("seeds",), value),
+            [f"seeds is {value!r}", "list of whole numbers from 0 to 4294967295"],
+        )
+        for value in (0, [], [-1], [0.5], [True], ["0"], None, {0: 1})
+    },
+    **{
+        f"{kind} named {name!r}": (
+            ((kind, name), {"name": "x"}),
+            [f"{kind}: the name {name!r}", "lower-case"],
+        )
+        for kind in ("noises", "models")
+        for name in ("a/b", "..", ".", "", "../x", "A", "a b", "a--b", "-a", "a_b", "a\nb", "ä", "a\n", 1)
+    },
+    "noise of text": ((("noises", "speckle"), "speckle"), ["noises.speckle is 'speckle'", "must be keys"]),
+    "noises of a list": ((("noises",), ["speckle"]), ["noises is ['speckle']"]),
+    "models of nothing": ((("models",), None), ["models is None"]),
+    "train of a number": ((("train",), 5), ["train is 5", "must be keys"]),
+    "corrupt of a list": ((("corrupt",), [1]), ["corrupt is [1]", "must be keys"]),
+    "profiles of text": ((("profiles",), "paper"), ["profiles is 'paper'"]),
+    "profile's train of text": (((*TINY, "train"), "x"), ["profiles.tiny.train is 'x'", "must be keys"]),
+    "profile's model of text": ((OWN, "x"), ["profiles.tiny.models.dncnn is 'x'", "must be keys"]),
+    "changes of text": (((*OWN, "model"), "x"), ["profiles.tiny.models.dncnn.model is 'x'", "must be keys"]),
+    "profile of text": ((TINY, "x"), ["profiles.tiny is 'x'", "must be keys"]),
+    **{
+        f"profile named {name!r}": ((("profiles", name), helpers.PARAMS["profiles"]["tiny"]), [repr(name)])
+        for name in ("../x", "a/b", "..", 1)
+    },
+    "noise's key of a number": ((("noises", "speckle", 1), 2), ["noises.speckle", "1"]),
+    "noise's name of a list": (
+        (("noises", "speckle", "name"), ["speckle"]),
+        ["noises.speckle.name", "['speckle']"],
+    ),
+    "model's name of a list": ((("models", "dncnn", "name"), ["dncnn"]), ["models.dncnn.name", "['dncnn']"]),
+}
+
+VALUES = {
+    (*OWN, "epochs"): (0, -1, 1.5, "2", True, None, [1]),
+    ("train", "batch_size"): (0, -1, 2.0, "8", None),
+    ("train", "learning_rate"): (0, -0.1, 10.5, "1e-3", True, None, float("nan"), float("inf")),
+    ("train", "schedule"): ("linear", None, 1, ["cosine"], True),
+    ("train", "decay"): (0, 1.01, -1, "x"),
+    ("train", "warmup"): (-0.1, 0.95, "x"),
+    ("train", "weight_decay"): (-1e-9, 1.1, "1e-5", float("inf")),
+    ("train", "loss"): ("mae", None, 2),
+    ("train", "fresh_noise"): (1, "true", None),
+    ("train", "monitored"): (0, 1.5),
+    ("corrupt", "seed"): (-1, 0.5, "0", None),
+    (*TINY, "download", "dataset"): (1, None, ["photos"]),
+    (*TINY, "download", "train"): (0, "32", 1.0),
+    (*TINY, "download", "test"): (0, -5),
+    (*TINY, "download", "seed"): (-1, "x"),
+    (*TINY, "train", "decay"): (0, "x"),
+}
+for path, values in VALUES.items():
+    for value in values:
+        # Table 1's values are read as a part of each model's
+        parts = [f"{path[-1]} is {value!r}", "must be"]
+        BAD[f"{'.'.join(path)}: {value!r}"] = ((path, value), parts)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_value_is_named_in_one_line(case, load, tmp_path):
+    (path, value), parts = BAD[case]
+    with pytest.raises(ValueError, match=r"^") as caught:
+        load(helpers.changed(helpers.PARAMS, path, value))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{tmp_path / 'params.yaml'}: ")
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("schedule", "exponential, cosine"),
+        ("loss", "mse, bce"),
+        ("decay", "above 0 and at most 1"),
+        ("warmup", "at least 0 and at most 0.9"),
+        ("batch_size", "at least 1"),
+        ("learning_rate", "above 0 and at most 10"),
+    ],
+)
+def test_message_says_what_is_allowed(key, allowed, load):
+    value = -1 if key not in ("schedule", "loss") else "x"
+    with pytest.raises(ValueError, match=f"{key} is {value!r}?.*, must be (one of )?{allowed}$"):
+        load(helpers.changed(helpers.PARAMS, ("train", key), value))
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [1", "a: b: c", "\t", "!!python/object/apply:os.system [exit]", "a: 1\n---\nb: 2", "\x00"]
+)
+def test_invalid_yaml_is_one_line(text, load, tmp_path):
+    with pytest.raises(ValueError, match=r"params.yaml is not valid YAML: ") as caught:
+        load(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "just text", "- a\n- b", "5"])
+def test_yaml_without_keys_is_refused(text, load):
+    with pytest.raises(ValueError, match=r"params.yaml: the file is .*, must be keys with values"):
+        load(text)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"params.yaml is missing; run this in the project's folder"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_file_of_other_bytes_is_named(tmp_path):
+    (tmp_path / "params.yaml").write_bytes(b"profile: \xff\xfe")
+    with pytest.raises(ValueError, match=r"params.yaml"):
+        params.load(tmp_path / "params.yaml")

@@ -1,0 +1,62 @@
+"""Training and scoring need none of the tools around them."""
+
+import csv
+import json
+
+import helpers
+import numpy as np
+import pytest
+import torch
+
+from lambdanet import evaluation, files
+from lambdanet.models import load_weights
+
+BLOCK = """
+import sys
+
+class Blocker:
+    names = {"dvc", "prefect", "mlflow", "pydantic", "pooch"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+"""
+CODE = BLOCK + helpers.RUN_STAGE
+
+
+@pytest.mark.parametrize("name", ["dvc", "prefect", "mlflow", "pydantic", "pooch"])
+def test_blocker_blocks(name, tmp_path):
+    status, _, err = helpers.run("train", [], tmp_path, f"{BLOCK}\nimport {name}")
+    assert status == 1
+    assert f"ModuleNotFoundError: {name} is blocked" in err
+
+
+def test_train_and_evaluate_run_alone(tmp_path):
+    project = helpers.write_project(tmp_path)
+    status, out, err = helpers.run("train", helpers.train_words(), project, CODE)
+    assert (status, out) == (0, "[train tiny 3 of 6] gaussian-01-lambdanet-0\n"), err
+    words = ["tiny", "gaussian-01", "lambdanet", "0", "out", "clean", "noisy", "scores.json", "panel"]
+    status, out, err = helpers.run("evaluate", words, project, CODE)
+    assert (status, out, err) == (0, "[evaluate tiny 3 of 6] gaussian-01-lambdanet-0\n", "")
+
+    history = list(csv.DictReader((project / "out/history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert float(history[1]["loss"]) < float(history[0]["loss"])
+    assert [float(row["learning_rate"]) for row in history] == [0.01, 0.0099]
+
+    scores = json.loads((project / "scores.json").read_text())
+    clean, noisy = (np.load(project / folder / "test.npy") for folder in ("clean", "noisy"))
+    model, description = load_weights(project / "out/weights.safetensors")
+    assert description["model"] == helpers.LAMBDANET
+    expected = evaluation.evaluate(model, clean, noisy, device=torch.device("cpu"))
+    for key, value in expected.items():
+        assert scores[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
+    assert scores["noisy_psnr"] == pytest.approx(20, abs=0.7)
+    assert scores["weights_sha256"] == files.sha256(project / "out/weights.safetensors")
+    cell = {"profile": "tiny", "noise": "gaussian-01", "model": "lambdanet", "seed": 0}
+    assert {key: scores[key] for key in cell} == cell
+    assert sorted(path.name for path in (project / "panel").iterdir()) == sorted(
+        f"{name}-{kind}.png" for name in ("astronaut", "chelsea") for kind in ("clean", "noisy", "denoised")
+    )
