@@ -11,13 +11,10 @@ repro: $(READY)     ## run the pipeline of the active profile and print its tabl
 	dvc repro
 	@lambdanet show
 
-test: $(READY)      ## lint, and run the tests that take under 20 seconds each
+test: $(READY)      ## lint and run the tests
 	ruff check .
 	ruff format --check .
-	pytest -m "not slow"
-
-test-slow: $(READY) ## run the long tests
-	pytest -m slow
+	pytest
 
 table: $(READY)     ## collect what was run of a profile: make table PROFILE=paper
 	python -m pipelines.profiles table $(PROFILE)
@@ -41,5 +38,5 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help repro test test-slow table weights push lock
+.PHONY: help repro test table weights push lock
 .DEFAULT_GOAL := help

@@ -1,5 +1,6 @@
 """Checkpoints of a training in progress: two files, the newer and the one before it."""
 
+import contextlib
 import io
 import logging
 import pickle
@@ -37,8 +38,8 @@ def save(folder: Path, key: str, steps: int, state: dict) -> Path:
 def load_newest(folder: Path, key: str) -> dict | None:
     """Read the newest checkpoint that is whole and belongs to this very training.
 
-    One that is damaged, or was made under other settings, data or code (another key), is passed
-    over with a line that says so.
+    One that is damaged, or was made under other settings, data or code (another key), is removed
+    with a line that says so: left there, it could count as newer than those to come.
 
     Returns:
         The state that was saved, or None.
@@ -48,10 +49,12 @@ def load_newest(folder: Path, key: str) -> dict | None:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content["key"] == key:
                 return content["state"]
-            log.warning("%s belongs to other settings, data or code; not used", path)
+            log.warning("%s belongs to other settings, data or code; not used, removed", path)
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError,
                 pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
-            log.warning("%s is damaged (%s); not used", path, type(error).__name__)
+            log.warning("%s is damaged (%s); not used, removed", path, type(error).__name__)
+        with contextlib.suppress(OSError):
+            path.unlink()
     return None
 
 

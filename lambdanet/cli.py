@@ -103,6 +103,9 @@ def train(
     noise_config = loaded.noise(noise)
     from lambdanet import experiment  # after the words were checked: torch takes seconds
 
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(experiment.FILES)):
+        raise ValueError(f"{out} exists and is not the folder of a training; name another one")
+
     checkpoints = out.with_name(f".{out.name}.checkpoints")
     with _data(loaded, profile, noise, data) as (clean, noisy):
         experiment.train_cell(
@@ -160,12 +163,17 @@ def show(profile: str | None) -> None:
     profile = profile or _params().profile
     folder = Path("results") / profile
     table = tables.read_table(folder / "table2.csv")
-    cell = "-".join([*table.loc[table["psnr"].idxmax(), ["noise", "model"]], "*"])
+    best = "-".join(table.loc[table["psnr"].idxmax(), ["noise", "model"]])
+    found = [
+        *Path("weights", profile).glob(f"{best}-*"),
+        *Path("models", profile).glob(f"{best}-*/*.safetensors"),
+    ]
     click.echo(tables.as_text(table))
     click.echo(f"\nreport:     {folder / 'report.html'}")
     click.echo("changes:    edit params.yaml, then `dvc repro` redoes what the change touches")
     click.echo("CIFAR-10:   dvc exp run -S profile=quick")
-    click.echo(f"your image: lambdanet denoise models/{profile}/{cell}/weights.safetensors in.png out.png")
+    if found:
+        click.echo(f"your image: lambdanet denoise {found[0]} in.png out.png")
 
 
 @main.command("export-weights")
@@ -197,7 +205,7 @@ def _within(where: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _data(loaded: params.Params, profile: str, noise: str, data: Path | None) -> Iterator[tuple[Path, Path]]:
     """The folders of the clean and the noisy images: those in `data`, or made for the occasion."""
-    from lambdanet import datasets
+    from lambdanet import corruption, datasets
 
     noise_config = loaded.noise(noise)
     config = params.look_up(loaded.downloads, profile, "profile")
@@ -214,5 +222,5 @@ def _data(loaded: params.Params, profile: str, noise: str, data: Path | None) ->
             source=os.environ.get("LAMBDANET_CIFAR10"),
             downloads=Path("downloads"),
         )
-        datasets.prepare_noisy(clean, noise_config, loaded.noise_seed, noisy)
+        corruption.prepare_noisy(clean, noise_config, loaded.noise_seed, noisy)
         yield clean, noisy

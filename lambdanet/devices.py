@@ -18,6 +18,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name.split(":")[0] not in available:
         raise ValueError(f"device {name!r} is not available here; choose auto or {', '.join(available)}")
     try:
+        torch.empty(0, device=name)
         return torch.device(name)
     except RuntimeError:
         raise ValueError(

@@ -20,7 +20,7 @@ from lambdanet.noise import create_noise
 from lambdanet.params import Cell, Training
 from lambdanet.training import Pairs, train
 
-WEIGHTS, MODEL, HISTORY = "weights.safetensors", "model.json", "history.csv"
+WEIGHTS, MODEL, HISTORY = FILES = ("weights.safetensors", "model.json", "history.csv")
 
 
 def train_cell(
@@ -107,7 +107,7 @@ def denoise_image(weights: Path, image: Path, out: Path, *, device: str = "auto"
     try:
         with Image.open(image) as opened:
             noisy = np.asarray(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{image}: cannot be read as an image ({error})") from None
     denoised = denoise(model.to(where), to_tensor(noisy[None], where))
     buffer = io.BytesIO()

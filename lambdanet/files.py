@@ -1,4 +1,4 @@
-"""Write files so that a reader sees the old content or the new, never a part; and lock outputs."""
+"""Write files and folders that are never there in part, and lock outputs."""
 
 import contextlib
 import csv
@@ -77,8 +77,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o755)
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            old = temporary.with_name(f"{temporary.name}.old.part")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -50,13 +50,19 @@ def watch_for_interruption() -> Iterator[Interruption]:
 
 
 def _watch_ancestors(left: threading.Event) -> None:
-    ancestors = _up_to_dvc()
-    while ancestors and not left.is_set():
+    while _ANCESTORS and not left.is_set():
         # psutil knows a process by its number and start time, so a reused number does not count.
-        if not all(process.is_running() for process in ancestors):
+        if not all(map(_lives, _ANCESTORS)):
             os.kill(os.getpid(), signal.SIGTERM)
             return
         time.sleep(WATCH_SECONDS)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _up_to_dvc() -> list[psutil.Process]:
@@ -70,3 +76,8 @@ def _up_to_dvc() -> list[psutil.Process]:
             if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in process.cmdline()[:3]):
                 return ancestors
     return ancestors[:1]
+
+
+# Looked up when the module is loaded, which the stages do first of all: a `dvc` that dies while
+# torch is being imported would not be found any more.
+_ANCESTORS = _up_to_dvc()

@@ -8,7 +8,6 @@ import functools
 import inspect
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,26 +60,6 @@ def create_noise(name: str, **parameters: float) -> Noise:
     noise = functools.partial(function, **parameters)
     noise(torch.zeros(1), torch.Generator())  # the function's own checks speak now, not in mid-training
     return noise
-
-
-def corrupt(images: np.ndarray, noise: Noise, seed: int, chunk: int = 1000) -> np.ndarray:
-    """Add noise to a stored data set, the same for the same seed.
-
-    Args:
-        images: uint8, (n, h, w, 3).
-        noise: from `create_noise`.
-        seed: of the one generator that serves all images in their order.
-        chunk: images at a time; part of the definition, as it fixes the order of the draws.
-
-    Returns:
-        float16, (n, h, w, 3), about [0, 1] but not clipped; the rounding is below 5e-4.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    noisy = np.empty(images.shape, np.float16)
-    for start in range(0, len(images), chunk):
-        clean = torch.from_numpy(np.array(images[start : start + chunk])).float() / 255
-        noisy[start : start + chunk] = noise(clean, generator).half().numpy()
-    return noisy
 
 
 def _standard_normal(images: Tensor, generator: torch.Generator) -> Tensor:

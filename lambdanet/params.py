@@ -11,6 +11,17 @@ import yaml
 LARGEST_SEED = 2**32 - 1
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2 as DVC writes and reads it: 2e-05 is a number, which PyYAML alone reads as text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def _number(low: float, high: float = float("inf"), *, above: bool = False, **default: float) -> typing.Any:
     """A field that must lie in [low, high], or in (low, high] with `above`."""
     return field(metadata={"low": low, "high": high, "above": above}, **default)
@@ -27,7 +38,7 @@ class Download:
         seed: of the choice, where a data set holds more.
     """
 
-    dataset: str
+    dataset: typing.Literal["photos", "cifar10"]
     train: int = _number(1)
     test: int = _number(1)
     seed: int = _number(0, LARGEST_SEED, default=0)
@@ -119,6 +130,13 @@ class Params:
         """All cells of a profile, in the order of the tables."""
         return [Cell(profile, n, m, s) for n in self.noises for m in self.models for s in self.seeds]
 
+    def stages(self, profile: str) -> list[str]:
+        """The names of a profile's DVC stages, level by level; for counting, the graph is DVC's."""
+        cells = [cell.name for cell in self.cells(profile)]
+        levels = {"corrupt": list(self.noises), "train": cells, "evaluate": cells}
+        inner = [f"{stage}@{profile}-{name}" for stage, names in levels.items() for name in names]
+        return [f"download@{profile}", *inner, f"plot@{profile}"]
+
 
 def load(path: Path) -> Params:
     """Read and validate params.yaml.
@@ -127,7 +145,7 @@ def load(path: Path) -> Params:
         ValueError: names the key, its value and what is allowed.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; run this in the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -145,8 +163,10 @@ def look_up(table: dict[str, typing.Any], name: str, what: str) -> typing.Any:
     return table[name]
 
 
-def build(kind: type, raw: object, where: str) -> typing.Any:
+def build(kind: type, raw: object, where: str, *, partly: bool = False) -> typing.Any:
     """Make a dataclass of a dict, with every key known, present, of its type and in its range.
+
+    With `partly` keys may be missing, and the result is a dict of the checked values.
 
     Raises:
         ValueError: names the key `where.key`, the value and what is allowed.
@@ -156,9 +176,10 @@ def build(kind: type, raw: object, where: str) -> typing.Any:
     types = typing.get_type_hints(kind)
     _only(raw, fields, where)
     missing = [n for n, f in fields.items() if n not in raw and f.default is dataclasses.MISSING]
-    if missing:
+    if missing and not partly:
         raise ValueError(f"{where}.{missing[0]} is missing")
-    return kind(**{name: _value(raw[name], types[name], fields[name], f"{where}.{name}") for name in raw})
+    values = {name: _value(raw[name], types[name], fields[name], f"{where}.{name}") for name in raw}
+    return values if partly else kind(**values)
 
 
 def _parse(raw: dict) -> Params:
@@ -169,8 +190,7 @@ def _parse(raw: dict) -> Params:
     profiles = _mapping(raw["profiles"], "profiles")
     for name in profiles:
         _checked_name(name, "profiles")
-    shared_by_all = _mapping(raw["train"], "train")
-    _only(shared_by_all, [f.name for f in dataclasses.fields(Training)], "train")
+    base = build(Training, raw["train"], "train", partly=True)
     if not isinstance(raw["profile"], str) or raw["profile"] not in profiles:
         raise ValueError(f"profile is {raw['profile']!r}, must be one of {', '.join(map(str, profiles))}")
     seeds = raw["seeds"]
@@ -196,10 +216,9 @@ def _parse(raw: dict) -> Params:
                 raise ValueError(f"{here} is missing")
             own = dict(_mapping(overrides[model], here))
             changes[name][model] = _mapping(own.pop("model", {}), f"{here}.model")
-            shared = _mapping(content.get("train", {}), f"{where}.train")
-            for key, part in {f"{where}.train": shared, here: own}.items():
-                _only(part, [f.name for f in dataclasses.fields(Training)], key)
-            trainings[name][model] = build(Training, shared_by_all | shared | own, here)
+            shared = build(Training, content.get("train", {}), f"{where}.train", partly=True)
+            own = build(Training, own, here, partly=True)
+            trainings[name][model] = build(Training, base | shared | own, here)
     return Params(
         profile=raw["profile"], seeds=tuple(seeds), noises=noises, models=models, downloads=downloads,
         noise_seed=corrupt.seed, trainings=trainings, model_changes=changes,

@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 REFRESH_SECONDS = 0.5
+NOTE_SECONDS = 60
 
 
 class Progress:
@@ -16,7 +17,7 @@ class Progress:
     def __init__(self, label: str, epochs: int, steps: int, done: int) -> None:
         self.label, self.epochs, self.steps = label, epochs, steps
         self.first = self.done = done
-        self.started = self.shown = time.monotonic()
+        self.started = self.shown = self.noted = time.monotonic()
         self.bar = tqdm(
             total=epochs * steps, initial=done, desc=label, unit="step", disable=not sys.stderr.isatty(),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} + {remaining} left{postfix}", leave=False,
@@ -33,8 +34,12 @@ class Progress:
     ) -> None:
         self.bar.close()
 
-    def step(self, loss: Tensor) -> None:
-        """Count one step; the loss is read, which waits for the device, only when it is shown."""
+    def step(self, loss: Tensor) -> bool:
+        """Count one step; the loss is read, which waits for the device, only when it is shown.
+
+        Returns:
+            Whether a minute has passed since an epoch ended or this was last true.
+        """
         self.done += 1
         now = time.monotonic()
         if not self.bar.disable and now - self.shown > REFRESH_SECONDS:
@@ -42,22 +47,30 @@ class Progress:
             epoch = f"epoch {(self.done - 1) // self.steps + 1}/{self.epochs}"
             self.bar.set_postfix_str(f"{epoch}, loss {loss.item():.5f}{self.last_psnr}", refresh=False)
             self.bar.update(self.done - self.bar.n)
+        if now - self.noted < NOTE_SECONDS:
+            return False
+        self.noted = now
+        if self.bar.disable:
+            self.note(
+                f"step {self.done:,} of {self.epochs * self.steps:,}: loss {loss.item():.5f}{self.time_left}"
+            )
+        return True
 
     def epoch(self, row: dict) -> None:
         """Show an ended epoch's row of the history."""
         self.last_psnr = f", {row['monitored_psnr']:.2f} dB"
+        self.noted = time.monotonic()
         if self.bar.disable or row["epoch"] == self.epochs:
-            left = (self.epochs * self.steps - self.done) / (self.done - self.first) * self.seconds
-            time_left = f", {tqdm.format_interval(left)} left" if row["epoch"] < self.epochs else ""
-            self.note(
-                f"epoch {row['epoch']}/{self.epochs}: loss {row['loss']:.5f}, "
-                f"{row['monitored_psnr']:.2f} dB, {tqdm.format_interval(self.seconds)}{time_left}"
-            )
+            numbers = f"loss {row['loss']:.5f}{self.last_psnr}"
+            self.note(f"epoch {row['epoch']}/{self.epochs}: {numbers}{self.time_left}")
 
     @property
-    def seconds(self) -> float:
-        """Seconds since this process began to train."""
-        return time.monotonic() - self.started
+    def time_left(self) -> str:
+        """Time since this process began to train, and what the rest will take at this speed."""
+        passed = time.monotonic() - self.started
+        left = self.epochs * self.steps - self.done
+        rest = f", {tqdm.format_interval(left / (self.done - self.first) * passed)} left" if left else ""
+        return f", {tqdm.format_interval(passed)}{rest}"
 
     def note(self, text: str) -> None:
         """Print one line above the bar."""

@@ -24,6 +24,7 @@ class Log:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.started = device, time.time()
+        self.code = {"commit": commit(), "python": platform.python_version(), "versions": versions()}
 
     def append(self, path: Path, **details: object) -> None:
         """Add a record of device, seconds, peak memory, versions and commit, with `details`."""
@@ -32,11 +33,8 @@ class Log:
             "seconds": round(time.time() - self.started, 1),
             "peak_memory_bytes": self._peak_memory(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "commit": commit(),
-            "python": platform.python_version(),
-            "versions": versions(),
         }
-        files.write_json(path, [*read_records(path), content | details])
+        files.write_json(path, [*read_records(path), content | self.code | details])
 
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":

@@ -22,10 +22,14 @@ from lambdanet.models import create_model
 from lambdanet.params import Training
 from lambdanet.progress import Progress
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "bce": lambda output, clean: F.binary_cross_entropy(output.clamp(0, 1), clean),
-    "mse": F.mse_loss,
-}
+
+def binary_cross_entropy(output: Tensor, clean: Tensor) -> Tensor:
+    """Mean of -x log f(y) - (1 - x) log(1 - f(y)); unlike torch's, NaN comes out as NaN."""
+    output = output.clamp(1e-6, 1 - 1e-6)
+    return -(clean * output.log() + (1 - clean) * (1 - output).log()).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy, "mse": F.mse_loss}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,6 @@ def train(
     torch.manual_seed(seed)
     model = create_model(**model_config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), weight_decay=settings.weight_decay, fused=True)
-    loss_function = LOSSES[settings.loss]
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
     monitor = _monitored(test_pairs, settings.monitored, device)
@@ -114,12 +117,13 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(settings, done, steps)
                 optimizer.zero_grad()
-                loss = loss_function(model(y), x)
+                loss = LOSSES[settings.loss](model(y), x)
                 loss.backward()
                 optimizer.step()
                 loss_sum += loss.detach() * len(batch)
                 done += 1
-                progress.step(loss)
+                if progress.step(loss):  # a minute has passed
+                    save()
                 if interruption:
                     break
             if done % steps == 0:
@@ -153,12 +157,13 @@ def _monitored(pairs: Pairs, count: int, device: torch.device) -> tuple[Tensor, 
 
 
 def _row(epoch: int, rate: float, loss: Tensor, model: nn.Module, monitor: tuple[Tensor, Tensor]) -> dict:
-    if not torch.isfinite(loss):
-        raise ValueError(
-            f"the loss of epoch {epoch + 1} is {loss.item()}, not a finite number; no model is written. "
-            "Lower learning_rate, or look at the data"
-        )
     psnr = _monitored_psnr(model, *monitor)
+    for name, value in {"loss": loss.item(), "monitored PSNR": psnr}.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"the {name} of epoch {epoch + 1} is {value}, not a finite number; no model is written. "
+                "Lower learning_rate, or look at the data"
+            )
     return {"epoch": epoch + 1, "learning_rate": rate, "loss": loss.item(), "monitored_psnr": psnr}
 
 
@@ -166,7 +171,7 @@ def _row(epoch: int, rate: float, loss: Tensor, model: nn.Module, monitor: tuple
 def _monitored_psnr(model: nn.Module, clean: Tensor, noisy: Tensor, batch: int = 100) -> float:
     model.eval()
     output = torch.cat([model(part) for part in noisy.split(batch)])
-    return -10 * math.log10(F.mse_loss(output.clamp(0, 1), clean).item())
+    return -10 * F.mse_loss(output.clamp(0, 1), clean).double().log10().item()
 
 
 def _generator(device: torch.device, *entropy: int) -> torch.Generator:

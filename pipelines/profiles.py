@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
-_WORD = re.compile(r"^(profile:[ \t]*)([\w-]+)", re.MULTILINE)
+_WORD = re.compile(r"^(profile:[ \t]*[\"']?)([\w-]+)", re.MULTILINE)
 
 
 @contextlib.contextmanager

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import door
 
-from lambdanet import datasets
+from lambdanet import corruption
 
 
 def main() -> None:
-    noise, clean, out = door.arguments("NOISE CLEAN OUT")
+    profile, noise, clean, out = door.arguments("PROFILE NOISE CLEAN OUT")
     params = door.load_params()
     config = params.noise(noise)
-    door.announce("corrupt", noise, list(params.noises))
-    datasets.prepare_noisy(Path(clean), config, params.noise_seed, Path(out))
+    door.announce(f"corrupt@{profile}-{noise}", params, profile)
+    corruption.prepare_noisy(Path(clean), config, params.noise_seed, Path(out))
 
 
 if __name__ == "__main__":

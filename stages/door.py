@@ -12,7 +12,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The python that DVC finds may be one that the project was not installed into.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lambdanet import params
+from lambdanet import (
+    interruption,  # noqa: F401, loaded before torch, to see the `dvc` that runs this while it lives
+    params,
+)
 from lambdanet.params import Cell
 
 PARAMS = Path("params.yaml")
@@ -47,14 +50,15 @@ def cell(stage: str, names: list[str]) -> tuple[Cell, params.Params]:
     loaded = load_params()
     found = Cell(profile, noise, model, int(seed))
     loaded.noise(noise), loaded.training(profile, model)
-    announce(f"{stage} {profile}", found.name, [each.name for each in loaded.cells(profile)])
+    announce(f"{stage}@{profile}-{found.name}", loaded, profile)
     return found, loaded
 
 
-def announce(stage: str, name: str, names: list[str]) -> None:
-    """Print which of how many this is."""
-    place = f" {names.index(name) + 1} of {len(names)}" if name in names else ""
-    print(f"[{stage}{place}] {name}", flush=True)
+def announce(name: str, loaded: params.Params, profile: str) -> None:
+    """Print which of how many stages this is."""
+    names = loaded.stages(profile)
+    place = f"{names.index(name) + 1} of {len(names)}" if name in names else "not in params.yaml"
+    print(f"[stage {place}] {name}", flush=True)
 
 
 def device_name() -> str:

@@ -11,8 +11,9 @@ from lambdanet.params import look_up
 
 def main() -> None:
     profile, downloads, out = door.arguments("PROFILE DOWNLOADS OUT")
-    config = look_up(door.load_params().downloads, profile, "profile")
-    door.announce("download", config.dataset, [config.dataset])
+    params = door.load_params()
+    config = look_up(params.downloads, profile, "profile")
+    door.announce(f"download@{profile}", params, profile)
     counts = {"train": config.train, "test": config.test}
     source = os.environ.get("LAMBDANET_CIFAR10")
     datasets.prepare(config.dataset, counts, config.seed, Path(out), source=source, downloads=Path(downloads))

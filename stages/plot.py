@@ -11,7 +11,7 @@ def main() -> None:
     profile, *paths = door.arguments("PROFILE SCORES MODELS PANELS LOGS OUT")
     params = door.load_params()
     look_up(params.trainings, profile, "profile")
-    door.announce("plot", profile, [profile])
+    door.announce(f"plot@{profile}", params, profile)
     from lambdanet.report import write_report
 
     write_report(params.cells(profile), *map(Path, paths))

@@ -13,7 +13,8 @@ import psutil
 import skimage.data
 import yaml
 
-from lambdanet.noise import corrupt, create_noise
+from lambdanet.corruption import corrupt
+from lambdanet.noise import create_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 

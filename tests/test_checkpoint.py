@@ -102,7 +102,7 @@ def test_foreign_key_is_passed_over(tmp_path, caplog):
     save(tmp_path, 2, key="other")
     assert newest(tmp_path) == 1
     assert caplog.messages == [
-        f"{tmp_path / '000000002.pt'} belongs to other settings, data or code; not used"
+        f"{tmp_path / '000000002.pt'} belongs to other settings, data or code; not used, removed"
     ]
     assert newest(tmp_path, "third") is None
 
@@ -144,3 +144,11 @@ def test_failed_save_keeps_the_older_ones(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         save(tmp_path, 3)
     assert helpers.contents(tmp_path) == before
+
+
+def test_checkpoints_of_other_settings_do_not_count_as_newer(tmp_path):
+    for steps in (90_000, 100_000):
+        checkpoint.save(tmp_path, "other", steps, {"steps": steps})
+    assert checkpoint.load_newest(tmp_path, "mine") is None
+    checkpoint.save(tmp_path, "mine", 250, {"steps": 250})
+    assert checkpoint.load_newest(tmp_path, "mine") == {"steps": 250}

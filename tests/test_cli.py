@@ -167,6 +167,14 @@ def test_committed_weights_are_those_of_the_committed_scores():
         assert found == {cell: entry["weights"] for cell, entry in digests.items()}
 
 
+def test_training_does_not_replace_a_folder_of_something_else(project, lambdanet):
+    (project / "pictures").mkdir()
+    (project / "pictures/a.png").touch()
+    said = one_line(lambdanet("train", "speckle", "autoencoder", "--out", "pictures"))
+    assert "pictures exists and is not the folder of a training" in said
+    assert (project / "pictures/a.png").exists()
+
+
 def test_help_names_every_command():
     installed = Path(sys.executable).with_name("lambdanet")
     done = subprocess.run([installed, "--help"], capture_output=True, text=True)

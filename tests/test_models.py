@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from lambdanet.corruption import corrupt
 from lambdanet.denoise import denoise
 from lambdanet.evaluation import evaluate
 from lambdanet.models import MODELS, count_parameters, create_model, load_weights, save_weights
 from lambdanet.models.lambdanet import _correlate_as_product, correlate
-from lambdanet.noise import corrupt, create_noise
+from lambdanet.noise import create_noise
 
 # Every hyperparameter once, at a value that is not its default: the parameters that it leads to.
 OTHERWISE = {

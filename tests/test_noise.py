@@ -6,7 +6,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.util import random_noise
 
-from lambdanet.noise import NOISES, corrupt, create_noise
+from lambdanet.corruption import corrupt
+from lambdanet.noise import NOISES, create_noise
 
 # Each noise as the paper uses it. A new entry of NOISES must be added here to be tested.
 PAPER = {

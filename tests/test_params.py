@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import helpers
@@ -212,11 +214,11 @@ BAD = {
 VALUES = {
     (*OWN, "epochs"): (0, -1, 1.5, "2", True, None, [1]),
     ("train", "batch_size"): (0, -1, 2.0, "8", None),
-    ("train", "learning_rate"): (0, -0.1, 10.5, "1e-3", True, None, float("nan"), float("inf")),
+    ("train", "learning_rate"): (0, -0.1, 10.5, "fast", True, None, float("nan"), float("inf")),
     ("train", "schedule"): ("linear", None, 1, ["cosine"], True),
     ("train", "decay"): (0, 1.01, -1, "x"),
     ("train", "warmup"): (-0.1, 0.95, "x"),
-    ("train", "weight_decay"): (-1e-9, 1.1, "1e-5", float("inf")),
+    ("train", "weight_decay"): (-1e-9, 1.1, "none", float("inf")),
     ("train", "loss"): ("mae", None, 2),
     ("train", "fresh_noise"): (1, "true", None),
     ("train", "monitored"): (0, 1.5),
@@ -287,3 +289,29 @@ def test_file_of_other_bytes_is_named(tmp_path):
     (tmp_path / "params.yaml").write_bytes(b"profile: \xff\xfe")
     with pytest.raises(ValueError, match=r"params.yaml"):
         params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["2e-05", "1e-4", "1.5E-3", "+1e-1", ".5e-3"])
+def test_exponents_are_numbers_as_dvc_writes_them(text, tmp_path):
+    path = tmp_path / "params.yaml"
+    raw = (helpers.ROOT / "params.yaml").read_text()
+    assert "weight_decay: 0.00001" in raw
+    path.write_text(raw.replace("weight_decay: 0.00001", f"weight_decay: {text}"))
+    assert params.load(path).training("paper", "dncnn").weight_decay == float(text)
+
+
+def test_bad_value_is_named_where_it_stands(tmp_path):
+    path = tmp_path / "params.yaml"
+    raw = (helpers.ROOT / "params.yaml").read_text()
+    path.write_text(raw.replace("batch_size: 256", "batch_size: none"))
+    with pytest.raises(ValueError, match=r"yaml: train\.batch_size is 'none', must be a whole number"):
+        params.load(path)
+
+
+def test_stages_are_those_of_dvc():
+    listed = subprocess.run(
+        [Path(sys.executable).with_name("dvc"), "stage", "list", "--name-only"],
+        cwd=helpers.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = params.load(helpers.ROOT / "params.yaml")
+    assert sorted(loaded.stages(loaded.profile)) == sorted(listed.stdout.split())

@@ -11,7 +11,6 @@ import numpy as np
 
 from lambdanet import files
 from lambdanet.datasets import cifar10, photos
-from lambdanet.noise import corrupt, create_noise
 
 SPLITS = ("train", "test")
 Images = dict[str, np.ndarray]
@@ -59,25 +58,6 @@ def prepare(
             files.write_array(new / f"{split}.npy", chosen[split])
         files.write_json(new / "card.json", card)
     return card
-
-
-def prepare_noisy(clean: Path, noise_config: dict, seed: int, folder: Path) -> None:
-    """Write a noisy copy of a stored data set, `train.npy` and `test.npy` in float16.
-
-    Args:
-        clean: folder of `prepare`.
-        noise_config: keyword arguments of `create_noise`.
-        seed: of the noise; each split draws its own from it.
-        folder: replaced as a whole.
-    """
-    noise = create_noise(**noise_config)
-    noisy = {
-        split: corrupt(load_images(clean, split), noise, 2 * seed + number)
-        for number, split in enumerate(SPLITS)
-    }
-    with files.new_folder(folder) as new:
-        for split, images in noisy.items():
-            files.write_array(new / f"{split}.npy", images)
 
 
 def choose(images: np.ndarray, count: int, seed: int, label: str) -> np.ndarray:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lambdanet import datasets
-from lambdanet.datasets import choose, digest, load_images, prepare, prepare_noisy
-from lambdanet.noise import corrupt, create_noise
+from lambdanet.corruption import corrupt, prepare_noisy
+from lambdanet.datasets import choose, digest, load_images, prepare
+from lambdanet.noise import create_noise
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ TRAIN = helpers.train_words("lambdanet")
 EVALUATE = ["tiny", "gaussian-01", "lambdanet", "0", "trained", "clean", "noisy", "scores/s.json", "panels/p"]
 WORDS = {
     "download": ["tiny", "downloads", "new"],
-    "corrupt": ["gaussian-01", "clean", "new"],
+    "corrupt": ["tiny", "gaussian-01", "clean", "new"],
     "train": TRAIN,
     "evaluate": EVALUATE,
 }
 USAGES = {
     "download": "PROFILE DOWNLOADS OUT",
-    "corrupt": "NOISE CLEAN OUT",
+    "corrupt": "PROFILE NOISE CLEAN OUT",
     "train": "PROFILE NOISE MODEL SEED CLEAN NOISY CHECKPOINTS LOG OUT",
     "evaluate": "PROFILE NOISE MODEL SEED TRAINED CLEAN NOISY OUT PANEL",
 }
@@ -190,7 +190,9 @@ def test_data_of_different_shapes_is_refused(name, refused, project):
 
 def test_unknown_dataset_lists_the_known(refused, project):
     helpers.write_project(project, changed(PARAMS, ("profiles", "tiny", "download", "dataset"), "mnist"))
-    assert refused("download") == "unknown dataset 'mnist'; choose one of cifar10, photos"
+    assert refused("download") == (
+        "params.yaml: profiles.tiny.download.dataset is 'mnist', must be one of photos, cifar10"
+    )
 
 
 def test_too_many_images_are_refused(refused, project):
@@ -300,7 +302,7 @@ def test_corrupt_writes_noisy_images(stage, project):
 def test_stages_announce_their_place_in_the_grid(project):
     bad = replaced(TRAIN, "clean", "nowhere")
     status, out, _ = helpers.run("train", bad, project)
-    assert (status, out) == (1, "[train tiny 3 of 6] gaussian-01-lambdanet-0\n")
+    assert (status, out) == (1, "[stage 6 of 16] train@tiny-gaussian-01-lambdanet-0\n")
 
 
 def test_stages_call_no_name_of_this_machine(project):
