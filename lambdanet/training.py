@@ -171,7 +171,8 @@ def _row(epoch: int, rate: float, loss: Tensor, model: nn.Module, monitor: tuple
 def _monitored_psnr(model: nn.Module, clean: Tensor, noisy: Tensor, batch: int = 100) -> float:
     model.eval()
     output = torch.cat([model(part) for part in noisy.split(batch)])
-    return -10 * F.mse_loss(output.clamp(0, 1), clean).double().log10().item()
+    mse = F.mse_loss(output.clamp(0, 1), clean).item()
+    return -10 * math.log10(mse) if mse else math.inf
 
 
 def _generator(device: torch.device, *entropy: int) -> torch.Generator:
