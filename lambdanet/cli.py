@@ -16,8 +16,8 @@ import click
 from lambdanet import __version__, params
 from lambdanet.params import Cell
 
-# As in stages/door.py: threads that spin while they wait are ruinous on a shared machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As in stages/door.py: threads that spin long while they wait are ruinous on a shared machine.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 class OneLineErrors(click.Group):
