@@ -50,7 +50,7 @@ def test_noises_and_models_are_the_papers(loaded):
         "salt-and-pepper": {"name": "salt-and-pepper", "amount": 0.05},
     }
     counts = {"lambdanet": 9_083, "lambdanet-u4-m7": 3_959, "autoencoder": 47_355, "dncnn": 558_336}
-    for profile in loaded.trainings:
+    for profile in ("quick", "paper"):  # sample has a smaller DnCNN
         assert {
             name: sum(p.numel() for p in create_model(**loaded.model(profile, name)).parameters())
             for name in loaded.models
