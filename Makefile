@@ -8,13 +8,15 @@ help:               ## list the commands
 
 repro: $(READY)     ## run the pipeline of the active profile and print its table
 	@lambdanet check
-	dvc repro
-	@lambdanet show
+	@dvc repro; status=$$?; lambdanet show && exit $$status
 
 test: $(READY)      ## lint and run the tests
 	ruff check .
 	ruff format --check .
-	pytest
+	pytest -n 2 --dist loadfile
+
+ui: $(READY)        ## open MLflow's pages on the runs and models of this folder
+	lambdanet ui
 
 table: $(READY)     ## collect what was run of a profile: make table PROFILE=paper
 	python -m pipelines.profiles table $(PROFILE)
@@ -28,7 +30,7 @@ push: $(READY)      ## push the outputs of every profile in dvc.lock (dvc push s
 
 lock: $(READY)      ## resolve the dependencies anew
 	pip install -q uv
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev --extra server pyproject.toml -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -38,5 +40,5 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help repro test table weights push lock
+.PHONY: help repro test ui table weights push lock
 .DEFAULT_GOAL := help

@@ -142,16 +142,113 @@ def evaluate(weights: Path, noise: str, profile: str | None, data: Path | None, 
 
 
 @main.command()
-@click.argument("weights", type=click.Path(path_type=Path))
 @click.argument("image", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="PNG file, or folder of such."
+)
+@click.option("--noise", help="Which noise is on the image; a name of `lambdanet models`.")
+@click.option("--blind", is_flag=True, help="Find out which noise it is, by trying all denoisers.")
+@click.option("--alias", help="Which denoiser: champion (the default), compact or a model.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="A weights file, or a folder of them such as weights/quick, instead of MLflow's registry.",
+)
 @DEVICE
-def denoise(weights: Path, image: Path, out: Path, device: str) -> None:
-    """Denoise the photograph IMAGE with a WEIGHTS file; OUT is a PNG file."""
-    from lambdanet import experiment
+def denoise(
+    image: Path,
+    out: Path,
+    noise: str | None,
+    blind: bool,
+    alias: str | None,
+    weights: Path | None,
+    device: str,
+) -> None:
+    """Denoise the photograph IMAGE, or all photographs in the folder IMAGE.
 
-    experiment.denoise_image(weights, image, out, device=device)
-    click.echo(f"{out}: written")
+    PNG, JPEG, WebP or BMP, of any size, grey or colour, with or without alpha, of 8 or 16 bits; the
+    output is PNG, of the same size and kind.
+    """
+    from lambdanet import application
+
+    single = weights is not None and not weights.is_dir()
+    if sum([noise is not None, blind, single]) != 1:
+        raise ValueError("name one of --noise NOISE, --blind and --weights FILE")
+    if single and alias is not None:
+        raise ValueError(f"{weights} is one denoiser; leave out --alias, or name a folder")
+    with application.denoisers(weights, alias or "champion", noise) as choices:
+        for line in application.denoise_files(image, out, choices, device=device):
+            click.echo(line)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, one object a version.")
+def models(as_json: bool) -> None:
+    """List the denoisers in MLflow's registry, and what their aliases stand for."""
+    from lambdanet import catalogue, registry, tracking
+
+    client = registry.open_registry()
+    with tracking.reaching():
+        rows = [
+            dataclasses.asdict(denoiser) | {"aliases": aliases}
+            for denoiser, aliases in registry.denoisers(client)
+        ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        raise ValueError(f"the registry at {tracking.uri()} holds no denoisers; see `lambdanet publish`")
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    table["aliases"] = table["aliases"].map(", ".join)
+    columns = ["noise", "model", "version", "psnr", "ssim", "parameters", "profile", "created", "aliases"]
+    click.echo(table[columns].to_string(index=False, float_format="%.3f"))
+    click.echo(f"\n{catalogue.RULE}")
+
+
+@main.command()
+@PROFILE
+def publish(profile: str | None) -> None:
+    """Bring MLflow up to date with a profile's trainings: runs, models, aliases, what is missing only.
+
+    Taken from DVC's outputs where they are, else from weights/PROFILE and results/PROFILE. Where to is
+    MLFLOW_TRACKING_URI, by default mlflow.db in the current folder.
+    """
+    from lambdanet import publish
+
+    loaded = _params()
+    profile = profile or loaded.profile
+    images = params.look_up(loaded.downloads, profile, "profile").train
+    logs, results = Path("logs", profile), Path("results", profile)
+    trained = publish.from_outputs(
+        loaded.cells(profile), Path("models", profile), Path("scores", profile), logs
+    )
+    if not trained and Path("weights", profile).is_dir():
+        click.echo(f"from weights/{profile} and results/{profile}, as DVC's outputs are not here")
+        trained = publish.from_committed(Path("weights", profile), results, logs)
+    if not trained:
+        raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro` first")
+    summary = results if (results / "table2.md").is_file() else None
+    for line in publish.publish(trained, profile, images, summary).lines():
+        click.echo(line)
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+def ui(port: int) -> None:
+    """Open MLflow's pages on this project's runs and models; ends with Ctrl-C."""
+    from lambdanet import tracking
+
+    tracking.connect()  # makes the database, alone, before the server's processes open it
+    if not tracking.uri().startswith("sqlite:"):
+        click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {tracking.uri()}")
+        return
+    store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(tracking.ARTIFACTS)]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(port), "--workers", "1"]
+    click.echo(f"http://127.0.0.1:{port}", err=True)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes for nothing here
+    os.execv(sys.executable, command)
 
 
 @main.command()
@@ -163,17 +260,12 @@ def show(profile: str | None) -> None:
     profile = profile or _params().profile
     folder = Path("results") / profile
     table = tables.read_table(folder / "table2.csv")
-    best = "-".join(table.loc[table["psnr"].idxmax(), ["noise", "model"]])
-    found = [
-        *Path("weights", profile).glob(f"{best}-*"),
-        *Path("models", profile).glob(f"{best}-*/*.safetensors"),
-    ]
     click.echo(tables.as_text(table))
     click.echo(f"\nreport:     {folder / 'report.html'}")
     click.echo("changes:    edit params.yaml, then `dvc repro` redoes what the change touches")
     click.echo("CIFAR-10:   dvc exp run -S profile=quick")
-    if found:
-        click.echo(f"your image: lambdanet denoise {found[0]} in.png out.png")
+    click.echo("runs:       make ui, then open http://127.0.0.1:5000")
+    click.echo("your image: lambdanet denoise photo.png -o clean.png --blind")
 
 
 @main.command("export-weights")

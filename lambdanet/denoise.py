@@ -1,5 +1,8 @@
 """Images in, images out: run a denoiser over arrays of any size."""
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +10,10 @@ from torch import Tensor, nn
 # Pixels of one batch at inference: large enough to keep the cores busy, small enough for
 # LambdaNet's (k, v, h, w) lambdas, 256 bytes a pixel, to stay in tens of megabytes.
 BATCH_PIXELS = 128 * 32 * 32
+# Side of a photograph's tiles, a multiple of every `stride`: some hundred megabytes at work at a time.
+TILE = 512
+
+Area = tuple[slice, slice]
 
 
 @torch.no_grad()
@@ -22,15 +29,70 @@ def denoise(model: nn.Module, noisy: Tensor) -> Tensor:
     if noisy.ndim != 4 or noisy.shape[1] != 3:
         raise ValueError(f"images have the shape {tuple(noisy.shape)}, must be (n, 3, height, width)")
     h, w = noisy.shape[-2:]
-    stride = getattr(model, "stride", 1)
-    padding = (0, -w % stride, 0, -h % stride)
-    if any(padding):
-        noisy = F.pad(noisy, padding, mode="reflect" if min(h, w) > stride else "replicate")
     was_training = model.training
     model.eval()
     try:
         batch = max(1, BATCH_PIXELS // (h * w))
-        output = torch.cat([model(part) for part in noisy.split(batch)])
+        return torch.cat([_run(model, part) for part in noisy.split(batch)])
     finally:
         model.train(was_training)
-    return output[..., :h, :w]
+
+
+@torch.no_grad()
+def denoise_photograph(
+    model: nn.Module, image: np.ndarray, device: torch.device, *, tile: int = TILE
+) -> np.ndarray:
+    """Denoise one photograph of any size, tile by tile, to what the whole of it would give.
+
+    Each tile is read with the margin that its pixels see (`model.halo`); what LambdaNet's pixels need
+    of all others (`model.context`) is summed up first. A model without a `halo` takes the whole.
+
+    Args:
+        model: the denoiser, on `device`, in evaluation mode.
+        image: uint8 or uint16, (h, w, 3).
+        device: where it runs.
+        tile: side of a tile in pixels, a multiple of the model's stride.
+
+    Returns:
+        The same type and shape.
+    """
+    h, w, _ = image.shape
+    white = np.iinfo(image.dtype).max
+    halo = getattr(model, "halo", None)
+    tile = tile if halo is not None else max(h, w)
+
+    def read(area: Area) -> Tensor:
+        values = torch.from_numpy(image[area].astype(np.float32)).to(device) / white
+        return values.permute(2, 0, 1)[None].contiguous()
+
+    areas = list(_tiles(h, w, tile))
+    context = []
+    if len(areas) > 1 and hasattr(model, "context"):
+        context = [model.context(map(read, areas))]
+    output = np.empty_like(image)
+    for rows, columns in areas:
+        top, bottom, left, right = *_widened(rows, halo, h), *_widened(columns, halo, w)
+        denoised = _run(model, read((slice(top, bottom), slice(left, right))), *context)
+        inner = denoised[0, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        values = (white * inner.clamp(0, 1)).round().permute(1, 2, 0).cpu().numpy()
+        output[rows, columns] = values.astype(image.dtype)
+    return output
+
+
+def _run(model: nn.Module, noisy: Tensor, *context: Tensor) -> Tensor:
+    h, w = noisy.shape[-2:]
+    stride = getattr(model, "stride", 1)
+    padding = (0, -w % stride, 0, -h % stride)
+    if any(padding):
+        noisy = F.pad(noisy, padding, mode="reflect" if min(h, w) >= stride else "replicate")
+    return model(noisy, *context)[..., :h, :w]
+
+
+def _tiles(h: int, w: int, side: int) -> Iterator[Area]:
+    for y in range(0, h, side):
+        for x in range(0, w, side):
+            yield slice(y, min(y + side, h)), slice(x, min(x + side, w))
+
+
+def _widened(part: slice, halo: int | None, size: int) -> tuple[int, int]:
+    return max(0, part.start - (halo or 0)), min(size, part.stop + (halo or 0))

@@ -3,18 +3,16 @@
 What DVC's stages and the command line share; it carries values between files and computes nothing.
 """
 
-import io
 import json
+import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from torch import nn
 
-from lambdanet import checkpoint, datasets, devices, evaluation, files, provenance
-from lambdanet.denoise import denoise
-from lambdanet.images import to_bytes, to_tensor
+from lambdanet import checkpoint, datasets, devices, evaluation, files, provenance, timing
+from lambdanet.images import to_tensor
 from lambdanet.models import load_weights, save_weights
 from lambdanet.noise import create_noise
 from lambdanet.params import Cell, Training
@@ -35,6 +33,7 @@ def train_cell(
     checkpoints: Path,
     log: Path,
     device: str = "auto",
+    on_news: Callable[[], None] = lambda: None,
 ) -> None:
     """Train one cell; write the weights, the model's description and the history to a folder.
 
@@ -47,8 +46,9 @@ def train_cell(
         noisy: the same with noise.
         out: folder, replaced as a whole at the end.
         checkpoints: folder for this cell's checkpoints and its lock.
-        log: JSON file that times, memory and device are added to.
+        log: JSON file that times, memory and device are added to, epoch by epoch.
         device: "auto", "cpu" or "cuda".
+        on_news: called when the log has something new.
 
     Raises:
         ValueError: bad settings or data, another process trains the same, or a loss not finite.
@@ -62,20 +62,28 @@ def train_cell(
     }
     with files.sole_writer(checkpoints / "lock"):
         files.discard_parts(out)
-        record = provenance.Log(where)
-        model, history = train(
-            model_config, noise_config, settings, pairs["train"], pairs["test"],
-            seed=cell.seed, device=where, checkpoints=checkpoints, label=cell.name,
-        )  # fmt: skip
         description = {
             "cell": asdict(cell), "model": model_config, "noise": noise_config, "training": asdict(settings),
         }  # fmt: skip
+        data = {split: _digests(pairs[split]) for split in datasets.SPLITS}
+        record = provenance.Log(
+            log, where, task="train", **asdict(cell), stage=_stage(), description=description, data=data
+        )
+        on_news()
+
+        def on_epoch(row: dict, seconds: float | None) -> None:
+            record.epoch(row, seconds)
+            on_news()
+
+        model, history = train(
+            model_config, noise_config, settings, pairs["train"], pairs["test"],
+            seed=cell.seed, device=where, checkpoints=checkpoints, label=cell.name, on_epoch=on_epoch,
+        )  # fmt: skip
         with files.new_folder(out) as new:
             save_weights(new / WEIGHTS, model, description)
             files.write_json(new / MODEL, description)
             files.write_csv(new / HISTORY, history)
-        digest = files.sha256(out / WEIGHTS)
-        record.append(log, **asdict(cell), epochs=settings.epochs, weights_sha256=digest)
+        record.finish(files.sha256(out / WEIGHTS))
         checkpoint.discard(checkpoints)
 
 
@@ -92,27 +100,6 @@ def evaluate_weights(
         device=devices.choose_device(device),
     )
     return scores | {"weights_sha256": files.sha256(weights)}, model
-
-
-def denoise_image(weights: Path, image: Path, out: Path, *, device: str = "auto") -> None:
-    """Denoise one 8-bit photograph, grey or colour, of any size; write an 8-bit RGB PNG.
-
-    Raises:
-        ValueError: weights or image cannot be read, or `out` is no .png file.
-    """
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"{out}: the output is a PNG file, name it .png")
-    where = devices.choose_device(device)
-    model, _ = load_weights(weights)
-    try:
-        with Image.open(image) as opened:
-            noisy = np.asarray(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{image}: cannot be read as an image ({error})") from None
-    denoised = denoise(model.to(where), to_tensor(noisy[None], where))
-    buffer = io.BytesIO()
-    Image.fromarray(to_bytes(denoised)[0]).save(buffer, "PNG")
-    files.write_bytes(out, buffer.getvalue())
 
 
 def export_weights(digests: Path, trained: Path, out: Path) -> int:
@@ -151,6 +138,7 @@ def evaluate_cell(
     out: Path,
     panel: Path,
     *,
+    log: Path,
     device: str = "auto",
 ) -> None:
     """Score one trained cell into a JSON file, and write its panel of photographs.
@@ -163,11 +151,29 @@ def evaluate_cell(
         noisy: the same with noise.
         out: JSON file.
         panel: folder for PNG files, replaced as a whole.
+        log: JSON file for what depends on the machine: its device, and the time an image takes there.
         device: "auto", "cpu" or "cuda".
 
     Raises:
         ValueError: weights or data that cannot be read or do not fit.
     """
+    where = devices.choose_device(device)
+    record = provenance.Log(log, where, task="evaluate", **asdict(cell), stage=_stage())
     scores, model = evaluate_weights(trained / WEIGHTS, clean, noisy, device=device)
-    evaluation.write_panel(model, create_noise(**noise_config), panel, device=devices.choose_device(device))
+    images = to_tensor(datasets.load_images(noisy, "test")[: timing.BATCH], where)
+    seconds = timing.inference_seconds(model, images)
+    evaluation.write_panel(model, create_noise(**noise_config), panel, device=where)
     files.write_json(out, asdict(cell) | scores)
+    record.finish(scores["weights_sha256"], scores=scores, inference_seconds_per_image=seconds)
+
+
+def _digests(pairs: Pairs) -> dict:
+    images = {"clean": pairs.clean, "noisy": pairs.noisy}
+    return {"images": len(pairs.clean)} | {
+        f"{kind}_sha256": datasets.digest(values) for kind, values in images.items()
+    }
+
+
+def _stage() -> str | None:
+    """The DVC stage that this process runs for, if any."""
+    return os.environ.get("DVC_STAGE")

@@ -135,7 +135,7 @@ class Params:
         cells = [cell.name for cell in self.cells(profile)]
         levels = {"corrupt": list(self.noises), "train": cells, "evaluate": cells}
         inner = [f"{stage}@{profile}-{name}" for stage, names in levels.items() for name in names]
-        return [f"download@{profile}", *inner, f"plot@{profile}"]
+        return [f"download@{profile}", *inner, f"plot@{profile}", f"register@{profile}"]
 
 
 def load(path: Path) -> Params:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from torch import Tensor
@@ -10,14 +11,22 @@ from tqdm import tqdm
 REFRESH_SECONDS = 0.5
 NOTE_SECONDS = 60
 
+# A row of the history, and how long its epoch took: None for one that an earlier process began.
+OnEpoch = Callable[[dict, float | None], None]
+
+
+def ignore(row: dict, seconds: float | None) -> None:
+    """The `OnEpoch` that does nothing."""
+
 
 class Progress:
     """Progress over `epochs` x `steps` optimiser steps, of which `done` are behind us."""
 
-    def __init__(self, label: str, epochs: int, steps: int, done: int) -> None:
-        self.label, self.epochs, self.steps = label, epochs, steps
+    def __init__(self, label: str, epochs: int, steps: int, done: int, on_epoch: OnEpoch = ignore) -> None:
+        self.label, self.epochs, self.steps, self.on_epoch = label, epochs, steps, on_epoch
         self.first = self.done = done
         self.started = self.shown = self.noted = time.monotonic()
+        self.epoch_started = None if done % steps else self.started
         self.bar = tqdm(
             total=epochs * steps, initial=done, desc=label, unit="step", disable=not sys.stderr.isatty(),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} + {remaining} left{postfix}", leave=False,
@@ -57,12 +66,16 @@ class Progress:
         return True
 
     def epoch(self, row: dict) -> None:
-        """Show an ended epoch's row of the history."""
+        """Show an ended epoch's row of the history, and pass it on."""
         self.last_psnr = f", {row['monitored_psnr']:.2f} dB"
         self.noted = time.monotonic()
         if self.bar.disable or row["epoch"] == self.epochs:
             numbers = f"loss {row['loss']:.5f}{self.last_psnr}"
             self.note(f"epoch {row['epoch']}/{self.epochs}: {numbers}{self.time_left}")
+        now = time.monotonic()
+        seconds = None if self.epoch_started is None else now - self.epoch_started
+        self.epoch_started = now
+        self.on_epoch(row, seconds)
 
     @property
     def time_left(self) -> str:

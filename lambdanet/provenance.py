@@ -1,11 +1,11 @@
 """How a result came about: code, versions, device, time and memory. Never part of what DVC hashes."""
 
-import json
 import platform
 import resource
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 
 from lambdanet import files
 from lambdanet.devices import describe_device
+from lambdanet.records import read_records
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-image", "dvc", "prefect", "mlflow")
 # What a run changes itself, and the parameters, which model.json records in full.
@@ -20,21 +21,55 @@ _NOT_CODE = (":!dvc.lock", ":!results", ":!weights", ":!params.yaml")
 
 
 class Log:
-    """Measures from its creation on; `append` adds a record to a list in a JSON file."""
+    """One record in a JSON file of such records, kept up to date while what it tells of goes on."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.started = device, time.time()
-        self.code = {"commit": commit(), "python": platform.python_version(), "versions": versions()}
+    def __init__(self, path: Path, device: torch.device, **details: object) -> None:
+        """Begin a record, or go on with the last one where a killed process left it unfinished.
 
-    def append(self, path: Path, **details: object) -> None:
-        """Add a record of device, seconds, peak memory, versions and commit, with `details`."""
-        content = {
-            "device": describe_device(self.device),
-            "seconds": round(time.time() - self.started, 1),
-            "peak_memory_bytes": self._peak_memory(),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        Args:
+            path: JSON file; it keeps the finished records of earlier times.
+            device: where the computation runs.
+            **details: what identifies it; only a record with the same ones is gone on with.
+        """
+        self.path, self.device, self.began = path, device, time.time()
+        self.older = read_records(path)
+        last = self.older.pop() if self.older and "weights_sha256" not in self.older[-1] else {}
+        same = all(last.get(key) == value for key, value in details.items())
+        self.seconds = last.get("seconds", 0.0) if same else 0.0
+        self.record = {
+            "device": describe_device(device),
+            "seconds": self.seconds,
+            "peak_memory_bytes": 0,
+            "started": last["started"] if same and last else _now(),
+            "finished": None,
+            "commit": commit(),
+            "python": platform.python_version(),
+            "versions": versions(),
+            **details,
+            "history": last.get("history", []) if same else [],
         }
-        files.write_json(path, [*read_records(path), content | self.code | details])
+        self.write()
+
+    def epoch(self, row: dict, seconds: float | None) -> None:
+        """Add an epoch's row, its time and its moment; an `OnEpoch` of the training."""
+        history = [old for old in self.record["history"] if old["epoch"] < row["epoch"]]
+        self.record["history"] = [*history, row | {"seconds": seconds, "finished": _now()}]
+        self.write()
+
+    def finish(self, weights_sha256: str, **details: object) -> None:
+        """Write the record for good, with the digest of the weights that it is about."""
+        self.record |= details | {"finished": _now(), "weights_sha256": weights_sha256}
+        if not self.record["history"]:  # killed just after this, it had nothing left to do but this again
+            for old in self.older:
+                if old.get("weights_sha256") == weights_sha256:
+                    self.record["history"] = old.get("history", [])
+        self.write()
+
+    def write(self) -> None:
+        """Write the record as far as it has come."""
+        self.record["seconds"] = round(self.seconds + time.time() - self.began, 1)
+        self.record["peak_memory_bytes"] = self._peak_memory()
+        files.write_json(self.path, [*self.older, self.record])
 
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":
@@ -43,24 +78,9 @@ class Log:
         return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def read_records(path: Path) -> list[dict]:
-    """The records of a log, oldest first; none where it is missing or damaged."""
-    try:
-        records = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return []
-    return records if isinstance(records, list) else []
-
-
-def find_record(path: Path, **details: object) -> dict | None:
-    """The newest record of a log that has these details.
-
-    A cell's log outlives its outputs: DVC may restore those of an earlier training from its cache.
-    """
-    for record in reversed(read_records(path)):
-        if all(record.get(key) == value for key, value in details.items()):
-            return record
-    return None
+def _now() -> str:
+    """UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def versions() -> dict[str, str]:

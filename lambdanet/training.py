@@ -20,7 +20,7 @@ from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
 from lambdanet.models import create_model
 from lambdanet.params import Training
-from lambdanet.progress import Progress
+from lambdanet.progress import OnEpoch, Progress, ignore
 
 
 def binary_cross_entropy(output: Tensor, clean: Tensor) -> Tensor:
@@ -57,6 +57,7 @@ def train(
     device: torch.device,
     checkpoints: Path,
     label: str = "",
+    on_epoch: OnEpoch = ignore,
 ) -> tuple[nn.Module, list[dict]]:
     """Train a denoiser, or go on where a killed training of the same settings stopped.
 
@@ -73,6 +74,7 @@ def train(
         device: where to train.
         checkpoints: folder; `checkpoint.discard` it when the result is safe.
         label: names the training in its progress lines.
+        on_epoch: called after each epoch.
 
     Returns:
         The model and a row per epoch: epoch, learning_rate (last), loss (mean), monitored_psnr (dB).
@@ -96,15 +98,13 @@ def train(
     if state := checkpoint.load_newest(checkpoints, key):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        done, history = state["done"], state["history"]
-        loss_sum += state["loss_sum"]
+        done, history, loss_sum = state["done"], state["history"], loss_sum + state["loss_sum"]
 
     def save() -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"done": done, "history": history, "loss_sum": loss_sum.item()}
-        checkpoint.save(checkpoints, key, done, state)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+        checkpoint.save(checkpoints, key, done, state | {"history": history, "loss_sum": loss_sum.item()})
 
-    progress = Progress(label, settings.epochs, steps, done)
+    progress = Progress(label, settings.epochs, steps, done, on_epoch)
     with watch_for_interruption() as interruption, progress:
         for epoch in range(done // steps, settings.epochs):
             model.train()
@@ -127,10 +127,10 @@ def train(
                 if interruption:
                     break
             if done % steps == 0:
-                row = _row(epoch, learning_rate(settings, done - 1, steps), loss_sum / count, model, monitor)
-                history.append(row)
+                rate = learning_rate(settings, done - 1, steps)
+                history.append(_row(epoch, rate, loss_sum / count, model, monitor))
                 loss_sum.zero_()
-                progress.epoch(row)
+                progress.epoch(history[-1])
             save()
             if interruption:
                 progress.note(f"stopped in epoch {epoch + 1}; the checkpoint is written, run again to go on")

@@ -4,24 +4,28 @@ from pathlib import Path
 
 import door
 
+from lambdanet import live
+
 
 def main() -> None:
-    *names, trained, clean, noisy, out, panel = door.arguments(
-        "PROFILE NOISE MODEL SEED TRAINED CLEAN NOISY OUT PANEL"
+    *names, trained, clean, noisy, log, out, panel = door.arguments(
+        "PROFILE NOISE MODEL SEED TRAINED CLEAN NOISY LOG OUT PANEL"
     )
     cell, params = door.cell("evaluate", names)
-    from lambdanet import experiment
+    with live.follow(Path(log)):
+        from lambdanet import experiment
 
-    experiment.evaluate_cell(
-        cell,
-        params.noise(cell.noise),
-        Path(trained),
-        Path(clean),
-        Path(noisy),
-        Path(out),
-        Path(panel),
-        device=door.device_name(),
-    )
+        experiment.evaluate_cell(
+            cell,
+            params.noise(cell.noise),
+            Path(trained),
+            Path(clean),
+            Path(noisy),
+            Path(out),
+            Path(panel),
+            log=Path(log),
+            device=door.device_name(),
+        )
 
 
 if __name__ == "__main__":

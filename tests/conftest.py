@@ -5,7 +5,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LAMBDANET_DEVICE"] = "cpu"
+os.environ["LAMBDANET_TRACKING"] = "off"  # what is about MLflow switches it on
 os.environ.pop("LAMBDANET_CIFAR10", None)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import numpy as np
 import pytest

@@ -94,6 +94,11 @@ def train_words(model="lambdanet", seed="0", noise="gaussian-01", profile="tiny"
     return [profile, noise, model, seed, "clean", "noisy", "checkpoints", "log.json", "out"]
 
 
+def evaluate_words(trained="out", scores="scores.json", panel="panel"):
+    cell = ["tiny", "gaussian-01", "lambdanet", "0"]
+    return [*cell, trained, "clean", "noisy", "evaluate.json", scores, panel]
+
+
 def start(stage, words, folder, code=None, **environment):
     """Start a stage script as its own process, or `code` in its place with the same words."""
     script = str(ROOT / "stages" / f"{stage}.py")

@@ -5,16 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from PIL import Image
 
 from lambdanet.cli import main
-from lambdanet.denoise import denoise
-from lambdanet.images import to_bytes, to_tensor
-from lambdanet.models import create_model, load_weights, save_weights
+from lambdanet.models import create_model, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,18 +51,6 @@ def test_trains_and_scores_a_cell_without_dvc(project, lambdanet):
     assert scores["psnr"] == pytest.approx(
         float(rows[-1]["monitored_psnr"]), abs=1e-3
     )  # all 20 are monitored
-
-
-def test_denoises_a_photograph_of_any_size_as_the_network_does(project, lambdanet):
-    weights, photo = project / "w.safetensors", project / "in.png"
-    config = {"name": "autoencoder", "width": 2}
-    save_weights(weights, create_model(**config), {"model": config})
-    pixels = np.random.default_rng(0).integers(0, 256, (45, 37, 3), np.uint8)
-    Image.fromarray(pixels).save(photo)
-    assert lambdanet("denoise", weights, photo, project / "out.png").exit_code == 0
-    expected = to_bytes(denoise(load_weights(weights)[0], to_tensor(pixels[None])))[0]
-    with Image.open(project / "out.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), expected)
 
 
 def test_check_accepts_the_projects_parameters(project, lambdanet):
@@ -112,8 +96,7 @@ def test_check_names_what_is_wrong(project, lambdanet, path, value, says):
         ),
         (["evaluate", "none.safetensors", "speckle"], "none.safetensors: no such weights file"),
         (["evaluate", "params.yaml", "speckle"], "params.yaml: not a readable safetensors file"),
-        (["denoise", "none.safetensors", "a.png", "b.png"], "none.safetensors: no such weights file"),
-        (["denoise", "none.safetensors", "a.png", "b.jpg"], "b.jpg: the output is a PNG file"),
+        (["models"], "there is no registry yet (mlflow.db)"),
         (["show"], "results/sample/table2.csv cannot be read"),
         (["export-weights"], "results/sample/digests.json cannot be read"),
     ],
@@ -124,22 +107,28 @@ def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, say
     assert sorted(project.rglob("*")) == before
 
 
-def test_broken_photograph_is_one_line(project, lambdanet):
-    config = {"name": "autoencoder", "width": 1}
-    save_weights(project / "w.safetensors", create_model(**config), {"model": config})
-    (project / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    assert "a.png: cannot be read as an image" in one_line(
-        lambdanet("denoise", "w.safetensors", "a.png", "b.png")
-    )
-    assert not (project / "b.png").exists()
-
-
 def test_params_missing_is_one_line(tmp_path):
     command = [sys.executable, "-m", "lambdanet", "check"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == "error: params.yaml is missing; run this in the project's folder\n"
+
+
+def test_show_prints_the_table_and_where_to_go_on(lambdanet, project):
+    results = project / "results"
+    results.symlink_to(ROOT / "results")
+    done = lambdanet("show", "--profile", "quick")
+    assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader((results / "quick/table2.csv").read_text().splitlines()))
+    for row, line in zip(rows, done.stdout.splitlines()[1:], strict=False):
+        assert {row["model"], f"{float(row['psnr']):.2f}", f"{int(row['parameters']):,}"} <= set(line.split())
+    said = [line for line in done.stdout.splitlines() if line.startswith(("report:", "runs:", "your image:"))]
+    assert said == [
+        "report:     results/quick/report.html",
+        "runs:       make ui, then open http://127.0.0.1:5000",
+        "your image: lambdanet denoise photo.png -o clean.png --blind",
+    ]
 
 
 def test_exported_weights_are_those_that_were_scored(project, lambdanet):

@@ -1,6 +1,7 @@
 """dvc.yaml and the code agree: each stage's deps are the modules that decide its output, no more."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,13 @@ PLUMBING = {
     "lambdanet/experiment.py": "carries values between files",
     "lambdanet/files.py": "how files are written",
     "lambdanet/interruption.py": "when it stops",
+    "lambdanet/live.py": "tells MLflow, from a process of its own",
     "lambdanet/models/__init__.py": "the registry; the network's own module is a dependency",
     "lambdanet/params.py": "the values themselves reach DVC as params",
     "lambdanet/progress.py": "what is printed",
     "lambdanet/provenance.py": "the log",
+    "lambdanet/records.py": "the log, read",
+    "lambdanet/timing.py": "how long it took, which only the log holds",
     "stages/door.py": "command line and errors",
 }
 # A change of a noise changes the noisy images, which are a dependency.
@@ -29,13 +33,17 @@ NOISE = {"lambdanet/noise.py", "lambdanet/datasets/__init__.py", "lambdanet/data
 # datasets/__init__.py reads the stored images, which are a dependency themselves.
 # experiment.py serves training and evaluation; each uses its half.
 EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise", "datasets/photos")}
+# Reached through live.py, whose process only reads what the stage writes.
+FOLLOWER = {"lambdanet/tracking.py"}
 OTHER_HALF = {
     "download": set(),
     "corrupt": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
-    "train": NOISE | EVALUATION,
-    "evaluate": NOISE | {"lambdanet/training.py"},
+    "train": NOISE | EVALUATION | FOLLOWER,
+    "evaluate": NOISE | FOLLOWER | {"lambdanet/training.py"},
     # the photographs' names only
     "plot": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
+    # what a traced network is checked against, never what is registered; how scores and histories are read
+    "register": {"lambdanet/denoise.py", "lambdanet/report/tables.py"},
 }
 
 
@@ -108,8 +116,12 @@ def test_only_plot_writes_into_git():
         stage: [out for out in spec["outs"] if isinstance(out, dict)] for stage, spec in STAGES.items()
     }
     assert {stage: outs for stage, outs in uncached.items() if outs} == {
-        "plot": [{"results/${item.profile}": {"cache": False, "persist": True}}]
+        "plot": [{"results/${item.profile}": {"cache": False, "persist": True}}],
+        "register": [{"receipts/${item.profile}.json": {"cache": False}}],
     }
+    ignored = ["receipts/quick.json", "mlflow.db", "mlflow.db-wal", ".mlflow.db.lock", "mlartifacts/quick/a"]
+    words = ["git", "check-ignore", "--no-index", "results/quick/table2.md", *ignored]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.split() == ignored
 
 
 def test_every_path_carries_the_profile():

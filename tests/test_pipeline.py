@@ -9,8 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import skimage.data
 import yaml
+from PIL import Image
+
+from lambdanet.denoise import denoise
+from lambdanet.images import to_bytes, to_tensor
+from lambdanet.models import load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 DVC = [str(Path(sys.executable).with_name("dvc"))]
@@ -19,6 +26,42 @@ TINY = {
     "train": {"batch_size": 4, "learning_rate": 0.01, "schedule": "cosine", "monitored": 10},
     "models": {"lambdanet-u4-m7": {"epochs": 2}, "autoencoder": {"epochs": 1}},
 }
+
+
+# Runs by experiment and name, versions by model and number, with all that they hold.
+DUMP = """
+import json
+from lambdanet import tracking
+client = tracking.connect()
+def artifacts(run_id, folder=None):
+    for one in client.list_artifacts(run_id, folder):
+        yield from artifacts(run_id, one.path) if one.is_dir else [one.path]
+def run(one):
+    info, data = one.info, one.data
+    histories = {key: client.get_metric_history(info.run_id, key) for key in data.metrics}
+    names[info.run_id] = info.run_name
+    return {
+        "name": info.run_name, "status": info.status, "start": info.start_time, "end": info.end_time,
+        "tags": data.tags, "params": data.params, "artifacts": sorted(artifacts(info.run_id)),
+        "metrics": {key: [(m.step, m.value) for m in history] for key, history in histories.items()},
+        "times": {key: [m.timestamp for m in history] for key, history in histories.items()},
+        "inputs": sorted((d.dataset.name, d.dataset.digest) for d in one.inputs.dataset_inputs),
+    }
+names = {}
+runs = {
+    e.name: sorted(map(run, client.search_runs([e.experiment_id])), key=lambda one: one["name"])
+    for e in client.search_experiments() if e.name.startswith("lambdanet/")
+}
+def version(one):
+    return [int(one.version), names[one.run_id], one.tags, one.description, one.status]
+models = {
+    m.name: {"aliases": {alias: int(number) for alias, number in m.aliases.items()},
+             "description": m.description,
+             "versions": sorted(map(version, client.search_model_versions(f"name='{m.name}'")))}
+    for m in client.search_registered_models()
+}
+print(json.dumps({"runs": runs, "models": models}))
+"""
 
 
 class Clone:
@@ -63,10 +106,15 @@ class Clone:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
+            "LAMBDANET_TRACKING": "on",
         }
         done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def mlflow(self) -> dict:
+        """What the clone's MLflow holds, without ids: see DUMP."""
+        return json.loads(self.run(sys.executable, "-c", DUMP))
 
     def repro(self) -> set[str]:
         """Run `dvc repro`; the stages whose commands were really executed."""
@@ -92,7 +140,97 @@ CELLS = {
 def test_every_stage_runs_and_then_none(clone):
     expected = {"download@quick", "plot@quick", "corrupt@quick-gaussian-01", "corrupt@quick-speckle"}
     expected |= {f"{stage}@quick-{cell}" for stage in ("train", "evaluate") for cell in CELLS}
-    assert clone.first == expected
+    assert clone.first == expected | {"register@quick"}
+    assert clone.repro() == set()
+    assert "up to date" in clone.run(*DVC, "status")
+
+
+def test_mlflow_holds_one_whole_run_of_each_cell(clone):
+    held = clone.mlflow()["runs"]
+    assert list(held) == ["lambdanet/quick"]
+    runs = {run["name"]: run for run in held["lambdanet/quick"]}
+    assert sorted(run["name"] for run in held["lambdanet/quick"]) == sorted([*CELLS, "table2-quick"])
+    assert {run["status"] for run in runs.values()} == {"FINISHED"}
+    results = clone.folder / "results/quick"
+    for cell in CELLS:
+        run = runs[cell]
+        history = list(csv.DictReader((results / "histories" / f"{cell}.csv").read_text().splitlines()))
+        for key in ("loss", "monitored_psnr", "learning_rate"):
+            assert run["metrics"][key] == [[int(row["epoch"]), float(row[key])] for row in history]
+        assert len(run["metrics"]["epoch_seconds"]) == len(history)
+        scores = json.loads((results / "scores" / f"{cell}.json").read_text())
+        for key in ("psnr", "ssim", "parameters", "noisy_psnr"):
+            assert run["metrics"][key] == [[0, scores[key]]]
+        assert {"training_seconds", "peak_memory_bytes", "inference_seconds_per_image"} <= set(run["metrics"])
+        assert run["params"]["training.epochs"] == str(len(history))
+        assert run["tags"]["stage"] == f"train@quick-{cell}"
+        noise = cell.partition("-lambdanet")[0].partition("-autoencoder")[0]
+        folders = [
+            f"quick/{folder}/{split}" for folder in ("clean", f"noisy/{noise}") for split in ("test", "train")
+        ]
+        assert [name for name, _ in run["inputs"]] == folders
+    figures = [f"figures/{path.name}" for path in (results / "figures").iterdir()]
+    summary = sorted([*figures, "report.html", "table2.csv", "table2.md"])
+    assert runs["table2-quick"]["artifacts"] == summary
+
+
+def test_registry_holds_every_network_and_its_aliases_follow_the_scores(clone):
+    models = clone.mlflow()["models"]
+    assert sorted(models) == ["denoiser-gaussian-01", "denoiser-speckle"]
+    for noise in ("gaussian-01", "speckle"):
+        held = models[f"denoiser-{noise}"]
+        networks = {number: tags["model"] for number, _, tags, _, _ in held["versions"]}
+        assert networks == {1: "lambdanet-u4-m7", 2: "autoencoder"}
+        scores = {}
+        for number, run, tags, description, status in held["versions"]:
+            assert run == f"{noise}-{networks[number]}-0"
+            score = json.loads((clone.folder / "results/quick/scores" / f"{run}.json").read_text())
+            assert (tags["psnr"], tags["noise"], status) == (str(score["psnr"]), noise, "READY")
+            assert f"PSNR {score['psnr']:.2f} dB" in description
+            scores[number] = score["psnr"]
+        best = max(scores, key=scores.get)
+        aliases = {"champion": best, "compact": 1, "lambdanet-u4-m7": 1, "autoencoder": 2}
+        assert held["aliases"] == aliases
+
+
+def test_registered_denoisers_denoise_a_photograph(clone):
+    command = [sys.executable, "-m", "lambdanet"]
+    photo, out = clone.folder / "photo.png", clone.folder / "out.png"
+    Image.fromarray(skimage.data.chelsea()[:50, :70]).save(photo)
+    said = clone.run(
+        *command, "denoise", "photo.png", "-o", "out.png", "--noise", "speckle", "--alias", "compact"
+    )
+    assert said.startswith("out.png: written, by lambdanet-u4-m7 for speckle (version 1, ")
+    weights, _ = load_weights(clone.folder / "models/quick/speckle-lambdanet-u4-m7-0/weights.safetensors")
+    expected = to_bytes(denoise(weights, to_tensor(skimage.data.chelsea()[None, :50, :70])))[0]
+    with Image.open(out) as image:
+        np.testing.assert_array_equal(np.asarray(image), expected)
+    assert "out.png: written, by " in clone.run(*command, "denoise", "photo.png", "-o", "out.png", "--blind")
+    listed = clone.run(*command, "models").splitlines()
+    assert sum(line.split()[:2] == ["speckle", "autoencoder"] for line in listed) == 1
+    photo.unlink()
+    out.unlink()
+
+
+def test_lost_mlflow_is_restored_by_register_alone(clone):
+    before = clone.mlflow()
+    receipt = (clone.folder / "receipts/quick.json").read_bytes()
+    for path in (*clone.folder.glob("mlflow.db*"), *clone.folder.glob("receipts/*")):
+        path.unlink()
+    shutil.rmtree(clone.folder / "mlartifacts")
+    assert clone.repro() == {"register@quick"}
+    assert (clone.folder / "receipts/quick.json").read_bytes() == receipt
+    after = clone.mlflow()
+    for run in [*before["runs"]["lambdanet/quick"], *after["runs"]["lambdanet/quick"]]:
+        # When a score was logged first is nobody's but its own, and so is all of the summary.
+        times = run.pop("times")
+        if run["tags"]["task"] == "summary":
+            del run["start"], run["end"]
+        else:
+            run["epochs ended"] = {key: times[key] for key in ("loss", "monitored_psnr", "learning_rate")}
+    assert after["models"] == before["models"]
+    for old, new in zip(before["runs"]["lambdanet/quick"], after["runs"]["lambdanet/quick"], strict=True):
+        assert new == old, old["name"]
     assert clone.repro() == set()
     assert "up to date" in clone.run(*DVC, "status")
 
@@ -139,12 +277,12 @@ def test_changed_noise_reruns_its_cells_and_what_collects_them(clone):
     clone.write_params(raw)
     ran = clone.repro()
     cells = {cell for cell in CELLS if cell.startswith("speckle")}
-    assert ran == {"corrupt@quick-speckle", "plot@quick"} | {
+    assert ran == {"corrupt@quick-speckle", "plot@quick", "register@quick"} | {
         f"{stage}@quick-{cell}" for stage in ("train", "evaluate") for cell in cells
     }
     raw["noises"]["speckle"]["variance"] = 0.1
     clone.write_params(raw)
-    assert clone.repro() <= {"plot@quick"}  # the rest comes from DVC's run-cache
+    assert clone.repro() <= {"plot@quick", "register@quick"}  # the rest comes from DVC's run-cache
     assert clone.git("status", "--porcelain") == ""
 
 

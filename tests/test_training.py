@@ -18,6 +18,7 @@ from lambdanet.models import create_model, save_weights
 from lambdanet.noise import create_noise
 from lambdanet.params import Cell, Training
 from lambdanet.progress import Progress
+from lambdanet.records import read_records
 from lambdanet.training import Pairs, learning_rate, train
 
 CPU = torch.device("cpu")
@@ -227,7 +228,8 @@ def test_nan_in_the_data_writes_no_model(tmp_path):
             checkpoints=project / "checkpoints", log=project / "log.json", device="cpu",
         )  # fmt: skip
     assert not list(project.glob("*out*"))
-    assert not (project / "log.json").exists()
+    (record,) = read_records(project / "log.json")
+    assert (record["finished"], record["history"]) == (None, [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -376,6 +378,7 @@ sys.path.insert(0, str(Path(sys.argv[0]).parent))
 import door
 from lambdanet import checkpoint, experiment, files
 from lambdanet.progress import Progress
+from lambdanet.provenance import Log
 experiment.devices.be_deterministic()  # takes a second the first time
 
 def die(*_arguments, **_keywords):
@@ -385,7 +388,9 @@ def before(owner, name, number, action=die):
     real, calls = getattr(owner, name), []
     def wrapper(*arguments, **keywords):
         calls.append(1)
-        return (action if len(calls) == number else real)(*arguments, **keywords)
+        if len(calls) == number:
+            action()
+        return real(*arguments, **keywords)
     setattr(owner, name, wrapper)
 
 def after(owner, name, number):
@@ -406,17 +411,27 @@ def half_written(handle, mode):
             die()
     return Half()
 
+def half():
+    os.fdopen = half_written
+
+def saving(number, action):
+    return lambda: before(checkpoint, "save", number, action)
+
 MOMENTS = {
+    "before the log is begun": lambda: before(Log, "write", 1),
     "in the first epoch": lambda: after(Progress, "step", 2),
-    "half of a checkpoint written": lambda: before(os, "fdopen", 7, half_written),
-    "checkpoint written, not renamed": lambda: before(os, "replace", 7),
-    "checkpoint renamed, old one there": lambda: after(os, "replace", 7),
+    "half of a checkpoint written": saving(7, half),
+    "checkpoint written, not renamed": saving(7, lambda: before(os, "replace", 1)),
+    "checkpoint renamed, old one there": saving(7, lambda: after(os, "replace", 1)),
+    "half of the log of an epoch written": lambda: before(Log, "epoch", 3, half),
+    "epoch logged, no checkpoint of it": lambda: after(Log, "epoch", 3),
     "in the middle of an epoch": lambda: after(Progress, "step", 15),
     "old checkpoint removed": lambda: after(Path, "unlink", 4),
     "trained, weights not written": lambda: before(experiment, "save_weights", 1),
     "weights written, not the history": lambda: before(files, "write_csv", 1),
-    "folder not renamed": lambda: before(files, "write_csv", 1, lambda *_: before(os, "replace", 1)),
-    "before the log": lambda: before(experiment.provenance.Log, "append", 1),
+    "folder not renamed": lambda: after(files, "write_csv", 1),
+    "before the log": lambda: before(Log, "finish", 1),
+    "half of the log written": lambda: before(Log, "finish", 1, half),
     "before the checkpoints go": lambda: before(checkpoint, "discard", 1),
     "never": lambda: None,
 }
@@ -445,7 +460,12 @@ def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(uninterrupted, tm
     assert {moment: end for moment, end in ends.items() if end != -signal.SIGKILL} == {"never": 0}
     assert results(project) == uninterrupted
     whole = {path.name: helpers.contents(path) for path in project.glob("out-*")}
-    assert whole == dict.fromkeys(["out-before the log", "out-before the checkpoints go"], uninterrupted)
+    written = ("before the log", "half of the log written", "before the checkpoints go")
+    assert whole == dict.fromkeys([f"out-{moment}" for moment in written], uninterrupted)
+    # The second is of the process that found the training whole.
+    first, second = read_records(project / "log.json")
+    assert first["weights_sha256"] == second["weights_sha256"] == files.sha256(project / "out" / RESULTS[0])
+    assert [row["epoch"] for row in first["history"]] == list(range(1, 41))
     assert list(project.glob(".out.*.part")) == []
     assert [path.name for path in (project / "checkpoints").iterdir() if "lock" not in path.name] == []
 
@@ -461,7 +481,7 @@ def test_stage_ends_on_a_signal_with_a_checkpoint_and_goes_on(uninterrupted, tmp
         assert process.returncode == status
         assert "Traceback" not in err
         assert err.splitlines()[-1].endswith("the checkpoint is written, run again to go on")
-        assert sorted(path.name for path in project.iterdir()) == ["checkpoints", *before]
+        assert {path.name for path in project.iterdir()} == {"checkpoints", "log.json", *before}
     status, _, err = helpers.run("train", WORDS, project)
     assert status == 0
     assert "going on from epoch" in err

@@ -36,10 +36,9 @@ def test_blocker_blocks(name, tmp_path):
 def test_train_and_evaluate_run_alone(tmp_path):
     project = helpers.write_project(tmp_path)
     status, out, err = helpers.run("train", helpers.train_words(), project, CODE)
-    assert (status, out) == (0, "[stage 6 of 16] train@tiny-gaussian-01-lambdanet-0\n"), err
-    words = ["tiny", "gaussian-01", "lambdanet", "0", "out", "clean", "noisy", "scores.json", "panel"]
-    status, out, err = helpers.run("evaluate", words, project, CODE)
-    assert (status, out, err) == (0, "[stage 12 of 16] evaluate@tiny-gaussian-01-lambdanet-0\n", "")
+    assert (status, out) == (0, "[stage 6 of 17] train@tiny-gaussian-01-lambdanet-0\n"), err
+    status, out, err = helpers.run("evaluate", helpers.evaluate_words(), project, CODE)
+    assert (status, out, err) == (0, "[stage 12 of 17] evaluate@tiny-gaussian-01-lambdanet-0\n", "")
 
     history = list(csv.DictReader((project / "out/history.csv").read_text().splitlines()))
     assert [row["epoch"] for row in history] == ["1", "2"]

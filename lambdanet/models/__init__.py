@@ -52,22 +52,33 @@ def save_weights(path: Path, model: nn.Module, description: dict) -> None:
     files.write_bytes(path, save(state, metadata=header))
 
 
-def load_weights(path: Path) -> tuple[nn.Module, dict]:
-    """Read a file of `save_weights`: the model in evaluation mode, and its description.
+def read_description(path: Path) -> dict:
+    """Read the description in the header of a file of `save_weights`.
 
     Raises:
-        ValueError: the file is not such a file, or does not fit the model that it names.
+        ValueError: the file is not such a file.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             description = json.loads((file.metadata() or {}).get("lambdanet", "null"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"{path}: no such weights file") from None
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(description, dict) or "model" not in description:
         raise ValueError(f"{path}: a safetensors file, but not one that lambdanet wrote")
+    return description
+
+
+def load_weights(path: Path) -> tuple[nn.Module, dict]:
+    """Read a file of `save_weights`: the model in evaluation mode, and its description.
+
+    Raises:
+        ValueError: the file is not such a file, or does not fit the model that it names.
+    """
+    description = read_description(path)
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
         model = create_model(**description["model"])
     except (TypeError, ValueError) as error:

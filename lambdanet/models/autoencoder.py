@@ -11,6 +11,7 @@ class AutoEncoder(nn.Module):
     """Denoise (b, 3, h, w) in [0, 1]; h and w must be multiples of `stride`."""
 
     stride = 8
+    halo = 32  # more than an output pixel sees to each side, a multiple of `stride`
 
     def __init__(self, *, width: int = 12) -> None:
         """Create the network.

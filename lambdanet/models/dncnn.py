@@ -28,6 +28,7 @@ class DnCNN(nn.Module):
         if width < 1:
             raise ValueError(f"width is {width}, must be at least 1")
         self.residual = residual
+        self.halo = depth  # what an output pixel sees to each side
         conv = {"kernel_size": 3, "padding": 1, "bias": False}
         layers = [nn.Conv2d(3, width, **conv), nn.ReLU()]
         for _ in range(depth - 2):

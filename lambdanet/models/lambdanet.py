@@ -11,6 +11,8 @@ Deviations from the text, all taken from the authors' released weights:
 - the skip goes from z to the output through a 1x1 convolution with bias and a normalisation.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,6 +55,7 @@ class LambdaNet(nn.Module):
         if embedding_std <= 0:
             raise ValueError(f"embedding_std is {embedding_std}, must be above 0")
         self.u, self.k, self.heads, self.v = u, k, heads, d // heads
+        self.halo = m // 2  # what an output pixel sees to each side, beside `context`
 
         self.queries = nn.Sequential(nn.Conv2d(3, k * heads, 1, bias=False), nn.BatchNorm2d(k * heads))
         self.keys = nn.Sequential(nn.Conv2d(3, k * u, 1, bias=False))
@@ -67,19 +70,25 @@ class LambdaNet(nn.Module):
         )
         self.shortcut = nn.Sequential(nn.Conv2d(d, 3, 1), nn.BatchNorm2d(3))
 
-    def forward(self, noisy: Tensor) -> Tensor:
-        z = self.encode(noisy)
+    def forward(self, noisy: Tensor, context: Tensor | None = None) -> Tensor:
+        z = self.encode(noisy, context)
         return torch.sigmoid(self.conv(z) + self.shortcut(z))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The lambda layer: (b, 3, h, w) to z, (b, d, h, w), channel = head * v + value."""
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The lambda layer: (b, 3, h, w) to z, (b, d, h, w), channel = head * v + value.
+
+        With `context`, x is a tile of the image that `context` is of.
+        """
         b, _, h, w = x.shape
         n = h * w
         queries = self.queries(x).view(b, self.heads, self.k, n)
-        keys = self.keys(x).view(b, self.k, self.u, n).softmax(dim=-1)
         values = self.values(x)
 
-        content = torch.einsum("bkun,bvun->bkv", keys, values.view(b, self.v, self.u, n))
+        if context is None:
+            keys = self.keys(x).view(b, self.k, self.u, n).softmax(dim=-1)
+            content = torch.einsum("bkun,bvun->bkv", keys, values.view(b, self.v, self.u, n))
+        else:
+            content = context
         position = correlate(values.view(b, self.u, self.v, h, w), self.embedding)
 
         queries = queries.permute(0, 3, 1, 2)  # (b, n, heads, k)
@@ -89,6 +98,21 @@ class LambdaNet(nn.Module):
         )  # (b, n, heads, v)
         z = z_content.view(b, n, self.heads * self.v) + z_position.flatten(2)
         return z.transpose(1, 2).reshape(b, self.heads * self.v, h, w)
+
+    def context(self, tiles: Iterable[Tensor]) -> Tensor:
+        """The content lambda, (b, k, v), of images in tiles: the softmax runs over all their pixels.
+
+        In evaluation mode only, where normalisation is the same everywhere.
+        """
+        peak, total, weighted = torch.tensor(-torch.inf), 0, 0
+        for x in tiles:  # each (b, 3, h, w)
+            logits = self.keys(x).unflatten(1, (self.k, self.u)).flatten(3)  # (b, k, u, n)
+            values = self.values(x).unflatten(1, (self.v, self.u)).flatten(3)  # (b, v, u, n)
+            before, peak = peak, torch.maximum(peak.to(x.device), logits.amax(-1, keepdim=True))
+            keys, rescale = (logits - peak).exp(), (before.to(x.device) - peak).exp()
+            total = total * rescale + keys.sum(-1, keepdim=True)
+            weighted = weighted * rescale + torch.einsum("bkun,bvun->bkuv", keys, values)
+        return (weighted / total).sum(2)
 
 
 def correlate(values: Tensor, embedding: Tensor) -> Tensor:

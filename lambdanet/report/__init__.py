@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lambdanet import files, provenance
+from lambdanet import files, records
 from lambdanet.params import Cell
 from lambdanet.report import figures, page, tables
 
@@ -30,10 +30,8 @@ def write_report(
         raise ValueError(f"{scores} holds no scores of profile {profile}; make them with `dvc repro` first")
     scored = {cell: tables.read_json(scores / f"{cell.name}.json") for cell in done}
     histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in done}
-    records = {
-        cell: provenance.find_record(
-            logs / f"{cell.name}.json", weights_sha256=scored[cell]["weights_sha256"]
-        )
+    logged = {
+        cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=scored[cell]["weights_sha256"])
         for cell in done
     }
     table = tables.table2(cells, scored)
@@ -53,4 +51,4 @@ def write_report(
             first_seed = {c.model: panels / c.name for c in reversed(done) if c.noise == noise}
             ordered = {c.model: first_seed[c.model] for c in done if c.noise == noise}
             figures.write_panel(new / "figures" / f"panel-{noise}.png", ordered)
-        page.write_page(new / "report.html", table, scored, records, new / "figures")
+        page.write_page(new / "report.html", table, scored, logged, new / "figures")

@@ -10,9 +10,11 @@ from helpers import DNCNN, GAUSSIAN, LAMBDANET, PARAMS, changed
 
 from lambdanet.datasets import digest, load_images, photos
 from lambdanet.models import create_model, save_weights
+from lambdanet.records import read_records
 
 TRAIN = helpers.train_words("lambdanet")
-EVALUATE = ["tiny", "gaussian-01", "lambdanet", "0", "trained", "clean", "noisy", "scores/s.json", "panels/p"]
+EVALUATE = helpers.evaluate_words("trained", "scores/s.json", "panels/p")
+LOGS = ("log.json", "evaluate.json")
 WORDS = {
     "download": ["tiny", "downloads", "new"],
     "corrupt": ["tiny", "gaussian-01", "clean", "new"],
@@ -23,7 +25,7 @@ USAGES = {
     "download": "PROFILE DOWNLOADS OUT",
     "corrupt": "PROFILE NOISE CLEAN OUT",
     "train": "PROFILE NOISE MODEL SEED CLEAN NOISY CHECKPOINTS LOG OUT",
-    "evaluate": "PROFILE NOISE MODEL SEED TRAINED CLEAN NOISY OUT PANEL",
+    "evaluate": "PROFILE NOISE MODEL SEED TRAINED CLEAN NOISY LOG OUT PANEL",
 }
 
 
@@ -36,9 +38,9 @@ def project(tmp_path):
 
 
 def everything(folder):
-    """All paths but those of a checkpoint folder's lock."""
+    """All paths but those of a checkpoint folder's lock and the logs, which say what was begun."""
     paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    return paths - {"checkpoints", "checkpoints/lock", "checkpoints/lock.pid"}
+    return paths - {"checkpoints", "checkpoints/lock", "checkpoints/lock.pid", *LOGS}
 
 
 @pytest.fixture
@@ -52,6 +54,9 @@ def refused(stage, project):
         assert len(lines) == 1, lines
         assert lines[0].startswith("error: ")
         assert (everything(project), helpers.contents(project / "trained")) == before
+        for record in [record for log in LOGS for record in read_records(project / log)]:
+            assert record["finished"] is None
+            assert "weights_sha256" not in record
         return lines[0].removeprefix("error: ")
 
     return refused
@@ -302,7 +307,7 @@ def test_corrupt_writes_noisy_images(stage, project):
 def test_stages_announce_their_place_in_the_grid(project):
     bad = replaced(TRAIN, "clean", "nowhere")
     status, out, _ = helpers.run("train", bad, project)
-    assert (status, out) == (1, "[stage 6 of 16] train@tiny-gaussian-01-lambdanet-0\n")
+    assert (status, out) == (1, "[stage 6 of 17] train@tiny-gaussian-01-lambdanet-0\n")
 
 
 def test_stages_call_no_name_of_this_machine(project):

@@ -1,0 +1,53 @@
+"""How often `lambdanet denoise --blind` finds the right noise: on the test images, as 8-bit files hold them.
+
+    python -m benchmarks.blind [--profile quick] [--alias champion] [--images 1000]
+
+Needs the profile's clean images (`dvc repro download@quick`) and the committed weights and results.
+Prints, for each noise that is put on, how often each was found.
+"""
+
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from lambdanet import application, blind, datasets
+from lambdanet.images import to_tensor
+from lambdanet.models import load_weights
+from lambdanet.noise import create_noise
+
+SEED = 17  # another than the one that `blind` uses itself
+
+
+@click.command()
+@click.option("--profile", default="quick", show_default=True)
+@click.option("--alias", default="champion", show_default=True)
+@click.option("--images", default=1000, show_default=True, type=click.IntRange(1))
+def main(profile: str, alias: str, images: int) -> None:
+    """Measure and print; see the module's docstring."""
+    stored = datasets.load_images(Path("data", profile, "clean"), "test")
+    picked = np.linspace(0, len(stored) - 1, min(images, len(stored))).round().astype(int)
+    clean = to_tensor(stored[picked])
+    with application.denoisers(Path("weights", profile), alias, None) as choices:
+        loaded = [load_weights(choice.weights) for choice in choices]
+    noises = {d["cell"]["noise"]: create_noise(**d["noise"]) for _, d in loaded}
+    names, right = list(noises), 0
+    print(f"{len(clean)} images of {profile}, alias {alias}; rows: put on, columns: found")
+    print(" " * 16 + "".join(f"{name:>16}" for name in names))
+    for number, (name, noise) in enumerate(noises.items()):
+        generator = torch.Generator().manual_seed(SEED + number)
+        noisy = (255 * noise(clean, generator).clamp(0, 1)).round() / 255
+        misfits = [
+            torch.cat([blind.misfit(part, model, own) for part in noisy.split(100)])
+            for (model, _), own in zip(loaded, noises.values(), strict=True)
+        ]
+        found = torch.stack(misfits).argmin(0)
+        counts = [(found == other).sum().item() for other in range(len(names))]
+        right += counts[number]
+        print(f"{name:16}" + "".join(f"{count:16}" for count in counts), flush=True)
+    print(f"right: {100 * right / (len(clean) * len(names)):.1f} %")
+
+
+if __name__ == "__main__":
+    main()

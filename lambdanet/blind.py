@@ -1,0 +1,54 @@
+"""Find out which noise an image has, by trying the denoisers.
+
+A denoiser that fits takes away what looks like its noise: put its noise onto its own output, denoise
+that, and it takes away the same again. Compared are the distributions of what was taken away, in dark,
+middle and bright pixels apart, as noise may depend on brightness. Nothing here knows any noise.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lambdanet.denoise import denoise
+from lambdanet.noise import Noise
+
+SEED = 0
+QUANTILES = 33
+LARGEST_SIDE = 256  # pixels; the middle of a larger photograph is enough
+
+
+@torch.no_grad()
+def misfit(noisy: Tensor, model: nn.Module, noise: Noise) -> Tensor:
+    """How badly a denoiser fits images: the mean distance of the quantiles; 0 is a perfect fit.
+
+    Args:
+        noisy: (n, 3, h, w), 8-bit photographs scaled to [0, 1].
+        model: a denoiser.
+        noise: what it was trained against.
+
+    Returns:
+        (n,), in the unit of the images.
+    """
+    noisy = _middle(noisy)
+    output = denoise(model, noisy).clamp(0, 1)
+    # As a file would hold it: clipped, in 8 bits.
+    again = (255 * noise(output, torch.Generator(noisy.device).manual_seed(SEED)).clamp(0, 1)).round() / 255
+    output_again = denoise(model, again).clamp(0, 1)
+    return (_taken_away(noisy, output) - _taken_away(again, output_again)).abs().mean(1)
+
+
+def _middle(images: Tensor) -> Tensor:
+    h, w = images.shape[-2:]
+    top, left = max(0, h - LARGEST_SIDE) // 2, max(0, w - LARGEST_SIDE) // 2
+    return images[..., top : top + LARGEST_SIDE, left : left + LARGEST_SIDE]
+
+
+def _taken_away(noisy: Tensor, output: Tensor) -> Tensor:
+    """Quantiles of noisy - output, (n, 3 * QUANTILES): of the darkest third of the values, and so on."""
+    order = output.flatten(1).argsort(1)
+    removed = (noisy - output).flatten(1).gather(1, order)
+    at = torch.linspace(0.01, 0.99, QUANTILES, device=noisy.device)
+    return torch.cat([_quantiles(third, at) for third in removed.chunk(3, 1)], 1)
+
+
+def _quantiles(values: Tensor, at: Tensor) -> Tensor:
+    return torch.quantile(values, at, dim=1).T

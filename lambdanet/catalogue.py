@@ -1,0 +1,73 @@
+"""Which denoisers there are, and which of them a name stands for."""
+
+from dataclasses import dataclass
+
+COMPACT = 10_000
+RULE = (
+    "Only scores on the same test images are compared: of the profile with the most training images, those "
+    "on the images of its newest version. `champion` is the best test PSNR of these, `compact` the best "
+    f"with fewer than {COMPACT:,} parameters, and each architecture's name the best of that architecture; "
+    "at equal PSNR fewer parameters win, then the older version."
+)
+RESERVED = ("champion", "compact")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoiser:
+    """One trained network and what is known of it.
+
+    Attributes:
+        noise: what it removes, by its name in params.yaml.
+        model: its architecture, by its name there.
+        profile: the scale that it was trained at.
+        seed: of its training.
+        psnr: on the test images, dB.
+        ssim: on the test images.
+        parameters: trainable ones.
+        train_images: how many it was trained on; ranks the profiles.
+        clean_sha256: digest of the clean test images.
+        noisy_sha256: digest of the noisy test images.
+        weights_sha256: digest of the weights file.
+        version: its number among its noise's denoisers; higher is newer.
+        created: date and time of that version, UTC, ISO 8601; empty where there is none.
+    """
+
+    noise: str
+    model: str
+    profile: str
+    seed: int
+    psnr: float
+    ssim: float
+    parameters: int
+    train_images: int
+    clean_sha256: str
+    noisy_sha256: str
+    weights_sha256: str
+    version: int
+    created: str = ""
+
+
+def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:
+    """Apply `RULE` to the denoisers of one noise.
+
+    Returns:
+        Alias to denoiser; an alias that nothing qualifies for is missing.
+    """
+    if not denoisers:
+        return {}
+    newest = max(denoisers, key=lambda one: (one.train_images, one.version))
+    comparable = [one for one in denoisers if _test(one) == _test(newest)]
+
+    def best(candidates: list[Denoiser]) -> Denoiser:
+        return min(candidates, key=lambda one: (-one.psnr, one.parameters, one.version))
+
+    chosen = {"champion": best(comparable)}
+    if compact := [one for one in comparable if one.parameters < COMPACT]:
+        chosen["compact"] = best(compact)
+    for model in dict.fromkeys(one.model for one in comparable):
+        chosen[model] = best([one for one in comparable if one.model == model])
+    return chosen
+
+
+def _test(denoiser: Denoiser) -> tuple:
+    return denoiser.train_images, denoiser.clean_sha256, denoiser.noisy_sha256

@@ -1,0 +1,170 @@
+"""Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from lambdanet import files, registry, tracking
+from lambdanet.catalogue import Denoiser
+from lambdanet.models import read_description
+from lambdanet.params import Cell
+from lambdanet.records import find_record
+from lambdanet.report.tables import read_history, read_json
+from lambdanet.tracking import Training
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A scored training and the file of its weights."""
+
+    training: Training
+    weights: Path
+
+
+@dataclass
+class Published:
+    """What `publish` did, by names."""
+
+    runs: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
+    without_log: list[str] = field(default_factory=list)
+    summary: bool = False
+
+    def lines(self) -> list[str]:
+        """The same for a person."""
+        counts = f"{len(self.versions)} new versions, {len(self.aliases)} aliases moved"
+        text = [f"{len(self.runs)} runs, {counts}"]
+        text += [f"  {moved}" for moved in self.aliases]
+        if self.without_log:
+            text.append(
+                f"not restored: times, memory, device and training images' digests of "
+                f"{len(self.without_log)} of {len(self.runs)} trainings; their logs are not here or lack them"
+            )
+        return text
+
+
+def from_outputs(cells: Iterable[Cell], models: Path, scores: Path, logs: Path) -> list[Trained]:
+    """The trained and scored cells among DVC's outputs.
+
+    Args:
+        cells: of one profile.
+        models: folder with one folder a cell, from `train`.
+        scores: folder with one JSON file a cell, from `evaluate`.
+        logs: folder with the cells' logs; may be incomplete or absent.
+
+    Raises:
+        ValueError: an output cannot be read, or scores are of other weights.
+    """
+    found = []
+    for cell in cells:
+        weights, path = models / cell.name / "weights.safetensors", scores / f"{cell.name}.json"
+        if weights.is_file() and path.is_file():
+            history = read_history(models / cell.name / "history.csv")
+            found.append(_trained(weights, history, read_json(path), logs))
+    return found
+
+
+def from_committed(weights: Path, results: Path, logs: Path) -> list[Trained]:
+    """The cells whose weights and scores are in git.
+
+    Args:
+        weights: folder with one CELL.safetensors a cell.
+        results: folder of `report.write_report`.
+        logs: folder with the cells' logs; may be incomplete or absent.
+
+    Raises:
+        ValueError: a file is missing, cannot be read, or scores are of other weights.
+    """
+    found = []
+    for name, digests in read_json(results / "digests.json").items():
+        scores = read_json(results / "scores" / f"{name}.json")
+        scores |= {f"{key}_sha256": value for key, value in digests.items()}
+        history = read_history(results / "histories" / f"{name}.csv")
+        found.append(_trained(weights / f"{name}.safetensors", history, scores, logs))
+    return found
+
+
+def catalogue(trained: list[Trained], train_images: int) -> dict[Denoiser, Path]:
+    """The same trainings as denoisers to choose from, with their weights files."""
+    found = {}
+    for version, one in enumerate(trained, 1):
+        cell, scores = one.training.cell, one.training.scores
+        keys = ("psnr", "ssim", "parameters", "clean_sha256", "noisy_sha256", "weights_sha256")
+        values = {key: scores[key] for key in keys}
+        denoiser = Denoiser(
+            noise=cell.noise, model=cell.model, profile=cell.profile, seed=cell.seed,
+            train_images=train_images, version=version, **values,
+        )  # fmt: skip
+        found[denoiser] = one.weights
+    return found
+
+
+def publish(trained: list[Trained], profile: str, train_images: int, results: Path | None) -> Published:
+    """Log what MLflow lacks of these trainings, register what it lacks of their networks, set aliases.
+
+    Args:
+        trained: of `from_outputs` or `from_committed`.
+        profile: whose they are.
+        train_images: of that profile; ranks it among others.
+        results: folder of the grid's table and figures, for the summary; None: no summary.
+
+    Raises:
+        UnreachableError: MLflow does not answer; what was done is kept, the rest is for the next call.
+        ValueError: a network cannot be registered.
+    """
+    done = Published()
+    client = tracking.connect()
+    for one in trained:
+        name = one.training.cell.name
+        with tracking.reaching():  # each by itself: a training that ends now may want to say so
+            run_id = tracking.log_training(client, one.training)
+            done.runs.append(name)
+            if not one.training.record.get("history"):
+                done.without_log.append(name)
+            if version := registry.register(client, one.training, run_id, one.weights, train_images):
+                done.versions.append(f"{version.name} version {version.version}")
+    with tracking.reaching():
+        for noise in dict.fromkeys(one.training.cell.noise for one in trained):
+            for alias, denoiser in registry.assign_aliases(client, noise).items():
+                done.aliases.append(
+                    f"{registry.PREFIX}{noise}@{alias} -> version {denoiser.version}: {denoiser.model}, "
+                    f"{denoiser.profile}, {denoiser.psnr:.2f} dB"
+                )
+        if results:
+            done.summary = tracking.log_summary(client, profile, results)
+    return done
+
+
+def write_receipt(path: Path, trained: list[Trained]) -> None:
+    """Say which weights were published; the same weights always give the same bytes."""
+    files.write_json(path, {one.training.cell.name: one.training.weights_sha256 for one in trained})
+
+
+def _trained(weights: Path, history: pd.DataFrame, scores: dict, logs: Path) -> Trained:
+    description = read_description(weights)
+    digest = files.sha256(weights)
+    if digest != scores.get("weights_sha256"):
+        raise ValueError(f"{weights} is not what was scored; run `dvc repro`")
+    try:
+        cell = Cell(**description["cell"])
+    except (KeyError, TypeError):
+        raise ValueError(f"{weights} does not say which noise and model it is of") from None
+    record = find_record(logs / f"{cell.name}.json", weights_sha256=digest) or {}
+    evaluation = find_record(logs / f"{cell.name}.evaluate.json", weights_sha256=digest) or {}
+    times = {row["epoch"]: row for row in record.get("history", [])}
+    rows = history.to_dict("records")
+    return Trained(
+        Training(
+            cell=cell,
+            description=description,
+            history=[times.get(row["epoch"], {}) | row for row in rows],
+            record=record,
+            evaluation=evaluation,
+            scores=scores,
+            weights_sha256=digest,
+        ),
+        weights,
+    )

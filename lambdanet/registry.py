@@ -1,0 +1,226 @@
+"""MLflow's registry: a registered model for each noise, a version for each trained network."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.store.entities import PagedList
+from mlflow.types import Schema, TensorSpec
+
+from lambdanet import files, portable
+from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases
+from lambdanet.models import load_weights
+from lambdanet.tracking import Training, connect, experiment_id
+
+PREFIX = "denoiser-"
+WEIGHTS = "extra_files/weights.safetensors"
+NUMBERS = {"psnr": float, "ssim": float, "parameters": int, "train_images": int, "seed": int}
+TEXTS = ("noise", "model", "profile", "clean_sha256", "noisy_sha256", "weights_sha256")
+
+
+def register(
+    client: MlflowClient, training: Training, run_id: str, weights: Path, train_images: int
+) -> ModelVersion | None:
+    """Register a scored network as a version of its noise's model, unless these weights are one.
+
+    Args:
+        client: of `tracking.connect`.
+        training: scored.
+        run_id: its run.
+        weights: file of `save_weights`.
+        train_images: how many it was trained on.
+
+    Returns:
+        The new version; None where there was one.
+
+    Raises:
+        ValueError: the network cannot be traced for every size, or its name is an alias.
+    """
+    cell = training.cell
+    if cell.model in RESERVED:
+        raise ValueError(f"a model cannot be named {cell.model}: it is an alias of the registry")
+    name = PREFIX + cell.noise
+    with contextlib.suppress(MlflowException):  # it is there
+        client.create_registered_model(name, description=_about(cell.noise))
+    scores = training.scores
+    tags = {key: str(scores[key]) for key in ("psnr", "ssim", "parameters", "clean_sha256", "noisy_sha256")}
+    tags |= {"noise": cell.noise, "model": cell.model, "profile": cell.profile, "seed": str(cell.seed)}
+    tags |= {"weights_sha256": training.weights_sha256, "train_images": str(train_images)}
+    tags |= {"commit": training.record["commit"]} if "commit" in training.record else {}
+    description = (
+        f"{cell.model} for {cell.noise}, trained at the scale `{cell.profile}` on {train_images:,} images: "
+        f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f} on {scores['images']:,} test images "
+        f"(noisy: {scores['noisy_psnr']:.2f} dB), {scores['parameters']:,} parameters."
+        f"\n\n{portable.CONTRACT}"
+    )
+    for version in _versions(client, name):
+        if version.tags["weights_sha256"] == training.weights_sha256:
+            if not _has_files(client, version):
+                # `version.model_id` is empty in what a database gives back.
+                _log_model(client, weights, run_id, version.source.removeprefix("models:/"))
+            _describe(client, version, tags, description)
+            return None
+    model = client.create_logged_model(
+        experiment_id(client, cell.profile), cell.name, run_id, tags, {"model": cell.model}, "denoiser"
+    )
+    _log_model(client, weights, run_id, model.model_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    return client.create_model_version(
+        name, f"models:/{model.model_id}", run_id, tags, description=description, model_id=model.model_id
+    )
+
+
+def assign_aliases(client: MlflowClient, noise: str) -> dict[str, Denoiser]:
+    """Let the aliases of a noise's model follow `catalogue.RULE`; returns those that moved."""
+    name = PREFIX + noise
+    present = client.get_registered_model(name).aliases
+    wanted = aliases([_denoiser(version) for version in _versions(client, name)])
+    moved = {alias: one for alias, one in wanted.items() if str(present.get(alias)) != str(one.version)}
+    for alias, one in moved.items():
+        client.set_registered_model_alias(name, alias, str(one.version))
+    return moved
+
+
+def denoisers(client: MlflowClient) -> list[tuple[Denoiser, tuple[str, ...]]]:
+    """All versions in the registry with their aliases, by noise and version."""
+    found, ours = [], f"name LIKE '{PREFIX}%'"
+    for model in _all(lambda token: client.search_registered_models(ours, page_token=token)):
+        holders = {}
+        for alias, version in model.aliases.items():
+            holders.setdefault(int(version), []).append(alias)
+        for version in _versions(client, model.name):
+            found.append((_denoiser(version), tuple(sorted(holders.get(int(version.version), [])))))
+    return sorted(found, key=lambda pair: (pair[0].noise, pair[0].version))
+
+
+def fetch(client: MlflowClient, denoiser: Denoiser, folder: Path) -> Path:
+    """Download the weights file of a version, for `load_weights`.
+
+    Raises:
+        ValueError: it is not there, or is not the one that was registered.
+    """
+    name, version = PREFIX + denoiser.noise, str(denoiser.version)
+    source = f"{client.get_model_version_download_uri(name, version)}/{WEIGHTS}"
+    try:
+        path = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(folder)))
+    except (MlflowException, OSError) as error:
+        raise ValueError(
+            f"the files of {name} version {version} are not in MLflow's artifacts "
+            f"({' '.join(str(error).split())[:200]}); `lambdanet publish` brings them back"
+        ) from None
+    if files.sha256(path) != denoiser.weights_sha256:
+        raise ValueError(f"the weights of {name} version {version} are not those that were registered")
+    return path
+
+
+def open_registry() -> MlflowClient:
+    """A client for reading; a SQLite file that is not there is not made.
+
+    Raises:
+        ValueError: there is no registry yet.
+        UnreachableError: MLflow does not answer.
+    """
+    from lambdanet import tracking
+
+    path = Path(tracking.uri().removeprefix("sqlite:///"))
+    if tracking.uri().startswith("sqlite:///") and not path.exists():
+        raise ValueError(
+            f"there is no registry yet ({path.name}); make it with `make repro` or, from the committed "
+            "weights, `lambdanet publish --profile quick`; or name weights: --weights weights/quick"
+        )
+    return connect()
+
+
+def _log_model(client: MlflowClient, weights: Path, run_id: str, model_id: str) -> None:
+    """Trace the network and upload it, with its weights file for those who have this project."""
+    network, _ = load_weights(weights)
+    signature = ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))]) for _ in "io"))
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary, "weights.safetensors")
+        copy.write_bytes(weights.read_bytes())
+        folder = Path(temporary, "model")
+        with portable.dynamic_sizes(network):
+            mlflow.pytorch.save_model(
+                portable.Portable(network),
+                folder,
+                mlflow_model=Model(run_id=run_id, model_id=model_id),
+                signature=signature,
+                input_example=portable.example(),
+                # Found out by MLflow itself this takes 20 times as long.
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+                extra_files=[str(copy)],
+                metadata={"contract": portable.CONTRACT},
+                serialization_format="pt2",
+            )
+        card = Model.load(str(folder))
+        # A traced program stays on its device; without this `pyfunc` fails where there is a GPU.
+        card.flavors["python_function"]["config"] = {"device": "cpu"}
+        card.save(str(folder / "MLmodel"))
+        portable.verify(mlflow.pytorch.load_model(str(folder)), network)
+        client.log_model_artifacts(model_id, str(folder))
+
+
+def _describe(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:
+    """Bring a version's tags up to date: the same weights may have been scored anew."""
+    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    for key, value in changed.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    if changed:
+        client.update_model_version(version.name, version.version, description)
+
+
+def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
+    source = client.get_model_version_download_uri(version.name, version.version)
+    with contextlib.suppress(MlflowException, OSError):
+        listed = [
+            item.path.rpartition("/")[2]
+            for folder in ("", "/data")
+            for item in mlflow.artifacts.list_artifacts(artifact_uri=source + folder)
+        ]
+        if not {"MLmodel", "model.pt2"} <= set(listed):
+            return False
+    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(ValueError):
+        fetch(client, _denoiser(version), Path(temporary))
+        return True
+    return False
+
+
+def _denoiser(version: ModelVersion) -> Denoiser:
+    created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    numbers = {key: kind(version.tags[key]) for key, kind in NUMBERS.items()}
+    texts = {key: version.tags[key] for key in TEXTS}
+    return Denoiser(
+        **numbers, **texts, version=int(version.version), created=created.isoformat(timespec="seconds")
+    )
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """The versions of a model that this project made; a person may have added others."""
+    found = _all(lambda token: client.search_model_versions(f"name='{name}'", page_token=token))
+    ours = {*NUMBERS, *TEXTS}
+    return sorted((v for v in found if ours <= set(v.tags)), key=lambda v: int(v.version))
+
+
+def _all(search: Callable[[str | None], PagedList]) -> list:
+    found, token = [], None
+    while True:
+        page = search(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _about(noise: str) -> str:
+    return f"Denoisers for the noise {noise}. {RULE}\n\n{portable.CONTRACT}"

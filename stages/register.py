@@ -1,0 +1,27 @@
+"""DVC stage `register`: a profile's runs and networks in MLflow."""
+
+from pathlib import Path
+
+import door
+
+from lambdanet.params import look_up
+
+
+def main() -> None:
+    profile, models, scores, logs, results, receipt = door.arguments(
+        "PROFILE MODELS SCORES LOGS RESULTS RECEIPT"
+    )
+    params = door.load_params()
+    images = look_up(params.downloads, profile, "profile").train
+    door.announce(f"register@{profile}", params, profile)
+    from lambdanet import publish
+
+    trained = publish.from_outputs(params.cells(profile), Path(models), Path(scores), Path(logs))
+    for line in publish.publish(trained, profile, images, Path(results)).lines():
+        print(line)
+    publish.write_receipt(Path(receipt), trained)
+
+
+if __name__ == "__main__":
+    with door.errors_in_one_line():
+        main()

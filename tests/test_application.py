@@ -1,0 +1,278 @@
+"""`lambdanet denoise`, with the weights and scores that are in git."""
+
+import helpers
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from lambdanet import application, imagefile
+from lambdanet.cli import main
+from lambdanet.denoise import denoise
+from lambdanet.imagefile import Photograph
+from lambdanet.images import to_bytes, to_tensor
+from lambdanet.models import create_model, load_weights, save_weights
+from lambdanet.noise import create_noise
+
+FILE = "weights/quick/speckle-lambdanet-u4-m7-0.safetensors"
+NOISES = ("gaussian-01", "gaussian-02", "gaussian-03", "speckle", "salt-and-pepper")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder as after a clone: committed weights and scores, no registry."""
+    for name in ("weights", "results"):
+        (tmp_path / name).symlink_to(helpers.ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(main, ["denoise", *map(str, words)])
+
+
+def lines(*words):
+    """Those of a run that ends well."""
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+def refusal(project, *words):
+    """The one line of a run that fails, after a look that it wrote nothing."""
+    before = everything(project)
+    done = run(*words)
+    assert done.exit_code == 1, done.output
+    assert done.output.startswith("error: ")
+    assert done.output.count("\n") == 1
+    assert everything(project) == before
+    return done.output.removeprefix("error: ").rstrip()
+
+
+def everything(project):
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in project.rglob("*")
+        if path.parts[-1] not in ("weights", "results")
+    }
+
+
+def noisy(noise="speckle", side=48, x=150):
+    """Part of a photograph with a noise of the project: uint8."""
+    clean = skimage.data.chelsea()[100 : 100 + side, x : x + side]
+    _, description = load_weights(helpers.ROOT / f"weights/quick/{noise}-lambdanet-0.safetensors")
+    generator = torch.Generator().manual_seed(3)
+    return to_bytes(create_noise(**description["noise"])(to_tensor(clean[None]), generator))[0]
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def by(weights, pixels):
+    """What the network of a weights file makes of 8-bit pixels."""
+    return to_bytes(denoise(load_weights(weights)[0], to_tensor(pixels[None])))[0]
+
+
+def test_denoises_a_photograph_as_the_network_of_the_file_does(project):
+    save(project / "in.png", noisy()[:45, :37])
+    assert lines("in.png", "-o", "new/out.png", "--weights", FILE) == [f"new/out.png: written, by {FILE}"]
+    output = pixels_of(project / "new/out.png")
+    np.testing.assert_array_equal(output, by(FILE, noisy()[:45, :37]))
+    clean = skimage.data.chelsea()[100:145, 150:187]
+    error, before = (np.mean((one - clean.astype(float)) ** 2) for one in (output, noisy()[:45, :37]))
+    assert error < 0.4 * before
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "label"),
+    [
+        (("--noise", "gaussian-03", "--alias", "compact"), "gaussian-03-lambdanet", "lambdanet"),
+        (("--noise", "speckle", "--alias", "compact"), "speckle-lambdanet-u4-m7", "lambdanet-u4-m7"),
+        (("--noise", "gaussian-02"), "gaussian-02-autoencoder", "autoencoder"),
+        (("--noise", "gaussian-02", "--alias", "lambdanet"), "gaussian-02-lambdanet", "lambdanet"),
+    ],
+)
+def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, words, file, label):
+    """By results/quick/table2.md: champion of gaussian-02 is the auto-encoder, and so on."""
+    save(project / "in.png", noisy(side=24))
+    (line,) = lines("in.png", "-o", "out.png", "--weights", "weights/quick", *words)
+    assert line.startswith(
+        f"out.png: written, by {label} for {words[1]} (weights/quick/{file}-0.safetensors, "
+    )
+    expected = by(f"weights/quick/{file}-0.safetensors", noisy(side=24))
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), expected)
+
+
+def test_blind_takes_the_denoiser_of_the_noise_that_each_image_has(project):
+    for noise in NOISES:
+        save(project / "in" / f"{noise}.png", noisy(noise, side=96))
+    said = lines("in", "-o", "out", "--blind", "--weights", "weights/quick", "--alias", "autoencoder")
+    assert [line.partition(" (")[0] for line in said] == [
+        f"out/{noise}.png: written, by autoencoder for {noise}" for noise in sorted(NOISES)
+    ]
+    for noise in NOISES:
+        expected = by(f"weights/quick/{noise}-autoencoder-0.safetensors", noisy(noise, side=96))
+        np.testing.assert_array_equal(pixels_of(project / "out" / f"{noise}.png"), expected)
+
+
+def test_folder_is_denoised_file_by_file_and_the_unreadable_is_named(project):
+    pictures = {"a.jpg": {"quality": 95}, "b.webp": {"lossless": True}, "d.BMP": {}, "e.jpeg": {}}
+    for name, options in pictures.items():
+        save(project / "in" / name, noisy(side=20), **options)
+    (project / "in/c.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (project / "in/notes.txt").write_text("no picture")
+    (project / "in/sub").mkdir()
+    done = run("in", "-o", "out", "--weights", FILE)
+    assert done.exit_code == 1
+    *said, bad, fourth, fifth, last = done.output.splitlines()
+    assert said == [f"out/{name}.png: written, by {FILE}" for name in "ab"]
+    assert bad.startswith("error: in/c.png: cannot be read as an image (")
+    assert [fourth, fifth] == [f"out/{name}.png: written, by {FILE}" for name in "de"]
+    assert last == "error: 1 of 5 files in in could not be denoised"
+    assert sorted(path.name for path in (project / "out").iterdir()) == ["a.png", "b.png", "d.png", "e.png"]
+    np.testing.assert_array_equal(pixels_of(project / "out/b.png"), by(FILE, noisy(side=20)))
+
+
+def test_each_line_comes_when_its_file_is_written(project):
+    for name in ("a", "b"):
+        save(project / "in" / f"{name}.png", noisy(side=12))
+    with application.denoisers(project / FILE, "champion", None) as choices:
+        said = application.denoise_files(project / "in", project / "out", choices, device="cpu")
+        for written in (["a.png"], ["a.png", "b.png"]):
+            next(said)
+            assert sorted(path.name for path in (project / "out").iterdir()) == written
+
+
+def test_grey_stays_grey(project):
+    save(project / "in.png", noisy()[..., 1])
+    lines("in.png", "-o", "out.png", "--weights", FILE)
+    output = pixels_of(project / "out.png")
+    assert output.shape == (48, 48)
+    colours = by(FILE, np.stack([noisy()[..., 1]] * 3, -1)).astype(float)
+    np.testing.assert_array_equal(output, np.round(colours.mean(-1)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [True, False], ids=["grey", "colours"])
+def test_alpha_and_depth_are_kept(project, dtype, grey):
+    white = np.iinfo(dtype).max
+    alpha = np.random.default_rng(0).integers(0, white, (48, 48), dtype, endpoint=True)
+    rgb = noisy()[..., [1, 1, 1]] if grey else noisy()
+    deep = (rgb.astype(int) * (white // 255)).astype(dtype)
+    imagefile.write_png(project / "in.png", Photograph(deep, alpha, grey))
+    lines("in.png", "-o", "out.png", "--weights", FILE)
+    output = imagefile.read(project / "out.png")
+    assert (output.rgb.dtype, output.grey) == (dtype, grey)
+    np.testing.assert_array_equal(output.alpha, alpha)
+    # 16 bits of the same values are the same to the network, but not rounded to 8 bits on the way.
+    expected = by(FILE, rgb).mean(-1, keepdims=True) if grey else by(FILE, rgb)
+    assert np.abs(255 * (output.rgb / white) - expected).max() <= 1.01
+    assert dtype == np.uint8 or len(np.unique(output.rgb % 257)) > 200
+
+
+def test_output_that_was_there_is_replaced_or_kept_as_a_whole(project):
+    save(project / "in.png", noisy(side=20))
+    (project / "out.png").write_bytes(b"before")
+    (project / "bad.png").write_bytes(b"bad")
+    refusal(project, "bad.png", "-o", "out.png", "--weights", FILE)
+    assert (project / "out.png").read_bytes() == b"before"
+    lines("in.png", "-o", "out.png", "--weights", FILE)
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, noisy(side=20)))
+    assert sorted(path.name for path in project.glob("*out*")) == ["out.png"]
+
+
+ONE_OF = "name one of --noise NOISE, --blind and --weights FILE"
+QUICK = ("--weights", "weights/quick")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), ONE_OF),
+        (QUICK, ONE_OF),
+        (("--noise", "speckle", "--blind"), ONE_OF),
+        (("--noise", "speckle", "--blind", *QUICK), ONE_OF),
+        (("--noise", "speckle", "--weights", FILE), ONE_OF),
+        (("--blind", "--weights", FILE), ONE_OF),
+        (
+            ("--noise", "rain", *QUICK),
+            "there is no denoiser for the noise 'rain'; there are gaussian-01, gaussian-02, gaussian-03, "
+            "speckle, salt-and-pepper",
+        ),
+        (
+            ("--noise", "speckle", "--alias", "best", *QUICK),
+            "speckle has no denoiser 'best'; it has champion, compact, lambdanet, lambdanet-u4-m7, "
+            "autoencoder, dncnn",
+        ),
+        (("--blind", "--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
+        (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
+        (("--weights", "in.png"), "in.png: not a readable safetensors file"),
+        (("--blind", "--weights", "pictures"), "pictures/digests.json cannot be read"),
+        (("--weights", FILE, "--device", "abacus"), "device 'abacus' is not available"),
+    ],
+)
+def test_bad_words_are_one_line(project, words, says):
+    save(project / "in.png", noisy(side=12))
+    (project / "pictures").mkdir()
+    assert says in refusal(project, "in.png", "-o", "out.png", *words)
+
+
+@pytest.mark.parametrize(
+    "words", [("--blind",), ("--noise", "speckle"), ("--noise", "x", "--alias", "compact")]
+)
+def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, words):
+    save(project / "in.png", noisy(side=12))
+    assert refusal(project, "in.png", "-o", "out.png", *words) == (
+        "there is no registry yet (mlflow.db); make it with `make repro` or, from the committed weights, "
+        "`lambdanet publish --profile quick`; or name weights: --weights weights/quick"
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "out", "says"),
+    [
+        ("none.png", "out.png", "none.png: cannot be read as an image"),
+        ("in.png", "out.jpg", "out.jpg: the output is a PNG file, name it .png"),
+        ("in.png", "pictures", "pictures: the output is a PNG file, name it .png"),
+        ("in.png", "in.png/out.png", "in.png"),
+        ("empty", "out", "empty holds no images (.png, .jpg, .jpeg, .webp, .bmp)"),
+        ("twice", "out", "a.jpg, a.png in twice would be written to the same file; rename one"),
+        ("pictures", "in.png", "in.png is a file; for the images of a folder name a folder"),
+        ("pictures", "pictures", "pictures is the folder of the images themselves; name another one"),
+        ("pictures", "empty/../pictures", "is the folder of the images themselves; name another one"),
+    ],
+)
+def test_images_and_outputs_that_do_not_fit_are_one_line(project, image, out, says):
+    (project / "empty").mkdir()
+    for name in ("in.png", "pictures/a.png", "twice/a.png", "twice/a.jpg", "twice/b.png"):
+        save(project / name, noisy(side=12))
+    assert says in refusal(project, image, "-o", out, "--weights", FILE)
+
+
+def test_weights_of_another_network_are_one_line(project):
+    save(project / "in.png", noisy(side=12))
+    save_weights(project / "w.safetensors", create_model(**helpers.DNCNN), {"model": helpers.LAMBDANET})
+    said = refusal(project, "in.png", "-o", "out.png", "--weights", "w.safetensors")
+    assert said.startswith("w.safetensors: the weights do not fit the model they name: ")
+
+
+def test_weights_that_were_not_scored_are_refused(project):
+    (project / "weights").unlink()
+    save(project / "in.png", noisy(side=12))
+    folder = project / "weights/quick"
+    folder.mkdir(parents=True)
+    for path in (helpers.ROOT / "weights/quick").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    swapped = folder / "speckle-dncnn-0.safetensors"
+    swapped.write_bytes((folder / "speckle-lambdanet-0.safetensors").read_bytes())
+    said = refusal(project, "in.png", "-o", "out.png", "--blind", *QUICK)
+    assert said == f"{swapped.relative_to(project)} is not what was scored; run `dvc repro`"

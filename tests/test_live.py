@@ -1,0 +1,315 @@
+import contextlib
+import csv
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+
+import helpers
+import mlflow_helpers
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from lambdanet import files, live, publish, tracking
+from lambdanet.params import Cell
+from lambdanet.tracking import EPOCH_METRICS
+
+pytestmark = mlflow_helpers.WARNINGS
+
+EPOCHS = 4
+CELL = Cell("tiny", "gaussian-01", "dncnn", 0)
+LOG, TRAINED = f"logs/tiny/{CELL.name}.json", f"models/tiny/{CELL.name}"
+WORDS = ["tiny", "gaussian-01", "dncnn", "0", "clean", "noisy", "checkpoints", LOG, TRAINED]
+PARAMS = helpers.changed(helpers.PARAMS, ["profiles", "tiny", "models", "dncnn", "epochs"], EPOCHS)
+
+# After the epoch GATE the training waits for a file, so that what happens in its middle does.
+CODE = """
+import os, pathlib, time
+from lambdanet import live
+from lambdanet.progress import Progress
+
+live.WAIT_SECONDS = float(os.environ.get("WAIT", 60))  # here the machine may be busy with other tests
+end_epoch = Progress.epoch
+
+def epoch(self, row):
+    end_epoch(self, row)
+    while str(row["epoch"]) == os.environ.get("GATE") and not pathlib.Path("go").exists():
+        time.sleep(0.01)
+
+Progress.epoch = epoch
+"""
+WITHOUT_MLFLOW = """
+import importlib.machinery, sys
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "mlflow" else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with an empty database, `mlflow.db`."""
+    mlflow_helpers.write_database(tmp_path / "mlflow.db")
+    return helpers.write_project(tmp_path, PARAMS)
+
+
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory):
+    """What the training writes where nobody follows it."""
+    folder = helpers.write_project(tmp_path_factory.mktemp("untracked"), PARAMS)
+    status, _, err = helpers.run("train", WORDS, folder, LAMBDANET_TRACKING="off")
+    assert status == 0, err
+    return helpers.contents(folder / TRAINED)
+
+
+def start(folder, uri=None, gate="", code=CODE, **environment):
+    uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+    return helpers.start(
+        "train", WORDS, folder, code + helpers.RUN_STAGE,
+        LAMBDANET_TRACKING="on", MLFLOW_TRACKING_URI=uri, GATE=str(gate), **environment,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    assert out.endswith("] train@tiny-gaussian-01-dncnn-0\n")
+    return process.returncode, [line for line in err.splitlines() if not line.startswith(CELL.name)]
+
+
+def query(folder, sql):
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=30)) as database:
+        return database.execute(sql).fetchall()
+
+
+def statuses(folder):
+    return [status for (status,) in query(folder, "select status from runs")]
+
+
+def steps(folder, key="loss"):
+    return [step for (step,) in query(folder, f"select step from metrics where key = '{key}' order by step")]
+
+
+def assert_whole(folder):
+    """One finished run, and every metric of every epoch once."""
+    assert statuses(folder) == ["FINISHED"]
+    for key in EPOCH_METRICS:
+        assert steps(folder, key) == list(range(1, EPOCHS + 1)), key
+    assert steps(folder, "training_seconds") == [0]
+    history = list(csv.DictReader((folder / TRAINED / "history.csv").read_text().splitlines()))
+    for key in ("loss", "monitored_psnr", "learning_rate"):
+        found = query(folder, f"select value from metrics where key = '{key}' order by step")
+        assert [value for (value,) in found] == [float(row[key]) for row in history], key
+
+
+def follower(process):
+    (child,) = psutil.Process(process.pid).children(recursive=True)
+    assert "lambdanet.live" in child.cmdline()
+    return child.pid
+
+
+def test_a_training_is_followed_and_so_is_its_evaluation(project, untracked):
+    process = start(project, gate=EPOCHS)
+    helpers.wait_until(lambda: statuses(project) == ["RUNNING"])
+    child = follower(process)
+    (project / "go").touch()
+    assert finish(process) == (0, [])
+    assert not helpers.lives(child)
+    assert helpers.contents(project / TRAINED) == untracked
+    assert_whole(project)
+
+    evaluation = f"logs/tiny/{CELL.name}.evaluate.json"
+    words = [*WORDS[:4], TRAINED, "clean", "noisy", evaluation, "scores.json", "panel"]
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    status, _, err = helpers.run(
+        "evaluate", words, project, CODE + helpers.RUN_STAGE, LAMBDANET_TRACKING="on", MLFLOW_TRACKING_URI=uri
+    )
+    assert (status, err) == (0, "")
+    assert_whole(project)
+    scores = json.loads((project / "scores.json").read_text())
+    for key in ("psnr", "ssim", "noisy_psnr", "parameters"):
+        assert query(project, f"select value, step from metrics where key = '{key}'") == [(scores[key], 0)]
+    (record,) = json.loads((project / evaluation).read_text())
+    assert query(project, "select value from metrics where key = 'inference_seconds_per_image'") == [
+        (record["inference_seconds_per_image"],)
+    ]
+    assert 0 < record["inference_seconds_per_image"] < 1
+
+
+def test_a_killed_training_is_marked_so_and_its_run_goes_on(project, untracked):
+    process = start(project, gate=3)
+    helpers.wait_until(lambda: steps(project) == [1, 2, 3])
+    child = follower(process)
+    process.kill()
+    helpers.wait_until(lambda: statuses(project) == ["KILLED"], seconds=15)
+    helpers.wait_until(lambda: not helpers.lives(child), seconds=15)
+    process.communicate()
+    run_id = query(project, "select run_uuid from runs")
+
+    process = start(project, gate=EPOCHS)
+    helpers.wait_until(lambda: statuses(project) == ["RUNNING"])
+    (project / "go").touch()
+    assert finish(process) == (0, [])
+    assert helpers.contents(project / TRAINED) == untracked
+    assert query(project, "select run_uuid from runs") == run_id
+    assert_whole(project)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_training_is_marked_so(project, number, status):
+    process = start(project, gate=2)
+    helpers.wait_until(lambda: steps(project) == [1, 2])
+    child = follower(process)
+    process.send_signal(number)
+    (project / "go").touch()
+    assert finish(process)[0] == status
+    assert statuses(project) == ["KILLED"]
+    assert steps(project) in ([1, 2], [1, 2, 3])  # it ends with the step or the epoch that it is in
+    assert not helpers.lives(child)
+
+
+def test_a_training_that_fails_is_marked_so(project):
+    params = helpers.changed(PARAMS, ["train", "fresh_noise"], False)
+    helpers.write_project(project, params)
+    noisy = np.load(project / "noisy/train.npy")
+    noisy[5] = np.nan
+    np.save(project / "noisy/train.npy", noisy)
+    status, said = finish(start(project))
+    assert status == 1
+    assert [line[:45] for line in said] == ["error: the loss of epoch 1 is nan, not a fini"]
+    assert statuses(project) == ["FAILED"]
+    assert steps(project) == []
+
+
+def test_a_server_that_is_not_there_costs_one_line(project, untracked):
+    uri = f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
+    status, said = finish(start(project, uri))
+    assert status == 0
+    assert said == [
+        f"MLflow at {uri} cannot be used: Connection refused; "
+        "nothing waits for it, `lambdanet publish` fills it in"
+    ]
+    assert helpers.contents(project / TRAINED) == untracked
+
+
+def test_a_deleted_experiment_costs_one_line(project, monkeypatch):
+    monkeypatch.chdir(project)
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = tracking.connect()
+    client.delete_experiment(tracking.experiment_id(client, "tiny"))
+    record = {"task": "train", "profile": "tiny", "noise": "gaussian-01", "model": "dncnn", "seed": 0}
+    record |= {"description": mlflow_helpers.description(CELL, helpers.DNCNN), "history": []}
+    files.write_json(project / "log.json", [record])
+    done = subprocess.run(
+        [sys.executable, "-m", "lambdanet.live", "log.json"],
+        input="news\nfailed\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("the experiment lambdanet/tiny was deleted in MLflow; bring it back with ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_never_answers_is_not_waited_for(project, untracked):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        # One whose training is killed now, to see that it ends by itself.
+        (project / "other.json").write_text('[{"task": "train"}]')
+        alone = subprocess.Popen(
+            [sys.executable, "-m", "lambdanet.live", "other.json"],
+            cwd=project,
+            env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+            stdin=subprocess.PIPE,
+        )
+        alone.stdin.close()
+        process = start(project, uri, WAIT=str(live.WAIT_SECONDS), gate=1)
+        helpers.wait_for_line(process, "epoch 1/4")
+        child = follower(process)
+        (project / "go").touch()
+        helpers.wait_for_line(process, "epoch 4/4")
+        began = time.monotonic()
+        assert process.wait(60) == 0
+        assert time.monotonic() - began < live.WAIT_SECONDS + 4
+        process.communicate()
+        assert not helpers.lives(child)
+        assert helpers.contents(project / TRAINED) == untracked
+        alone.wait(2 * live.WAIT_SECONDS + 10)
+
+
+@contextlib.contextmanager
+def mlflow_server(folder, port):
+    """A server on the database and the artifacts of a folder, killed in the end."""
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 7 more processes, for nothing here
+    with open(folder / "server.log", "a") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+    def answers():
+        assert process.poll() is None, (folder / "server.log").read_text()
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
+        return False
+
+    try:
+        helpers.wait_until(answers, seconds=60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_what_a_dead_server_missed_is_published_later(project, untracked, monkeypatch):
+    port = mlflow_helpers.closed_port()
+    with mlflow_server(project, port) as uri:
+        process = start(project, uri, gate=2)
+        helpers.wait_until(lambda: steps(project) == [1, 2])
+    (project / "go").touch()
+    status, said = finish(process)
+    assert status == 0
+    assert said == [
+        f"MLflow at {uri} cannot be used: Connection refused; "
+        "nothing waits for it, `lambdanet publish` fills it in"
+    ]
+    assert helpers.contents(project / TRAINED) == untracked
+    assert (statuses(project), steps(project)) == (["RUNNING"], [1, 2])
+
+    made_up = {"psnr": 21.0, "ssim": 0.5, "noisy_psnr": 20.0, "parameters": 372, "images": 8}
+    made_up |= {"clean_sha256": "c" * 64, "noisy_sha256": "d" * 64}
+    made_up |= {"weights_sha256": files.sha256(project / TRAINED / "weights.safetensors")}
+    files.write_json(project / f"scores/tiny/{CELL.name}.json", made_up)
+    with mlflow_server(project, port):
+        monkeypatch.chdir(project)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        folders = (project / name / "tiny" for name in ("models", "scores", "logs"))
+        done = publish.publish(publish.from_outputs([CELL], *folders), "tiny", 32, None)
+        assert (done.versions, done.without_log) == (["denoiser-gaussian-01 version 1"], [])
+        (run,) = mlflow_helpers.runs(tracking.connect())
+        assert run.data.metrics["psnr"] == 21.0
+    assert_whole(project)
+    assert len(list((project / "artifacts").rglob("weights.safetensors"))) == 1
+
+
+def test_without_mlflow_nothing_follows_and_nothing_is_said(project, untracked):
+    blocked = WITHOUT_MLFLOW + "\nimport importlib.util\nassert not importlib.util.find_spec('mlflow')\n"
+    process = start(project, gate=1, code=blocked + CODE)
+    helpers.wait_for_line(process, "epoch 1/4")
+    assert psutil.Process(process.pid).children(recursive=True) == []
+    (project / "go").touch()
+    assert finish(process) == (0, [])
+    assert helpers.contents(project / TRAINED) == untracked
+    assert statuses(project) == []

@@ -1,0 +1,194 @@
+import json
+import platform
+import re
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import helpers
+import pytest
+import torch
+from torch import nn
+
+from lambdanet import provenance, timing
+from lambdanet.devices import describe_device
+from lambdanet.models import create_model
+from lambdanet.provenance import Log
+from lambdanet.records import find_record, read_records
+
+CPU = torch.device("cpu")
+DETAILS = {"task": "train", "noise": "speckle", "description": {"model": {"width": 4}, "seeds": [0]}}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "logs" / "cell.json"
+
+
+def row(epoch):
+    return {"epoch": epoch, "loss": 1 / epoch}
+
+
+def rewritten(path, **changes):
+    """The last record, changed as an earlier process could have left it."""
+    records = read_records(path)
+    records[-1] |= changes
+    path.write_text(json.dumps(records))
+
+
+def epochs(record):
+    return [one["epoch"] for one in record["history"]]
+
+
+def test_record_is_there_from_the_beginning(path):
+    before = datetime.now(UTC)
+    Log(path, CPU, **DETAILS)
+    (record,) = read_records(path)
+    assert {key: record[key] for key in DETAILS} == DETAILS
+    assert (record["finished"], record["history"]) == (None, [])
+    assert "weights_sha256" not in record
+    assert record["device"] == describe_device(CPU)
+    assert record["python"] == platform.python_version()
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert 0 <= record["seconds"] < 5
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["started"])
+    assert abs((datetime.fromisoformat(record["started"]) - before).total_seconds()) < 5
+
+
+def test_commit_is_the_one_of_this_code(path):
+    Log(path, CPU)
+    words = ["git", "rev-parse", "--short=12", "HEAD"]
+    head = subprocess.run(words, cwd=helpers.ROOT, capture_output=True, text=True)
+    if head.returncode:
+        pytest.skip("not in a git repository")
+    assert read_records(path)[0]["commit"].removesuffix("+changes") == head.stdout.strip()
+
+
+def test_epochs_and_the_end_are_written_at_once(path):
+    log = Log(path, CPU, **DETAILS)
+    for epoch, seconds in ((1, None), (2, 0.5)):
+        log.epoch(row(epoch), seconds)
+        (record,) = read_records(path)
+        assert epochs(record) == list(range(1, epoch + 1))
+        *_, last = record["history"]
+        assert (last["loss"], last["seconds"]) == (1 / epoch, seconds)
+        assert record["started"] <= last["finished"]
+        assert record["finished"] is None
+    log.finish("ab", scores={"psnr": 20.0})
+    (record,) = read_records(path)
+    assert (record["weights_sha256"], record["scores"]) == ("ab", {"psnr": 20.0})
+    assert record["finished"] >= last["finished"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert 0.5 * peak < record["peak_memory_bytes"] <= peak
+
+
+def test_killed_record_is_gone_on_with_and_its_seconds_add_up(path):
+    log = Log(path, CPU, **DETAILS)
+    log.epoch(row(1), 0.1)
+    rewritten(path, seconds=1000.0, started="2026-01-01T00:00:00.000Z", device="another", commit="older")
+    log = Log(path, CPU, **DETAILS)
+    (record,) = read_records(path)
+    assert 1000 <= record["seconds"] < 1005
+    assert record["started"] == "2026-01-01T00:00:00.000Z"
+    assert (record["device"], epochs(record)) == (describe_device(CPU), [1])
+    assert record["commit"] != "older"
+    log.epoch(row(2), 0.1)
+    log.finish("ab")
+    (record,) = read_records(path)
+    assert 1000 <= record["seconds"] < 1005
+    assert epochs(record) == [1, 2]
+
+
+def test_repeated_epoch_takes_the_place_of_what_came_after_it(path):
+    """A checkpoint may be older than the last epochs, or may not be usable at all."""
+    log = Log(path, CPU, **DETAILS)
+    for epoch in (1, 2, 3, 4):
+        log.epoch(row(epoch), 0.1)
+    log = Log(path, CPU, **DETAILS)
+    log.epoch(row(3), 0.3)
+    (record,) = read_records(path)
+    assert [(one["epoch"], one["seconds"]) for one in record["history"]] == [(1, 0.1), (2, 0.1), (3, 0.3)]
+    Log(path, CPU, **DETAILS).epoch(row(1), 0.4)
+    assert epochs(read_records(path)[0]) == [1]
+
+
+@pytest.mark.parametrize("changed", [{"noise": "gaussian-01"}, {"description": {}}, {"data": {"images": 1}}])
+def test_record_of_something_else_is_not_gone_on_with(path, changed):
+    Log(path, CPU, **DETAILS).epoch(row(1), 0.1)
+    rewritten(path, seconds=1000.0, started="2026-01-01T00:00:00.000Z")
+    Log(path, CPU, **DETAILS | changed)
+    (record,) = read_records(path)
+    assert record["seconds"] < 5
+    assert record["started"] > "2026-01-01T00:00:00.000Z"
+    assert record["history"] == []
+
+
+def test_finished_records_are_kept(path):
+    for digest in ("ab", "cd"):
+        log = Log(path, CPU, **DETAILS)
+        log.epoch(row(1), 0.1)
+        log.finish(digest)
+        finished = read_records(path)
+    Log(path, CPU, **DETAILS).epoch(row(1), 0.2)
+    Log(path, CPU, **DETAILS | {"noise": "gaussian-01"})
+    *older, last = read_records(path)
+    assert older == finished
+    assert [record["weights_sha256"] for record in older] == ["ab", "cd"]
+    assert (last["noise"], last["history"]) == ("gaussian-01", [])
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b"{}", b"null", b"3", b"\xff\xfe"], ids=repr)
+def test_damaged_log_begins_anew(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert read_records(path) == []
+    Log(path, CPU, **DETAILS).finish("ab")
+    assert [record["weights_sha256"] for record in read_records(path)] == ["ab"]
+
+
+def test_newest_record_with_the_details_is_found(path):
+    path.parent.mkdir()
+    path.write_text('[{"weights_sha256": "ab", "n": 1}, {"weights_sha256": "ab", "n": 2}, {"n": 3}]')
+    assert find_record(path, weights_sha256="ab") == {"weights_sha256": "ab", "n": 2}
+    assert find_record(path, weights_sha256="ab", n=1)["n"] == 1
+    assert find_record(path, weights_sha256="cd") is None
+    assert find_record(path.with_name("none.json"), weights_sha256="ab") is None
+
+
+def test_records_are_read_without_torch(tmp_path):
+    code = (
+        "import sys, lambdanet.records; print([name for name in ('torch', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=helpers.ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_versions_are_the_installed_ones():
+    assert set(provenance.versions()) == set(provenance.PACKAGES)
+
+
+class Clock(nn.Module):
+    """A network by which time passes: the n-th call takes n seconds."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.batches = 0, []
+
+    def forward(self, noisy):
+        self.batches.append(len(noisy))
+        self.now += len(self.batches)
+        return noisy
+
+
+@pytest.mark.parametrize(("images", "batch"), [(40, 32), (10, 10)])
+def test_time_of_an_image_is_the_median_of_five_runs_after_one(monkeypatch, images, batch):
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    assert timing.inference_seconds(clock, torch.zeros(images, 3, 8, 8)) == 4 / batch  # of 2, 3, 4, 5, 6
+    assert clock.batches == [batch] * 6
+
+
+def test_time_of_an_image_is_plausible():
+    model = create_model(**helpers.DNCNN)
+    assert 1e-9 < timing.inference_seconds(model, torch.zeros(4, 3, 8, 8)) < 1
