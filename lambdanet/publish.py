@@ -41,7 +41,7 @@ class Published:
         if self.without_log:
             text.append(
                 f"not restored: times, memory, device and training images' digests of "
-                f"{len(self.without_log)} of {len(self.runs)} trainings; their logs are not here or lack them"
+                f"{len(self.without_log)} of {len(self.runs)} trainings; their logs are not here"
             )
         return text
 
@@ -122,7 +122,7 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
         with tracking.reaching():  # each by itself: a training that ends now may want to say so
             run_id = tracking.log_training(client, one.training)
             done.runs.append(name)
-            if not one.training.record.get("history"):
+            if not one.training.record:
                 done.without_log.append(name)
             if version := registry.register(client, one.training, run_id, one.weights, train_images):
                 done.versions.append(f"{version.name} version {version.version}")
