@@ -10,10 +10,15 @@ repro: $(READY)     ## run the pipeline of the active profile and print its tabl
 	@lambdanet check
 	@dvc repro; status=$$?; lambdanet show && exit $$status
 
+reproduce: $(READY) ## the same, several stages at once: make reproduce PROFILE=quick JOBS=2
+	@lambdanet check
+	python -m pipelines.reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))
+	@lambdanet show $(if $(PROFILE),--profile $(PROFILE))
+
 test: $(READY)      ## lint and run the tests
 	ruff check .
 	ruff format --check .
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 ui: $(READY)        ## open MLflow's pages on the runs and models of this folder
 	lambdanet ui
@@ -40,5 +45,5 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help repro test ui table weights push lock
+.PHONY: help repro reproduce test ui table weights push lock
 .DEFAULT_GOAL := help

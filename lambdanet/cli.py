@@ -101,13 +101,14 @@ def train(
     settings |= {name: value for name, value in changes.items() if value is not None}
     settings = params.build(params.Training, settings, "options")
     noise_config = loaded.noise(noise)
-    from lambdanet import experiment  # after the words were checked: torch takes seconds
+    from lambdanet import experiment, live  # after the words were checked: torch takes seconds
 
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(experiment.FILES)):
         raise ValueError(f"{out} exists and is not the folder of a training; name another one")
 
     checkpoints = out.with_name(f".{out.name}.checkpoints")
-    with _data(loaded, profile, noise, data) as (clean, noisy):
+    log = out.with_name(f"{out.name}.log.json")
+    with live.follow(log) as tell, _data(loaded, profile, noise, data) as (clean, noisy):
         experiment.train_cell(
             Cell(profile, noise, model, seed),
             loaded.model(profile, model),
@@ -117,8 +118,9 @@ def train(
             noisy,
             out,
             checkpoints=checkpoints,
-            log=out.with_name(f"{out.name}.log.json"),
+            log=log,
             device=device,
+            on_news=tell,
         )
     shutil.rmtree(checkpoints)
     click.echo(f"{out / experiment.WEIGHTS}: trained; score it with")

@@ -331,7 +331,8 @@ def _tags(training: Training) -> list[RunTag]:
         "seed": cell.seed,
         "description_sha256": _digest(training.description),
         "weights_sha256": training.weights_sha256,
-        "stage": record.get("stage") or f"train@{cell.profile}-{cell.name}",
+        # None of a training by hand; without a log it is one of DVC's outputs.
+        "stage": record.get("stage", f"train@{cell.profile}-{cell.name}"),
         "device": record.get("device"),
         "commit": record.get("commit"),
         "mlflow.source.git.commit": record.get("commit"),

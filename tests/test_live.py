@@ -313,3 +313,21 @@ def test_without_mlflow_nothing_follows_and_nothing_is_said(project, untracked):
     assert finish(process) == (0, [])
     assert helpers.contents(project / TRAINED) == untracked
     assert statuses(project) == []
+
+
+def test_a_training_by_hand_is_followed_too(project):
+    environment = os.environ | {
+        "LAMBDANET_TRACKING": "on",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}",
+    }
+    code = "from lambdanet import cli, live; live.WAIT_SECONDS = 60; cli.main()"
+    words = ["train", "gaussian-01", "dncnn", "--out", "runs/a", "--epochs", str(EPOCHS)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert statuses(project) == ["FINISHED"]
+    assert steps(project) == list(range(1, EPOCHS + 1))
+    tags = dict(query(project, "select key, value from tags"))
+    assert tags["cell"] == CELL.name
+    assert "stage" not in tags  # it was none of DVC's
