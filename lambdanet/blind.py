@@ -28,7 +28,8 @@ def misfit(noisy: Tensor, model: nn.Module, noise: Noise) -> Tensor:
     Returns:
         (n,), in the unit of the images.
     """
-    noisy = _middle(noisy)
+    rows, columns = middle(*noisy.shape[-2:])
+    noisy = noisy[..., rows, columns]
     output = denoise(model, noisy).clamp(0, 1)
     # As a file would hold it: clipped, in 8 bits.
     again = (255 * noise(output, torch.Generator(noisy.device).manual_seed(SEED)).clamp(0, 1)).round() / 255
@@ -36,10 +37,10 @@ def misfit(noisy: Tensor, model: nn.Module, noise: Noise) -> Tensor:
     return (_taken_away(noisy, output) - _taken_away(again, output_again)).abs().mean(1)
 
 
-def _middle(images: Tensor) -> Tensor:
-    h, w = images.shape[-2:]
+def middle(h: int, w: int) -> tuple[slice, slice]:
+    """Rows and columns in the middle of a photograph: as much of it as is worth looking at."""
     top, left = max(0, h - LARGEST_SIDE) // 2, max(0, w - LARGEST_SIDE) // 2
-    return images[..., top : top + LARGEST_SIDE, left : left + LARGEST_SIDE]
+    return slice(top, top + LARGEST_SIDE), slice(left, left + LARGEST_SIDE)
 
 
 def _taken_away(noisy: Tensor, output: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 COMPACT = 10_000
 RULE = (
     "Only scores on the same test images are compared: of the profile with the most training images, those "
-    "on the images of its newest version. `champion` is the best test PSNR of these, `compact` the best "
-    f"with fewer than {COMPACT:,} parameters, and each architecture's name the best of that architecture; "
-    "at equal PSNR fewer parameters win, then the older version."
+    "on the images that it was published with last. `champion` is the best test PSNR of these, `compact` the "
+    f"best with fewer than {COMPACT:,} parameters, and each architecture's name the best of that "
+    "architecture; at equal PSNR fewer parameters win, then the older version."
 )
 RESERVED = ("champion", "compact")
 
@@ -30,6 +30,7 @@ class Denoiser:
         weights_sha256: digest of the weights file.
         version: its number among its noise's denoisers; higher is newer.
         created: date and time of that version, UTC, ISO 8601; empty where there is none.
+        published: when its test images were last those of a grid that was published; empty: `created`.
     """
 
     noise: str
@@ -45,6 +46,7 @@ class Denoiser:
     weights_sha256: str
     version: int
     created: str = ""
+    published: str = ""
 
 
 def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:
@@ -55,8 +57,8 @@ def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:
     """
     if not denoisers:
         return {}
-    newest = max(denoisers, key=lambda one: (one.train_images, one.version))
-    comparable = [one for one in denoisers if _test(one) == _test(newest)]
+    decisive = newest(denoisers)
+    comparable = [one for one in denoisers if tests(one) == tests(decisive)]
 
     def best(candidates: list[Denoiser]) -> Denoiser:
         return min(candidates, key=lambda one: (-one.psnr, one.parameters, one.version))
@@ -69,5 +71,11 @@ def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:
     return chosen
 
 
-def _test(denoiser: Denoiser) -> tuple:
+def newest(denoisers: list[Denoiser]) -> Denoiser:
+    """The one whose profile and test images decide."""
+    return max(denoisers, key=lambda one: (one.train_images, one.published or one.created, one.version))
+
+
+def tests(denoiser: Denoiser) -> tuple:
+    """What scores must share to be compared: training images and the digests of the test images."""
     return denoiser.train_images, denoiser.clean_sha256, denoiser.noisy_sha256

@@ -226,9 +226,12 @@ def publish(profile: str | None) -> None:
     trained = publish.from_outputs(
         loaded.cells(profile), Path("models", profile), Path("scores", profile), logs
     )
-    if not trained and Path("weights", profile).is_dir():
-        click.echo(f"from weights/{profile} and results/{profile}, as DVC's outputs are not here")
-        trained = publish.from_committed(Path("weights", profile), results, logs)
+    if len(trained) < len(loaded.cells(profile)) and Path("weights", profile).is_dir():
+        here = {one.training.cell for one in trained}
+        committed = publish.from_committed(Path("weights", profile), results, logs)
+        missing = [one for one in committed if one.training.cell not in here]
+        click.echo(f"{len(missing)} trainings from weights/{profile}, as DVC's outputs of them are not here")
+        trained += missing
     if not trained:
         raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro` first")
     summary = results if (results / "table2.md").is_file() else None

@@ -19,6 +19,7 @@ from pathlib import Path
 # For the follower's last words to MLflow; the training ends without them after that.
 WAIT_SECONDS = 5
 RETRY_SECONDS = 30
+CONSOLATION = "nothing waits for it, `lambdanet publish` fills it in"
 # A training is long, and its machine's load worth recording, after so much of it.
 LONG_SECONDS = 60
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -44,8 +45,8 @@ def follow(log: Path) -> Iterator[Callable[[], None]]:
     follower = subprocess.Popen(
         [sys.executable, "-m", "lambdanet.live", str(log)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,  # a word there: it has told of its trouble
+        env={"MLFLOW_HTTP_REQUEST_TIMEOUT": str(WAIT_SECONDS)} | os.environ | {"PYTHONPATH": path},
         process_group=0,  # Ctrl-C is for the training; the follower ends with it
     )
     os.set_blocking(follower.stdin.fileno(), False)
@@ -69,6 +70,9 @@ def follow(log: Path) -> Iterator[Callable[[], None]]:
         except subprocess.TimeoutExpired:
             follower.kill()
             follower.wait()
+            if not follower.stdout.read():
+                print(f"MLflow answers too slowly; {CONSOLATION}", file=sys.stderr)
+        follower.stdout.close()
 
 
 def main(log: Path) -> None:
@@ -80,13 +84,15 @@ def main(log: Path) -> None:
     mirror, heard, said, retry_at, last = tracking.Mirror(log), False, False, None, None
     while last is None:
         with contextlib.suppress(queue.Empty):
-            word = words.get(timeout=RETRY_SECONDS if retry_at else None)
+            word = words.get(timeout=RETRY_SECONDS)
             while True:  # only where the log stands now counts
                 last, heard = STATUS.get(word), heard or word == "news"
                 if last:
                     break
                 word = words.get_nowait()
         if last is None and retry_at and time.monotonic() < retry_at:
+            continue
+        if not heard and last is None:
             continue
         if not heard and last != "FINISHED":
             return  # it ended before it began; the log is that of another one
@@ -96,7 +102,8 @@ def main(log: Path) -> None:
         except ValueError as error:  # unreachable, or its experiment was deleted
             retry_at = time.monotonic() + RETRY_SECONDS
             if not said:
-                print(f"{error}; nothing waits for it, `lambdanet publish` fills it in", file=sys.stderr)
+                print(f"{error}; {CONSOLATION}", file=sys.stderr)
+                print("said", flush=True)
             said = True
 
 

@@ -115,7 +115,7 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
         UnreachableError: MLflow does not answer; what was done is kept, the rest is for the next call.
         ValueError: a network cannot be registered.
     """
-    done = Published()
+    done, errors = Published(), []
     client = tracking.connect()
     for one in trained:
         name = one.training.cell.name
@@ -124,17 +124,24 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
             done.runs.append(name)
             if not one.training.record:
                 done.without_log.append(name)
-            if version := registry.register(client, one.training, run_id, one.weights, train_images):
+            try:
+                version = registry.register(client, one.training, run_id, one.weights, train_images)
+            except ValueError as error:
+                errors.append(f"{name}: {error}")
+                continue
+            if version:
                 done.versions.append(f"{version.name} version {version.version}")
     with tracking.reaching():
         for noise in dict.fromkeys(one.training.cell.noise for one in trained):
-            for alias, denoiser in registry.assign_aliases(client, noise).items():
-                done.aliases.append(
-                    f"{registry.PREFIX}{noise}@{alias} -> version {denoiser.version}: {denoiser.model}, "
-                    f"{denoiser.profile}, {denoiser.psnr:.2f} dB"
+            for alias, one in registry.assign_aliases(client, noise).items():
+                holder = (
+                    f"version {one.version}: {one.model}, {one.profile}, {one.psnr:.2f} dB" if one else "none"
                 )
+                done.aliases.append(f"{registry.PREFIX}{noise}@{alias} -> {holder}")
         if results:
             done.summary = tracking.log_summary(client, profile, results)
+    if errors:
+        raise ValueError(f"not registered, all else is done: {'; '.join(errors)}")
     return done
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mlflow.store.entities import PagedList
 from mlflow.types import Schema, TensorSpec
 
 from lambdanet import files, portable
-from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases
+from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases, newest, tests
 from lambdanet.models import load_weights
 from lambdanet.tracking import Training, connect, experiment_id
 
@@ -57,19 +58,27 @@ def register(
     tags |= {"noise": cell.noise, "model": cell.model, "profile": cell.profile, "seed": str(cell.seed)}
     tags |= {"weights_sha256": training.weights_sha256, "train_images": str(train_images)}
     tags |= {"commit": training.record["commit"]} if "commit" in training.record else {}
+    versions = _versions(client, name)
+    known = next((v for v in versions if v.tags["weights_sha256"] == training.weights_sha256), None)
+    if known:  # how many images it was trained on is not to be rewritten by today's params.yaml
+        train_images = int(known.tags["train_images"])
+        tags["train_images"] = str(train_images)
     description = (
         f"{cell.model} for {cell.noise}, trained at the scale `{cell.profile}` on {train_images:,} images: "
         f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f} on {scores['images']:,} test images "
         f"(noisy: {scores['noisy_psnr']:.2f} dB), {scores['parameters']:,} parameters."
         f"\n\n{portable.CONTRACT}"
     )
-    for version in _versions(client, name):
-        if version.tags["weights_sha256"] == training.weights_sha256:
-            if not _has_files(client, version):
-                # `version.model_id` is empty in what a database gives back.
-                _log_model(client, weights, run_id, version.source.removeprefix("models:/"))
-            _describe(client, version, tags, description)
-            return None
+    if known:
+        if not _has_files(client, known):
+            # `version.model_id` is empty in what a database gives back.
+            _log_model(client, weights, run_id, known.source.removeprefix("models:/"))
+        ours = replace(_denoiser(known), **{key: tags[key] for key in ("clean_sha256", "noisy_sha256")})
+        decisive = newest([_denoiser(version) for version in versions])
+        if ours.train_images == decisive.train_images and tests(ours) != tests(decisive):
+            tags["published"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        _describe(client, known, tags, description)
+        return None
     model = client.create_logged_model(
         experiment_id(client, cell.profile), cell.name, run_id, tags, {"model": cell.model}, "denoiser"
     )
@@ -81,15 +90,24 @@ def register(
     )
 
 
-def assign_aliases(client: MlflowClient, noise: str) -> dict[str, Denoiser]:
-    """Let the aliases of a noise's model follow `catalogue.RULE`; returns those that moved."""
+def assign_aliases(client: MlflowClient, noise: str) -> dict[str, Denoiser | None]:
+    """Let the aliases of a noise's model follow `catalogue.RULE`.
+
+    Returns:
+        Those that moved, with what they stand for now: None where nothing qualifies any more.
+    """
     name = PREFIX + noise
     present = client.get_registered_model(name).aliases
-    wanted = aliases([_denoiser(version) for version in _versions(client, name)])
+    found = [_denoiser(version) for version in _versions(client, name)]
+    wanted = aliases(found)
+    ours = {*RESERVED, *(one.model for one in found)}  # a person may have set others
+    gone = [alias for alias in present if alias in ours and alias not in wanted]
+    for alias in gone:
+        client.delete_registered_model_alias(name, alias)
     moved = {alias: one for alias, one in wanted.items() if str(present.get(alias)) != str(one.version)}
     for alias, one in moved.items():
         client.set_registered_model_alias(name, alias, str(one.version))
-    return moved
+    return moved | dict.fromkeys(gone)
 
 
 def denoisers(client: MlflowClient) -> list[tuple[Denoiser, tuple[str, ...]]]:
@@ -201,8 +219,9 @@ def _denoiser(version: ModelVersion) -> Denoiser:
     numbers = {key: kind(version.tags[key]) for key, kind in NUMBERS.items()}
     texts = {key: version.tags[key] for key in TEXTS}
     return Denoiser(
-        **numbers, **texts, version=int(version.version), created=created.isoformat(timespec="seconds")
-    )
+        **numbers, **texts, version=int(version.version), created=created.isoformat(timespec="milliseconds"),
+        published=version.tags.get("published", ""),
+    )  # fmt: skip
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:

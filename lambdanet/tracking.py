@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ for _name in ("mlflow", "urllib3"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 DATABASE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
-EPOCH_METRICS = ("loss", "monitored_psnr", "learning_rate", "epoch_seconds", "images_per_second")
+LEARNING = ("loss", "monitored_psnr", "learning_rate")
+EPOCH_METRICS = (*LEARNING, "epoch_seconds", "images_per_second")
 BATCH = 500  # entries of one request; MLflow takes 1,000 metrics
 
 
@@ -169,7 +171,7 @@ def find_run(client: MlflowClient, experiment: str, **tags: str) -> str | None:
 
 
 def log_training(
-    client: MlflowClient, training: Training, run_id: str | None = None, logged: set | None = None
+    client: MlflowClient, training: Training, run_id: str | None = None, logged: dict | None = None
 ) -> str:
     """Bring the run of a training up to date, and make it where it is missing.
 
@@ -177,7 +179,7 @@ def log_training(
         client: of `connect`.
         training: what is known by now.
         run_id: the run, where it is known already.
-        logged: (key, step) of the metrics that it is known to hold; what is logged is added.
+        logged: (key, step) to value of the metrics that it is known to hold; what is logged is added.
 
     Returns:
         The run's id.
@@ -186,12 +188,13 @@ def log_training(
     run_id = run_id or _find(client, experiment, training) or _create(client, experiment, training)
     run = client.get_run(run_id)
     if logged is None:
-        logged = set()
+        logged = {}
     if not logged:
         for key in EPOCH_METRICS:
-            logged |= {(key, metric.step) for metric in client.get_metric_history(run_id, key)}
+            history = sorted(client.get_metric_history(run_id, key), key=lambda one: one.timestamp)
+            logged |= {(key, metric.step): metric.value for metric in history}
 
-    epochs = [one for one in _epoch_metrics(training) if (one.key, one.step) not in logged]
+    epochs = [one for one in _epoch_metrics(training) if _is_news(one, logged.get((one.key, one.step)))]
     metrics = epochs + _metrics(training, run.data.metrics)
     params = [p for p in _params(training.description) if p.key not in run.data.params]
     tags = [tag for tag in _tags(training) if run.data.tags.get(tag.key) != tag.value]
@@ -199,7 +202,7 @@ def log_training(
         client.log_batch(run_id, params=params, tags=tags)
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-    logged |= {(metric.key, metric.step) for metric in epochs}
+    logged |= {(metric.key, metric.step): metric.value for metric in epochs}
     present = {(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs}
     if inputs := [i for i in _inputs(training) if (i.dataset.name, i.dataset.digest) not in present]:
         client.log_inputs(run_id, datasets=inputs)
@@ -222,8 +225,11 @@ def log_summary(client: MlflowClient, profile: str, results: Path) -> bool:
     files += sorted((results / "figures").glob("*.png"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     run_id = find_run(client, experiment, task="summary", results_sha256=digest)
-    if run_id and len(client.list_artifacts(run_id)) == len({path.parent for path in files}) + 2:
-        return False
+    if run_id:
+        listed = client.list_artifacts(run_id) + client.list_artifacts(run_id, "figures")
+        present = {item.path.rpartition("/")[2] for item in listed}
+        if {path.name for path in files} <= present and client.get_run(run_id).info.status == "FINISHED":
+            return False
     if not run_id:
         tags = {"task": "summary", "profile": profile, "results_sha256": digest}
         tags["mlflow.note.content"] = (results / "table2.md").read_text()[:5000]
@@ -241,7 +247,7 @@ class Mirror:
         self.log = log
         self.client: MlflowClient | None = None
         self.run_id: str | None = None
-        self.logged: set = set()
+        self.logged: dict = {}
         self.monitor = None
 
     def update(self, status: str, *, watch_system: bool = False) -> None:
@@ -266,7 +272,7 @@ class Mirror:
                 self._log(record, status)
                 self._watch(watch_system and status == "RUNNING")
         except UnreachableError:
-            self.monitor, self.logged = None, set()  # it ends by itself; what arrived is not known
+            self.monitor, self.logged = None, {}  # it ends by itself; what arrived is not known
             raise
 
     def _log(self, record: dict, status: str) -> None:
@@ -289,7 +295,9 @@ class Mirror:
         self.run_id = log_training(self.client, training, self.run_id, self.logged)
 
     def _watch(self, wanted: bool) -> None:
-        if wanted and self.monitor is None and self.run_id:
+        # MLflow's monitor ends for good when the server does not answer once.
+        alive = any(thread.name == "SystemMetricsMonitor" for thread in threading.enumerate())
+        if wanted and not alive and self.run_id:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             self.monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=uri())
@@ -306,8 +314,8 @@ def _find(client: MlflowClient, experiment: str, training: Training) -> str | No
         if found:
             return found
     # One that was killed here, and goes on or is made whole now; elsewhere the same may be running.
-    same = {"description_sha256": _digest(training.description), "workspace": _workspace(), "cell": cell}
-    found = find_run(client, experiment, **same)
+    same = {"training_sha256": _identity(training), "workspace": _workspace(), "cell": cell}
+    found = find_run(client, experiment, **same) if same["training_sha256"] else None
     if found and "weights_sha256" not in client.get_run(found).data.tags:
         return found
     return None
@@ -329,7 +337,7 @@ def _tags(training: Training) -> list[RunTag]:
         "noise": cell.noise,
         "model": cell.model,
         "seed": cell.seed,
-        "description_sha256": _digest(training.description),
+        "training_sha256": _identity(training),
         "weights_sha256": training.weights_sha256,
         # None of a training by hand; without a log it is one of DVC's outputs.
         "stage": record.get("stage", f"train@{cell.profile}-{cell.name}"),
@@ -353,13 +361,18 @@ def _epoch_metrics(training: Training) -> list[Metric]:
     images = training.record.get("data", {}).get("train", {}).get("images")
     found = []
     for row in training.history:
-        values = {key: row[key] for key in ("loss", "monitored_psnr", "learning_rate")}
+        values = {key: row[key] for key in LEARNING}
         if seconds := row.get("seconds"):
             values["epoch_seconds"] = seconds
             values |= {"images_per_second": images / seconds} if images else {}
         moment = _milliseconds(row.get("finished") or training.record.get("finished"))
         found += [Metric(key, value, moment, row["epoch"]) for key, value in values.items()]
     return [metric for metric in found if math.isfinite(metric.value)]  # MLflow's charts cannot hold inf
+
+
+def _is_news(metric: Metric, logged: float | None) -> bool:
+    """Whether it is not logged, or as something else; an epoch done twice takes another time each time."""
+    return logged is None or (metric.key in LEARNING and metric.value != logged)
 
 
 def _metrics(training: Training, present: dict[str, float]) -> list[Metric]:
@@ -413,8 +426,12 @@ def _inputs(training: Training) -> list[DatasetInput]:
     return inputs
 
 
-def _digest(description: dict) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+def _identity(training: Training) -> str | None:
+    """A digest of settings, data and code; None where the log does not tell."""
+    if "data" not in training.record:
+        return None
+    parts = [training.description, training.record["data"], training.record["commit"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _workspace() -> str:

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as deprecated_decode_image
 
@@ -277,3 +277,19 @@ def test_largest_image_is_not_refused_for_its_size(tmp_path):
     header = struct.pack(">II", 25_000, 20_000)
     (tmp_path / "a.png").write_bytes(png(noise(4, 4, 3))[:33].replace(struct.pack(">II", 4, 4), header))
     assert "pixels" not in refusal(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_colour_profile_is_kept(tmp_path, suffix, depth):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source, out = tmp_path / f"source.{suffix}", tmp_path / "out.png"
+    Image.fromarray(noise(9, 7, 3)).save(source, icc_profile=profile)
+    photograph = imagefile.read(source)
+    if depth == 16:
+        photograph = Photograph(photograph.rgb.astype(np.uint16) * 257, icc=photograph.icc)
+    imagefile.write_png(out, photograph)
+    with Image.open(out) as written:
+        assert written.info["icc_profile"] == profile
+    assert imagefile.read(out).icc == profile
+    np.testing.assert_array_equal(imagefile.read(out).rgb, photograph.rgb)

@@ -241,7 +241,8 @@ def test_a_server_that_never_answers_is_not_waited_for(project, untracked):
         began = time.monotonic()
         assert process.wait(60) == 0
         assert time.monotonic() - began < live.WAIT_SECONDS + 4
-        process.communicate()
+        _, err = process.communicate()
+        assert err.count("`lambdanet publish` fills it in") == 1
         assert not helpers.lives(child)
         assert helpers.contents(project / TRAINED) == untracked
         alone.wait(2 * live.WAIT_SECONDS + 10)

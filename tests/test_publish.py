@@ -365,7 +365,7 @@ def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, pr
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[:2] == [
-        "from weights/tiny and results/tiny, as DVC's outputs are not here",
+        "2 trainings from weights/tiny, as DVC's outputs of them are not here",
         "2 runs, 2 new versions, 4 aliases moved",
     ]
     assert len(lines) == 7

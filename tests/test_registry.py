@@ -133,6 +133,33 @@ def test_aliases_follow_the_scores(client, tmp_path):
     ]
 
 
+def test_going_back_to_earlier_test_images_brings_their_champion_back(client, tmp_path):
+    first = mlflow_helpers.trained(tmp_path, psnr=26.0)
+    other = mlflow_helpers.trained(tmp_path, seed=1, psnr=20.0, noisy_sha256="e" * 64)
+    for one, champion in ((first, 1), (other, 2), (first, 1), (first, 1), (other, 2)):
+        register(client, one)
+        registry.assign_aliases(client, "gaussian-01")
+        assert holders(client)["champion"] == champion
+
+
+def test_an_alias_that_nothing_qualifies_for_any_more_goes(client, tmp_path):
+    register(client, mlflow_helpers.trained(tmp_path, "dncnn"))
+    registry.assign_aliases(client, "gaussian-01")
+    client.set_registered_model_alias(NAME, "mine", "1")
+    register(client, mlflow_helpers.trained(tmp_path, "autoencoder", profile="large"), train_images=64)
+    moved = registry.assign_aliases(client, "gaussian-01")
+    assert moved["dncnn"] is None
+    assert holders(client) == {"champion": 2, "compact": 2, "autoencoder": 2, "mine": 1}
+
+
+def test_how_many_images_a_version_was_trained_on_stays(client, tmp_path):
+    one = mlflow_helpers.trained(tmp_path)
+    register(client, one, train_images=32)
+    register(client, one, train_images=60_000)
+    assert registry.denoisers(client)[0][0].train_images == 32
+    assert "on 32 images" in client.get_model_version(NAME, "1").description
+
+
 def test_each_noise_has_its_own_model(client, tmp_path):
     for noise in ("speckle", "gaussian-01"):
         assert register(client, mlflow_helpers.trained(tmp_path, noise=noise)).version == 1

@@ -146,7 +146,7 @@ def test_logging_again_adds_nothing(client):
     run_id = log_training(client, training)
     before, info = mlflow_helpers.histories(client, run_id), client.get_run(run_id)
     assert log_training(client, training) == run_id
-    assert log_training(client, training, run_id, set()) == run_id
+    assert log_training(client, training, run_id, {}) == run_id
     after = client.get_run(run_id)
     assert mlflow_helpers.histories(client, run_id) == before
     assert len(mlflow_helpers.runs(client)) == 1
@@ -156,7 +156,7 @@ def test_logging_again_adds_nothing(client):
 
 @pytest.mark.parametrize("remembers", [True, False])
 def test_only_new_epochs_are_added(client, remembers):
-    logged = set() if remembers else None
+    logged = {} if remembers else None
     run_id = log_training(client, of(1), None, logged)
     first = mlflow_helpers.histories(client, run_id)
     assert client.get_run(run_id).info.status == "RUNNING"
@@ -199,6 +199,21 @@ def test_an_unfinished_run_of_the_same_training_is_gone_on_with(client, status):
     run = client.get_run(run_id)
     assert (run.info.status, run.info.end_time) == ("FINISHED", milliseconds(RECORD["finished"]))
     assert [step for step, _, _ in mlflow_helpers.histories(client, run_id)["loss"]] == [1, 2, 3]
+
+
+def test_a_killed_training_on_other_data_or_by_other_code_is_not_gone_on_with(client):
+    killed = log_training(client, of(1, "KILLED"))
+    for change in ({"commit": "another"}, {"data": {**RECORD["data"], "test": {}}}):
+        changed = dataclasses.replace(of(2), record=RECORD | change)
+        assert log_training(client, changed) != killed
+
+
+def test_an_epoch_that_came_out_otherwise_is_logged_again(client):
+    run_id = log_training(client, of(2, "KILLED"))
+    history = [row | {"loss": 7.0} for row in of(1).history]
+    assert log_training(client, dataclasses.replace(of(1), history=history)) == run_id
+    found = [(step, value) for step, value, _ in mlflow_helpers.histories(client, run_id)["loss"]]
+    assert (1, 7.0) in found
 
 
 def test_another_workspaces_run_or_another_training_is_left_alone(client, tmp_path, monkeypatch):
@@ -342,7 +357,7 @@ for number in range(8):
         os.read(reading, 1)  # until all are there
         cell = Cell("tiny", "gaussian-01", f"model-{number}", 0)
         client = tracking.connect()
-        run_id, logged = None, set()
+        run_id, logged = None, {}
         for epochs in range(1, 6):
             with tracking.reaching():
                 training = test_tracking.of(epochs, "FINISHED" if epochs == 5 else "RUNNING", cell=cell,
