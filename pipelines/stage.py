@@ -77,6 +77,8 @@ def run(
         _stop(process)
         process.stdout.close()
     text = "\n".join(last)
+    if status and stopping and stopping.is_set():
+        raise StageError(f"{name} was stopped")  # not to be tried again, however it ended
     if status == 0:
         return (
             "run" if f"Running stage '{name}'" in text or "is cached - skipping run" in text else "unchanged"

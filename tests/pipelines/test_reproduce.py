@@ -134,9 +134,18 @@ def test_a_stage_that_is_asked_to_stop_may_finish_what_it_writes(project):
     script = "trap 'sleep 1; echo saved > checkpoint; exit 143' TERM; echo ready; while :; do sleep 0.1; done"
     write_stages(project, a=([], f'sh -c "{script}"'))
     stopping = threading.Event()
-    with pytest.raises(stage.StageError):
+    with pytest.raises(stage.StageError, match="a was stopped") as caught:
         stage.run("a", lambda line: stopping.set() if line == "ready" else None, stopping=stopping)
+    assert type(caught.value) is stage.StageError  # not one that is tried again
     assert (project / "checkpoint").read_text() == "saved\n"
+
+
+def test_a_stage_that_dies_of_being_stopped_is_not_tried_again(project):
+    write_stages(project, a=([], "echo ready; exec sleep 1234"))
+    stopping = threading.Event()
+    with pytest.raises(stage.StageError, match="a was stopped") as caught:
+        stage.run("a", lambda line: stopping.set() if line == "ready" else None, stopping=stopping)
+    assert type(caught.value) is stage.StageError
 
 
 class Recorder:
