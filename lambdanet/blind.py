@@ -48,8 +48,4 @@ def _taken_away(noisy: Tensor, output: Tensor) -> Tensor:
     order = output.flatten(1).argsort(1)
     removed = (noisy - output).flatten(1).gather(1, order)
     at = torch.linspace(0.01, 0.99, QUANTILES, device=noisy.device)
-    return torch.cat([_quantiles(third, at) for third in removed.chunk(3, 1)], 1)
-
-
-def _quantiles(values: Tensor, at: Tensor) -> Tensor:
-    return torch.quantile(values, at, dim=1).T
+    return torch.cat([torch.quantile(third, at, dim=1).T for third in removed.chunk(3, 1)], 1)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lambdanet.params import Cell
+
 COMPACT = 10_000
 RULE = (
     "Only scores on the same test images are compared: of the profile with the most training images, those "
@@ -47,6 +49,15 @@ class Denoiser:
     version: int
     created: str = ""
     published: str = ""
+
+    @classmethod
+    def of(cls, cell: Cell, scores: dict, train_images: int, version: int) -> "Denoiser":
+        """What is known of a cell that `evaluate` has scored."""
+        keys = ("psnr", "ssim", "parameters", "clean_sha256", "noisy_sha256", "weights_sha256")
+        return cls(
+            noise=cell.noise, model=cell.model, profile=cell.profile, seed=cell.seed,
+            train_images=train_images, version=version, **{key: scores[key] for key in keys},
+        )  # fmt: skip
 
 
 def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:

@@ -246,7 +246,7 @@ def ui(port: int) -> None:
     from lambdanet import tracking
 
     tracking.connect()  # makes the database, alone, before the server's processes open it
-    if not tracking.uri().startswith("sqlite:"):
+    if not tracking.sqlite_file():
         click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {tracking.uri()}")
         return
     store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(tracking.ARTIFACTS)]

@@ -42,6 +42,7 @@ def read(path: Path) -> Photograph:
         ValueError: it cannot be read as such.
     """
     try:
+        Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow refuses twice this
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)  # torchvision's 0.29
@@ -67,7 +68,6 @@ def write_png(path: Path, photograph: Photograph) -> None:
 
 
 def _read(path: Path) -> Photograph:
-    Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow refuses twice this
     with Image.open(path, formats=list(FORMATS)) as opened:
         image = ImageOps.exif_transpose(opened)
         # A profile of four inks says nothing about what they were converted to.
@@ -89,17 +89,14 @@ def _is_deep(path: Path) -> bool:
 
 
 def _read_deep(path: Path) -> Photograph:
-    w, h = struct.unpack(">II", path.read_bytes()[16:24])
-    if w * h > LARGEST:
-        raise ValueError(f"it has more than {LARGEST:,} pixels")
+    with Image.open(path, formats=["PNG"]) as opened:  # which refuses what is too large
+        icc = opened.info.get("icc_profile")
     from torchvision.io import ImageReadMode, decode_image  # takes a second to load
 
     pixels = decode_image(str(path), ImageReadMode.UNCHANGED, apply_exif_orientation=True)
     pixels = pixels.permute(1, 2, 0).numpy()
     alpha = pixels[..., -1].copy() if pixels.shape[-1] in (2, 4) else None
     grey = pixels.shape[-1] == 2
-    with Image.open(path, formats=["PNG"]) as opened:
-        icc = opened.info.get("icc_profile")
     return Photograph(_thrice(pixels[..., 0]) if grey else pixels[..., :3].copy(), alpha, grey, icc)
 
 

@@ -89,17 +89,10 @@ def from_committed(weights: Path, results: Path, logs: Path) -> list[Trained]:
 
 def catalogue(trained: list[Trained], train_images: int) -> dict[Denoiser, Path]:
     """The same trainings as denoisers to choose from, with their weights files."""
-    found = {}
-    for version, one in enumerate(trained, 1):
-        cell, scores = one.training.cell, one.training.scores
-        keys = ("psnr", "ssim", "parameters", "clean_sha256", "noisy_sha256", "weights_sha256")
-        values = {key: scores[key] for key in keys}
-        denoiser = Denoiser(
-            noise=cell.noise, model=cell.model, profile=cell.profile, seed=cell.seed,
-            train_images=train_images, version=version, **values,
-        )  # fmt: skip
-        found[denoiser] = one.weights
-    return found
+    return {
+        Denoiser.of(one.training.cell, one.training.scores, train_images, version): one.weights
+        for version, one in enumerate(trained, 1)
+    }
 
 
 def publish(trained: list[Trained], profile: str, train_images: int, results: Path | None) -> Published:

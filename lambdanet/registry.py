@@ -3,7 +3,6 @@
 import contextlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 from lambdanet import files, portable
 from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases, newest, tests
 from lambdanet.models import load_weights
-from lambdanet.tracking import Training, connect, experiment_id
+from lambdanet.tracking import Training, connect, experiment_id, sqlite_file
 
 PREFIX = "denoiser-"
 WEIGHTS = "extra_files/weights.safetensors"
@@ -54,15 +53,13 @@ def register(
     with contextlib.suppress(MlflowException):  # it is there
         client.create_registered_model(name, description=_about(cell.noise))
     scores = training.scores
-    tags = {key: str(scores[key]) for key in ("psnr", "ssim", "parameters", "clean_sha256", "noisy_sha256")}
-    tags |= {"noise": cell.noise, "model": cell.model, "profile": cell.profile, "seed": str(cell.seed)}
-    tags |= {"weights_sha256": training.weights_sha256, "train_images": str(train_images)}
-    tags |= {"commit": training.record["commit"]} if "commit" in training.record else {}
     versions = _versions(client, name)
     known = next((v for v in versions if v.tags["weights_sha256"] == training.weights_sha256), None)
     if known:  # how many images it was trained on is not to be rewritten by today's params.yaml
         train_images = int(known.tags["train_images"])
-        tags["train_images"] = str(train_images)
+    ours = Denoiser.of(cell, scores, train_images, int(known.version) if known else 0)
+    tags = {key: str(getattr(ours, key)) for key in (*NUMBERS, *TEXTS)}
+    tags |= {"commit": training.record["commit"]} if "commit" in training.record else {}
     description = (
         f"{cell.model} for {cell.noise}, trained at the scale `{cell.profile}` on {train_images:,} images: "
         f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f} on {scores['images']:,} test images "
@@ -73,7 +70,6 @@ def register(
         if not _has_files(client, known):
             # `version.model_id` is empty in what a database gives back.
             _log_model(client, weights, run_id, known.source.removeprefix("models:/"))
-        ours = replace(_denoiser(known), **{key: tags[key] for key in ("clean_sha256", "noisy_sha256")})
         decisive = newest([_denoiser(version) for version in versions])
         if ours.train_images == decisive.train_images and tests(ours) != tests(decisive):
             tags["published"] = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -149,10 +145,7 @@ def open_registry() -> MlflowClient:
         ValueError: there is no registry yet.
         UnreachableError: MLflow does not answer.
     """
-    from lambdanet import tracking
-
-    path = Path(tracking.uri().removeprefix("sqlite:///"))
-    if tracking.uri().startswith("sqlite:///") and not path.exists():
+    if (path := sqlite_file()) and not path.exists():
         raise ValueError(
             f"there is no registry yet ({path.name}); make it with `make repro` or, from the committed "
             "weights, `lambdanet publish --profile quick`; or name weights: --weights weights/quick"

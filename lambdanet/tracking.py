@@ -95,7 +95,7 @@ def connect() -> MlflowClient:
     """
     mlflow.set_tracking_uri(uri())
     with reaching():
-        if (path := _sqlite_file()) and not path.exists():
+        if (path := sqlite_file()) and not path.exists():
             _make_database(path)
         client = MlflowClient(uri())
         client.search_experiments(max_results=1)
@@ -131,13 +131,14 @@ def reaching() -> Iterator[None]:
 
 def _alone() -> contextlib.AbstractContextManager:
     """A SQLite file that several processes open first is destroyed, and it takes one writer at a time."""
-    path = _sqlite_file()
+    path = sqlite_file()
     if path is None:
         return contextlib.nullcontext()
     return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
 
 
-def _sqlite_file() -> Path | None:
+def sqlite_file() -> Path | None:
+    """The file that `uri()` names; None where it names a server."""
     return Path(uri().removeprefix("sqlite:///")) if uri().startswith("sqlite:///") else None
 
 
@@ -149,7 +150,7 @@ def experiment_id(client: MlflowClient, profile: str) -> str:
     """
     name = f"lambdanet/{profile}"
     # A server decides itself where artifacts go.
-    folder = str((ARTIFACTS / profile).resolve()) if uri().startswith("sqlite:") else None
+    folder = str((ARTIFACTS / profile).resolve()) if sqlite_file() else None
     for _ in range(2):
         if found := client.get_experiment_by_name(name):
             if found.lifecycle_stage != "active":
@@ -435,6 +436,9 @@ def _identity(training: Training) -> str | None:
 
 
 def _workspace() -> str:
+    # Workers that hand a training on to each other are told one name for all of them.
+    if shared := os.environ.get("LAMBDANET_WORKSPACE"):
+        return shared
     return f"{socket.gethostname()}:{Path.cwd()}"
 
 

@@ -71,10 +71,11 @@ class Slots:
         gpus = _gpus()
         self.jobs = jobs or len(gpus) or os.cpu_count() or 1
         self.free: queue.SimpleQueue = queue.SimpleQueue()
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
+        shared = {} if os.environ.get("OMP_NUM_THREADS") else threads
         for number in range(self.jobs):
-            self.free.put({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or threads)
+            own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+            self.free.put(shared | own)
 
     @contextlib.contextmanager
     def one(self) -> Iterator[dict[str, str]]:
@@ -124,7 +125,7 @@ def run(stages: dict[str, frozenset[str]], slots: Slots, limit: float) -> dict[s
                 return stage.run(
                     name,
                     lambda line: console.line(name, line),
-                    environment=environment | {"OMP_NUM_THREADS": str(slots.threads)},
+                    environment=environment,
                     limit=limit,
                     stopping=stopping,
                 )

@@ -105,6 +105,14 @@ def test_a_stage_is_run_once(project):
     assert stage.run("a", lines.append) == "unchanged"
 
 
+def test_a_stage_that_prints_much_was_run_too(project):
+    write_stages(project, a=([], "seq 1000"))
+    assert stage.run("a", lambda line: None) == "run"
+    (project / "a").unlink()
+    assert stage.run("a", lambda line: None) == "run"  # brought from the cache
+    assert (project / "a").read_text() == "a\n"
+
+
 @pytest.mark.parametrize(
     ("command", "kind", "said"),
     [
