@@ -258,11 +258,18 @@ def ui(port: int) -> None:
 
 @main.command()
 @PROFILE
-def show(profile: str | None) -> None:
+@click.option("--cell", help="One cell only, NOISE-MODEL-SEED, from its own score or last epoch.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="That cell for a program, with its run's page in MLflow."
+)
+def show(profile: str | None, cell: str | None, as_json: bool) -> None:
     """Print the table of a profile, where its report lies and what to do next."""
     from lambdanet.report import tables
 
     profile = profile or _params().profile
+    if cell or as_json:
+        _show_cell(profile, cell or "", as_json)
+        return
     folder = Path("results") / profile
     table = tables.read_table(folder / "table2.csv")
     click.echo(tables.as_text(table))
@@ -271,6 +278,24 @@ def show(profile: str | None) -> None:
     click.echo("CIFAR-10:   dvc exp run -S profile=quick")
     click.echo("runs:       make ui, then open http://127.0.0.1:5000")
     click.echo("your image: lambdanet denoise photo.png -o clean.png --blind")
+
+
+def _show_cell(profile: str, name: str, as_json: bool) -> None:
+    from lambdanet.report import tables
+
+    cell = next((one for one in _params().cells(profile) if one.name == name), None)
+    if cell is None:
+        raise click.ClickException(f"params.yaml has no cell {name!r} in profile {profile}; `dvc stage list`")
+    row = tables.cell_row(cell, Path("scores") / profile, Path("models") / profile)
+    url = None
+    if as_json:
+        from lambdanet import tracking
+
+        with contextlib.suppress(tracking.UnreachableError):
+            url = tracking.run_page(cell)
+        click.echo(json.dumps({"table": [row], "mlflow": url}))
+    else:
+        click.echo("\n".join(f"{key}: {value}" for key, value in row.items()))
 
 
 @main.command("export-weights")

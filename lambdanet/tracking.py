@@ -171,6 +171,21 @@ def find_run(client: MlflowClient, experiment: str, **tags: str) -> str | None:
     return found[0].info.run_id if found else None
 
 
+def run_page(cell: Cell) -> str | None:
+    """Where a browser shows the newest run of a cell; None without such a run, or without a server.
+
+    Raises:
+        UnreachableError: the server does not answer.
+    """
+    if not uri().startswith("http"):
+        return None
+    client = connect()
+    with reaching():
+        experiment = experiment_id(client, cell.profile)
+        run_id = find_run(client, experiment, cell=cell.name)
+    return f"{uri().rstrip('/')}/#/experiments/{experiment}/runs/{run_id}" if run_id else None
+
+
 def log_training(
     client: MlflowClient, training: Training, run_id: str | None = None, logged: dict | None = None
 ) -> str:

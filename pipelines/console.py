@@ -4,6 +4,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from rich.console import Console as Terminal
 from rich.live import Live
@@ -14,10 +15,23 @@ _PROGRESS = re.compile(r"^[\w.-]+: ((?:epoch|step|going on) .*)$")
 MARKS = {"run": ("done", "green"), "unchanged": ("up to date", "dim")}
 
 
+def progress(line: str) -> str:
+    """What a stage's line says of how far it is; empty where it says nothing of that."""
+    match = _PROGRESS.match(line)
+    return match.group(1) if match else ""
+
+
 class Console:
     """Thread-safe; a live display in a terminal, plain lines anywhere else."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, sink: Callable[[str], None] | None = None) -> None:
+        """Begin to count.
+
+        Args:
+            total: stages that there are.
+            sink: takes the lines instead of the terminal.
+        """
+        self.sink = sink
         self.total, self.ended = total, 0
         self.began = time.monotonic()
         self.running: dict[str, tuple[float, str]] = {}
@@ -28,7 +42,7 @@ class Console:
         )
 
     def __enter__(self) -> "Console":
-        if self.terminal.is_terminal:
+        if self.terminal.is_terminal and not self.sink:
             self.live.start()
         return self
 
@@ -39,15 +53,15 @@ class Console:
         """A stage begins."""
         with self.lock:
             self.running[name] = (time.monotonic(), "")
-        if not self.terminal.is_terminal:
+        if self.sink or not self.terminal.is_terminal:
             self.say(f"start {name}")
 
     def line(self, name: str, text: str) -> None:
         """A stage has printed a line."""
-        if match := _PROGRESS.match(text):
+        if found := progress(text):
             with self.lock:
                 if name in self.running:
-                    self.running[name] = (self.running[name][0], match.group(1))
+                    self.running[name] = (self.running[name][0], found)
 
     def end(self, name: str, how: str) -> None:
         """A stage has ended: "run", "unchanged", or why it failed."""
@@ -60,7 +74,10 @@ class Console:
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line that stays."""
-        self.terminal.print(Text(text, style=style))
+        if self.sink:
+            self.sink(text)
+        else:
+            self.terminal.print(Text(text, style=style))
 
     def _display(self) -> Text:
         with self.lock:

@@ -10,10 +10,13 @@ class Graph:
     Attributes:
         needs: stage to the stages whose outputs it reads, among the wanted ones.
         changed: the stages that are out of date by themselves; what depends on them may follow.
+        staying: the stages whose outputs DVC does not move between machines, nor remembers having
+            made: they have to run in the folder where they are wanted.
     """
 
     needs: dict[str, frozenset[str]]
     changed: frozenset[str]
+    staying: frozenset[str] = frozenset()
 
     def to_run(self) -> dict[str, frozenset[str]]:
         """The stages that are, or may turn out to be, out of date, with their needs among these."""
@@ -47,9 +50,20 @@ def load(targets: list[str]) -> Graph:
             order = networkx.lexicographical_topological_sort(graph.reverse(), key=_name)
             needs = {_name(one): frozenset(map(_name, graph.successors(one))) for one in order}
             changed = repo.status(targets=targets or None, with_deps=bool(targets))
+            staying = frozenset(_name(one) for one in graph if not _moves(one))
     except DvcException as error:
         raise ValueError(f"DVC: {' '.join(str(error).split())}") from None
-    return Graph(needs, frozenset(changed) & needs.keys())
+    return Graph(needs, frozenset(changed) & needs.keys(), staying)
+
+
+def _moves(stage: object) -> bool:
+    # As in dvc/stage/cache.py, `_can_hash`.
+    return (
+        bool(stage.deps)
+        and bool(stage.outs)
+        and all(one.use_cache and not one.persist for one in stage.outs)
+        and not stage.always_changed
+    )
 
 
 def _name(stage: object) -> str:

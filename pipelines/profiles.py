@@ -31,18 +31,39 @@ def active_profile(name: str) -> Iterator[None]:
     Raises:
         ValueError: params.yaml has no such profile.
     """
+    before = active()
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        make_active(name)
+        yield
+    finally:
+        make_active(before)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def active() -> str:
+    """The profile that the current folder's params.yaml names."""
+    return _WORD.search(PARAMS.read_text()).group(2)
+
+
+def make_active(name: str) -> None:
+    """Make `name` the active profile of the current folder.
+
+    Raises:
+        ValueError: params.yaml has no such profile.
+    """
     text = PARAMS.read_text()
     known = list(yaml.safe_load(text)["profiles"])
     if name not in known:
         raise ValueError(f"unknown profile {name!r}; params.yaml has {', '.join(known)}")
-    before = _WORD.search(text).group(2)
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        _write(name)
-        yield
-    finally:
-        _write(before)
-        signal.signal(signal.SIGTERM, handler)
+    part = PARAMS.with_name(f".{PARAMS.name}.part")
+    part.write_text(with_profile(text, name))
+    os.replace(part, PARAMS)
+
+
+def with_profile(text: str, name: str) -> str:
+    """The text of a params.yaml with another active profile."""
+    return _WORD.sub(rf"\g<1>{name}", text, count=1)
 
 
 def recorded_profiles() -> list[str]:
@@ -72,13 +93,6 @@ def main(words: list[str]) -> int:
                     return status
         return 0
     raise ValueError("usage: python -m pipelines.profiles (run PROFILE COMMAND... | table PROFILE | push)")
-
-
-def _write(name: str) -> None:
-    text = _WORD.sub(rf"\g<1>{name}", PARAMS.read_text(), count=1)
-    part = PARAMS.with_name(f".{PARAMS.name}.part")
-    part.write_text(text)
-    os.replace(part, PARAMS)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING
 import click
 import filelock
 
-from pipelines import graph, profiles, stage
+from pipelines import clone, graph, profiles, stage
 from pipelines.console import Console
 
 if TYPE_CHECKING:  # loading Prefect takes longer than finding out that nothing has to be done
     from prefect.client.schemas.objects import State
-    from prefect.futures import PrefectFuture
 
 RETRY_SECONDS = [2, 10, 60]
 TEMPORARY = Path(".dvc/tmp")
@@ -38,6 +37,7 @@ GOOD = ("run", "unchanged")
 @click.argument("targets", nargs=-1)
 @click.option("--profile", help="Instead of the active one of params.yaml, for the time of this command.")
 @click.option("--jobs", type=click.IntRange(1), help="Stages at once; default: one a GPU, else one a core.")
+@click.option("--on-workers", is_flag=True, help="On the workers of PREFECT_API_URL; see docs/cluster.md.")
 @click.option(
     "--limit-hours",
     default=24.0,
@@ -45,16 +45,24 @@ GOOD = ("run", "unchanged")
     type=click.FloatRange(0, min_open=True),
     help="Longest time that one stage may take.",
 )
-def main(targets: tuple[str, ...], profile: str | None, jobs: int | None, limit_hours: float) -> None:
+def main(
+    targets: tuple[str, ...], profile: str | None, jobs: int | None, on_workers: bool, limit_hours: float
+) -> None:
     """Run the stages that are out of date; TARGETS are stages as `dvc repro` takes them, default all."""
     try:
-        with _alone(), profiles.active_profile(profile) if profile else contextlib.nullcontext():
-            stages = graph.load(list(targets)).to_run()
-            if not stages:
-                click.echo("Data and pipelines are up to date.")
-                return
-            slots = Slots(jobs)
-            ended = run(stages, slots, 3600 * limit_hours)
+        with alone():
+            # What workers run is the commit, so what differs from it is refused before the word is changed.
+            commit = clone.pushed_commit() if on_workers else ""
+            with profiles.active_profile(profile) if profile else contextlib.nullcontext():
+                stages = graph.load(list(targets)).to_run()
+                if not stages:
+                    click.echo("Data and pipelines are up to date.")
+                    return
+                _quiet_prefect()
+                if on_workers:
+                    ended = _on_workers(list(targets), commit, limit_hours)
+                else:
+                    ended = run(stages, Slots(jobs), 3600 * limit_hours)
     except ValueError as error:
         sys.exit(f"error: {error}")
     sys.exit(any(how not in GOOD for how in ended.values()))
@@ -68,13 +76,13 @@ class Slots:
     """
 
     def __init__(self, jobs: int | None = None) -> None:
-        gpus = _gpus()
-        self.jobs = jobs or len(gpus) or os.cpu_count() or 1
+        cards = gpus()
+        self.jobs = jobs or len(cards) or os.cpu_count() or 1
         self.free: queue.SimpleQueue = queue.SimpleQueue()
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
         shared = {} if os.environ.get("OMP_NUM_THREADS") else threads
         for number in range(self.jobs):
-            own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+            own = {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {}
             self.free.put(shared | own)
 
     @contextlib.contextmanager
@@ -98,13 +106,6 @@ def run(stages: dict[str, frozenset[str]], slots: Slots, limit: float) -> dict[s
     Returns:
         Stage to "run", "unchanged", or why it failed or was not run.
     """
-    # For a person: the stages' own lines, not the engine's. Read when Prefect is loaded.
-    for name, value in {
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    }.items():
-        os.environ.setdefault(name, value)
     from prefect import flow, task
     from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -137,8 +138,17 @@ def run(stages: dict[str, frozenset[str]], slots: Slots, limit: float) -> dict[s
             validate_parameters=False,
         )
         def reproduce(targets: list[str]) -> dict[str, str]:
+            finished: queue.SimpleQueue = queue.SimpleQueue()
+
+            def submit(name: str) -> None:
+                run_stage.submit(name).add_done_callback(lambda future: finished.put((name, future)))
+
+            def wait() -> tuple[str, str]:
+                name, future = finished.get()
+                return name, str(future.result(raise_on_failure=False))
+
             try:
-                return work_off(stages, slots.jobs, run_stage.submit, console)
+                return work_off(stages, slots.jobs, submit, wait, console)
             except BaseException:
                 # Before the task runner waits for its threads, and so for the stages.
                 stopping.set()
@@ -149,25 +159,36 @@ def run(stages: dict[str, frozenset[str]], slots: Slots, limit: float) -> dict[s
 
 
 def work_off(
-    stages: dict[str, frozenset[str]], jobs: int, submit: "Callable[[str], PrefectFuture]", console: Console
+    stages: dict[str, frozenset[str]],
+    jobs: int,
+    submit: Callable[[str], None],
+    wait: Callable[[], tuple[str, str]],
+    console: Console,
 ) -> dict[str, str]:
-    """Submit stages as those that they need end well, never more than `jobs` at once."""
+    """Run stages as those that they need end well, never more than `jobs` at once.
+
+    Args:
+        stages: each with the stages that it needs among them.
+        jobs: as many are submitted and not ended at a time.
+        submit: begins a stage.
+        wait: waits for one of those that were submitted to end: its name, and how it ended.
+        console: told of each end.
+
+    Returns:
+        Stage to "run", "unchanged", or why it failed or was not run.
+    """
     waiting, ended = dict(stages), {}
-    running: dict[object, str] = {}
-    finished: queue.SimpleQueue = queue.SimpleQueue()
+    running: set[str] = set()
     while waiting or running:
         ready = [name for name, needs in waiting.items() if all(ended.get(n) in GOOD for n in needs)]
         for name in ready[: jobs - len(running)]:
             del waiting[name]
-            future = submit(name)
-            running[future] = name
-            future.add_done_callback(finished.put)
+            running.add(name)
+            submit(name)
         if not running:
             break  # what waits needs something that failed
-        future = finished.get()
-        name = running.pop(future)
-        result = future.result(raise_on_failure=False)
-        ended[name] = result if isinstance(result, str) else str(result)
+        name, ended[name] = wait()
+        running.remove(name)
         console.end(name, ended[name])
     for name, needs in waiting.items():
         lacking = [need for need in needs if ended.get(need) not in GOOD]
@@ -176,8 +197,26 @@ def work_off(
     return ended
 
 
+def _on_workers(targets: list[str], commit: str, limit_hours: float) -> dict[str, str]:
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ValueError("PREFECT_API_URL does not say where the Prefect server is; see docs/cluster.md")
+    from pipelines import grid
+
+    return grid.from_here(targets, profiles.active(), commit, limit_hours)
+
+
+def _quiet_prefect() -> None:
+    """Set what Prefect reads when it is loaded: for a person, the stages' lines, not the engine's."""
+    for name, value in {
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Hold this folder for one `reproduce`; two would each start what the other runs.
 
     Raises:
@@ -201,7 +240,7 @@ def _may_pass(_task: object, _run: object, state: "State") -> bool:
     return isinstance(state.result(raise_on_failure=False), stage.PassingError)
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """The GPUs that this process may use, by what CUDA_VISIBLE_DEVICES calls them."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name.strip() not in ("", "-1")]

@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 # A training that is asked to stop writes a checkpoint first.
 GRACE_SECONDS = 25
+# A `dvc` that outlived a flow would train what another worker trains by then. Linux tells it.
+_PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+_DIE_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" else []
 _BUSY = ("Unable to acquire lock", "is busy", "rwlock")
 _KILLED = re.compile(r"exited with (-\d+|1(?:3[4-9]|4[0-3]))\b")
 _MEMORY = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
@@ -30,15 +33,17 @@ def run(
     name: str,
     on_line: Callable[[str], None],
     *,
+    words: tuple[str, ...] = ("repro", "--single-item"),
     environment: dict[str, str] | None = None,
     limit: float | None = None,
     stopping: threading.Event | None = None,
 ) -> str:
-    """Run `dvc repro --single-item NAME` in the current folder.
+    """Run `dvc repro --single-item NAME` in the current folder; it ends when this process does.
 
     Args:
         name: of the stage.
         on_line: called with each line that it prints.
+        words: the `dvc` command instead of `repro --single-item`.
         environment: variables for it, beside this process's own.
         limit: seconds after which it is stopped.
         stopping: when set, the stage is asked to stop, with time to write a checkpoint.
@@ -51,9 +56,9 @@ def run(
         StageError: it failed, or took longer than its limit.
     """
     # Without --wait-for-lock DVC throws a finished training away when another stage holds its lock.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *words, name]
     process = subprocess.Popen(
-        command,
+        [*_DIE_WITH_PARENT, *command],
         env=os.environ | {"DVC_NO_ANALYTICS": "1"} | (environment or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -66,8 +71,10 @@ def run(
     done, timed_out = threading.Event(), threading.Event()
     watcher = threading.Thread(target=_watch, args=(process, done, limit, stopping, timed_out), daemon=True)
     watcher.start()
+    ran = False
     try:
         for line in process.stdout:
+            ran = ran or line.startswith((f"Running stage '{name}'", f"Stage '{name}' is cached"))
             last.append(line.rstrip())
             on_line(line.rstrip())
         status = process.wait()
@@ -80,9 +87,7 @@ def run(
     if status and stopping and stopping.is_set():
         raise StageError(f"{name} was stopped")  # not to be tried again, however it ended
     if status == 0:
-        return (
-            "run" if f"Running stage '{name}'" in text or "is cached - skipping run" in text else "unchanged"
-        )
+        return "run" if ran else "unchanged"
     raise _failure(name, text, status, limit if timed_out.is_set() else None)
 
 

@@ -110,6 +110,34 @@ def table2(cells: list[Cell], scores: dict[Cell, dict]) -> pd.DataFrame:
     return table[order]
 
 
+def cell_row(cell: Cell, scores: Path, trained: Path) -> dict[str, object]:
+    """One cell beside the paper, for a person: its score, or before that its last epoch.
+
+    Args:
+        cell: which.
+        scores: folder with the profile's CELL.json of `evaluate`.
+        trained: folder with the profile's folders of `train`.
+
+    Raises:
+        ValueError: it was not trained here.
+    """
+    row: dict[str, object] = {"noise": cell.noise, "model": cell.model, "seed": cell.seed}
+    if not (scores / f"{cell.name}.json").is_file():
+        last = read_history(trained / cell.name / "history.csv").iloc[-1]
+        shown = {"epochs": int(last["epoch"]), "loss": round(float(last["loss"]), 6)}
+        return row | shown | {"PSNR of 500 test images (dB)": round(float(last["monitored_psnr"]), 2)}
+    found = table2([cell], {cell: read_json(scores / f"{cell.name}.json")}).iloc[0]
+    paper = {"paper": "paper_psnr", "paper's SSIM": "paper_ssim"}
+    return row | {
+        "PSNR (dB)": round(float(found["psnr"]), 2),
+        "SSIM": round(float(found["ssim"]), 3),
+        **{key: None if pd.isna(found[name]) else float(found[name]) for key, name in paper.items()},
+        "noisy input (dB)": round(float(found["noisy_psnr"]), 2),
+        "parameters": int(found["parameters"]),
+        "images": int(found["images"]),
+    }
+
+
 def as_markdown(table: pd.DataFrame) -> str:
     """Ours beside the paper's, with the difference; the best PSNR of each noise in bold."""
     lines = [

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -162,11 +163,14 @@ class Recorder:
     def __init__(self, results=None):
         self.results, self.pool = results or {}, concurrent.futures.ThreadPoolExecutor(8)
         self.lock, self.now, self.most, self.order = threading.Lock(), set(), 0, []
+        self.finished = queue.SimpleQueue()
 
     def submit(self, name):
-        inner = self.pool.submit(self._run, name)
-        inner.result = lambda raise_on_failure: self.results.get(name, "run")
-        return inner
+        self.pool.submit(self._run, name).add_done_callback(lambda _: self.finished.put(name))
+
+    def wait(self):
+        name = self.finished.get(timeout=10)
+        return name, self.results.get(name, "run")
 
     def _run(self, name):
         with self.lock:
@@ -187,7 +191,7 @@ NEEDS = {name: frozenset(needs) for name, (needs, _) in DIAMOND.items()}
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_stages_wait_for_what_they_need_and_for_a_place(jobs):
     recorder = Recorder()
-    ended = reproduce.work_off(NEEDS, jobs, recorder.submit, recorder)
+    ended = reproduce.work_off(NEEDS, jobs, recorder.submit, recorder.wait, recorder)
     assert ended == dict.fromkeys(NEEDS, "run")
     for name, needs in NEEDS.items():
         assert all(recorder.order.index(need) < recorder.order.index(name) for need in needs)
@@ -196,8 +200,8 @@ def test_stages_wait_for_what_they_need_and_for_a_place(jobs):
 
 
 def test_a_failure_stops_what_depends_on_it_only():
-    recorder = Recorder({"b": stage.StageError("b failed")})
-    ended = reproduce.work_off(NEEDS, 2, recorder.submit, recorder)
+    recorder = Recorder({"b": "b failed"})
+    ended = reproduce.work_off(NEEDS, 2, recorder.submit, recorder.wait, recorder)
     assert ended == {
         "a": "run", "b": "b failed", "c": "run", "d": "d was not run, as it needs b", "e": "run",
     }  # fmt: skip

@@ -1,0 +1,137 @@
+"""A clone of this project as git sees it: its commit, its changes, and workspaces made from it."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipelines import profiles
+
+# What a run writes itself.
+_RESULTS = (":!dvc.lock", ":!results", ":!weights")
+KEPT_DAYS = 14
+
+
+class CloneError(ValueError):
+    """A clone is not as it must be; the text says what to do."""
+
+
+def pushed_commit() -> str:
+    """The commit that is checked out here, once it is sure that a worker can run just that.
+
+    Raises:
+        CloneError: code or parameters differ from it, or `origin` does not have it.
+    """
+    changed = [line[3:] for line in git("status", "--porcelain", "--", ".", *_RESULTS).splitlines()]
+    if "params.yaml" in changed and _only_profile_changed():
+        changed.remove("params.yaml")
+    if changed:
+        raise CloneError(
+            f"uncommitted changes in {', '.join(changed[:5])}{' and others' * (len(changed) > 5)}: workers "
+            "run what is committed and pushed, so commit and push these, or stash them"
+        )
+    head = git("rev-parse", "HEAD").strip()
+    _fetch()
+    if not git("branch", "--remotes", "--contains", head).strip():
+        raise CloneError(
+            f"origin does not have commit {head[:12]} yet, and workers get it from there: git push"
+        )
+    return head
+
+
+def resolve(revision: str) -> str:
+    """The commit that a branch, tag or commit of `origin` stands for; fetches first.
+
+    Raises:
+        CloneError: origin has no such revision, or does not answer.
+    """
+    if not re.fullmatch(r"[\w./-]{1,200}", revision) or revision.startswith("-"):
+        raise CloneError(f"{revision!r} is no revision of git")
+    _fetch()
+    for name in (f"refs/remotes/origin/{revision}", revision):
+        with contextlib.suppress(CloneError):
+            return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").strip()
+    raise CloneError(f"origin has no revision {revision!r}; push it, or name another")
+
+
+def workspace(base: Path, commit: str, profile: str, owner: str) -> Path:
+    """A folder with `commit` checked out, that uses the DVC cache of `base`; made where it is missing.
+
+    Workers of one machine share a cache, and each has folders of its own: DVC locks a folder for
+    the time that it reads its data.
+
+    Args:
+        base: the machine's clone.
+        commit: full digest, which `base` has or can fetch.
+        profile: to be made the active one there.
+        owner: the worker; only one process works in a folder at a time.
+
+    Raises:
+        CloneError: origin does not have the commit.
+    """
+    folders = base / ".dvc/tmp/workspaces"
+    folder = folders / f"{re.sub(r'[^A-Za-z0-9-]', '-', owner)}-{profile}-{commit[:12]}"
+    if not folder.is_dir():
+        _forget_old(folders)
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        with contextlib.chdir(base):
+            resolve(commit)
+            origin = git("remote", "get-url", "origin").strip()
+            cache = _run(sys.executable, "-m", "dvc", "cache", "dir").strip()
+        _run("git", "clone", "--quiet", "--no-checkout", str(base), str(part))
+        with contextlib.chdir(part):
+            git("remote", "set-url", "origin", origin)
+            git("checkout", "--quiet", "--detach", commit)
+            if (local := base / ".dvc/config.local").is_file():
+                shutil.copy(local, ".dvc/config.local")
+            _run(sys.executable, "-m", "dvc", "config", "--local", "cache.dir", cache)
+            profiles.make_active(profile)
+        part.rename(folder)
+    os.utime(folder)
+    return folder
+
+
+def experiments() -> list[str]:
+    """The names of the DVC experiments that this clone has."""
+    return re.findall(r"^\w+ refs/exps/\w+/\w+/(\S+)$", git("show-ref"), re.MULTILINE)
+
+
+def _forget_old(folders: Path) -> None:
+    for folder in folders.glob("*"):
+        if time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _only_profile_changed() -> bool:
+    before, now = git("show", "HEAD:params.yaml"), profiles.PARAMS.read_text()
+    return profiles.with_profile(before, "x") == profiles.with_profile(now, "x")
+
+
+def _fetch() -> None:
+    try:
+        git("fetch", "--quiet", "origin")
+    except CloneError as error:
+        raise CloneError(f"git origin cannot be reached: {error}") from None
+
+
+def git(*words: str) -> str:
+    """Run git here; its output.
+
+    Raises:
+        CloneError: it failed.
+    """
+    return _run("git", *words)
+
+
+def _run(*words: str) -> str:
+    # Never a question at a prompt that nobody sees.
+    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise CloneError(f"{' '.join(words[:3])}: {' '.join(done.stderr.split())[-300:]}")
+    return done.stdout

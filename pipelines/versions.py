@@ -1,0 +1,37 @@
+"""The versions that decide a result's bytes: workers with others must not take part in it unseen."""
+
+import hashlib
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+
+# These and Python, or what DVC makes of a result.
+DECIDING = (
+    "torch", "torchvision", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow", "dvc",
+)  # fmt: skip
+
+
+def installed() -> dict[str, str]:
+    """This environment's Python and deciding packages."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in DECIDING:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def differences(lock: Path) -> str:
+    """Where this environment has other versions than a lock file; empty where it has the same."""
+    locked = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE))
+    found = {name: (version, locked.get(name, version)) for name, version in installed().items()}
+    return ", ".join(f"{name} {ours}, locked is {pin}" for name, (ours, pin) in found.items() if ours != pin)
+
+
+def queue() -> str:
+    """The name of the queue that workers with this environment serve, and no others."""
+    found = installed()
+    digest = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:8]
+    return f"python{found['python']}-torch{found['torch'].partition('+')[0]}-{digest}"
