@@ -20,6 +20,15 @@ test: $(READY)      ## lint and run the tests
 	ruff format --check .
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+test-slow: $(READY) ## the tests of a whole cluster and its faults, about half an hour
+	pytest -m slow tests/pipelines
+
+up: $(READY)        ## start Prefect, MLflow and workers on this machine, to see them
+	python -m pipelines.cluster up
+
+down: $(READY)      ## end what `make up` started
+	python -m pipelines.cluster down
+
 ui: $(READY)        ## open MLflow's pages on the runs and models of this folder
 	lambdanet ui
 
@@ -45,5 +54,5 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help repro reproduce test ui table weights push lock
+.PHONY: help repro reproduce test test-slow up down ui table weights push lock
 .DEFAULT_GOAL := help

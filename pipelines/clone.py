@@ -1,12 +1,14 @@
 """A clone of this project as git sees it: its commit, its changes, and workspaces made from it."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines import profiles
@@ -93,7 +95,38 @@ def workspace(base: Path, commit: str, profile: str, owner: str) -> Path:
             profiles.make_active(profile)
         part.rename(folder)
     os.utime(folder)
+    with contextlib.chdir(folder):
+        mend()
     return folder
+
+
+def mend() -> list[str]:
+    """Remove what a `dvc` that was killed left half-written here, while no other one runs.
+
+    DVC writes both files in place, and no command of it works on half of one.
+
+    Returns:
+        What was mended.
+    """
+    mended = []
+    locks = Path(".dvc/tmp/rwlock")
+    if locks.is_file() and not _parses(json.loads, locks):
+        locks.unlink()
+        mended.append(f"{locks} was damaged: removed")
+    if profiles.LOCK.is_file() and not _parses(profiles.read_lock, profiles.LOCK):
+        profiles.LOCK.unlink()
+        with contextlib.suppress(CloneError):
+            git("checkout", "--", str(profiles.LOCK))
+        mended.append(f"{profiles.LOCK} was damaged: as committed again; `dvc repro` brings back the rest")
+    return mended
+
+
+def _parses(parse: Callable[[str], object], path: Path) -> bool:
+    try:
+        parse(path.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 def experiments() -> list[str]:

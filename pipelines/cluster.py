@@ -60,7 +60,7 @@ def init() -> None:
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(deploy, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"error: prefect deploy: {' '.join((done.stderr or done.stdout).split())[-500:]}")
+        sys.exit(f"error: prefect deploy: {' '.join((done.stderr or done.stdout).split())[:800]}")
     click.echo(f"there are pools {POOL} and {FLOWS_POOL}, prefect.yaml's deployments and two automations")
 
 

@@ -68,9 +68,27 @@ def with_profile(text: str, name: str) -> str:
 
 def recorded_profiles() -> list[str]:
     """The profiles of params.yaml that have stages in dvc.lock."""
-    stages = yaml.safe_load(LOCK.read_text())["stages"] if LOCK.exists() else {}
+    stages = read_lock(LOCK.read_text()) if LOCK.exists() else {}
     known = yaml.safe_load(PARAMS.read_text())["profiles"]
     return [name for name in known if any(stage.split("@")[-1].startswith(name) for stage in stages)]
+
+
+def read_lock(text: str) -> dict[str, dict]:
+    """The stages of a dvc.lock.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        stages = yaml.safe_load(text)["stages"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        stages = None
+    # One that was cut off in the middle may well be YAML; its last stage lacks something then.
+    if not isinstance(stages, dict) or not all(
+        isinstance(one, dict) and "cmd" in one for one in stages.values()
+    ):
+        raise ValueError("dvc.lock is damaged: `lambdanet doctor --fix`")
+    return stages
 
 
 def main(words: list[str]) -> int:

@@ -105,8 +105,8 @@ class Host:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(alive, 1)
-            for one in self.started.values():
-                one.poll()
+        for one in self.started.values():
+            one.wait()
 
 
 class Cluster:
@@ -301,12 +301,12 @@ print(json.dumps(rows))
 """
 
 
-def make_source(folder: Path, small: bool) -> None:
+def make_source(folder: Path, models: tuple[str, ...] = ()) -> None:
     """A repository with this project's checked-out files, and perhaps a smaller sample profile.
 
     Args:
         folder: to be made.
-        small: two cells of a minute in all, instead of twenty of ten.
+        models: these only, for one noise, on few images; none: all of it.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -315,18 +315,19 @@ def make_source(folder: Path, small: bool) -> None:
         if not name.startswith(("results/", "weights/")) and name != "dvc.lock" and (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    if small:
+    if models:
         path = folder / profiles.PARAMS
         raw = yaml.safe_load(path.read_text())
         raw["noises"] = {"gaussian-01": raw["noises"]["gaussian-01"]}
-        raw["models"] = {name: raw["models"][name] for name in ("lambdanet", "autoencoder")}
+        raw["models"] = {name: raw["models"][name] for name in models}
         for profile in raw["profiles"].values():
             profile["models"] = {name: profile["models"][name] for name in raw["models"]}
         sample = raw["profiles"]["sample"]
         sample["download"] |= {"train": 200, "test": 20}
         sample["train"]["monitored"] = 20
-        sample["models"]["lambdanet"]["epochs"] = 3
-        sample["models"]["autoencoder"]["epochs"] = 150
+        for name, epochs in {"lambdanet": 3, "autoencoder": 150}.items():
+            if name in models:
+                sample["models"][name]["epochs"] = epochs
         path.write_text(yaml.safe_dump(raw, sort_keys=False))
     identity = ["-c", "user.name=rehearsal", "-c", "user.email=rehearsal@localhost"]
     for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "as it is"]):
@@ -391,7 +392,7 @@ def main(namespaces: bool, small: bool, folder: Path | None) -> None:
     """Build a cluster on this machine, reproduce the sample profile on it, and compare with `dvc repro`."""
     say = click.echo
     with _folder(folder) as place:
-        make_source(place / "source", small)
+        make_source(place / "source", ("lambdanet", "autoencoder") if small else ())
         began = time.monotonic()
         with Cluster(place, place / "source", namespaces=namespaces) as cluster:
             for host in cluster.hosts:
