@@ -54,6 +54,10 @@ def main() -> None:
 @main.command()
 def check() -> None:
     """Check params.yaml: every key, every noise and every model of every profile."""
+    click.echo(_check())
+
+
+def _check() -> str:
     from lambdanet.models import create_model
     from lambdanet.noise import create_noise
 
@@ -66,7 +70,21 @@ def check() -> None:
             with _within(f"models.{name} under profile {profile}"):
                 create_model(**loaded.model(profile, name))
     cells = len(loaded.cells(loaded.profile))
-    click.echo(f"params.yaml is valid; profile {loaded.profile} has {cells} trainings")
+    return f"params.yaml is valid; profile {loaded.profile} has {cells} trainings"
+
+
+@main.command()
+@click.option("--fix", is_flag=True, help="Mend what is safe to mend; run it while no dvc runs here.")
+def doctor(fix: bool) -> None:
+    """Say whether this installation, this clone and its cluster are healthy, and what to do."""
+    from lambdanet import doctor
+
+    here = Path()
+    found = []
+    for finding in (*doctor.installation(here), doctor.parameters(_check), *doctor.project(here, fix)):
+        click.echo(str(finding))
+        found.append(finding.level)
+    sys.exit(doctor.BAD in found)
 
 
 @main.command()

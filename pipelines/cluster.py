@@ -136,6 +136,13 @@ def _own_clone(here: Path) -> Path:
     return base
 
 
+def _head() -> str:
+    try:
+        return clone.git("rev-parse", "--short=8", "HEAD").strip()
+    except clone.CloneError as error:
+        sys.exit(f"error: {error}")
+
+
 def _need_server() -> None:
     if not os.environ.get("PREFECT_API_URL"):
         sys.exit("error: PREFECT_API_URL does not say where the Prefect server is; `make up` starts one here")
@@ -146,7 +153,7 @@ def _worker(name: str, count: int, flows: bool, own: dict[str, str]) -> tuple[li
     queues = [QUEUE] if flows else [QUEUE, versions.queue()]
     command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool",
                FLOWS_POOL if flows else POOL, "--limit", "20" if flows else "1",
-               "--name", f"{name} {versions.queue()}"]  # fmt: skip
+               "--name", f"{name} {_head()} {versions.queue()}"]  # fmt: skip
     for queue in queues:
         command += ["--work-queue", queue]
     threads = max(1, (os.cpu_count() or 1) // count)

@@ -6,6 +6,8 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 # These and Python, or what DVC makes of a result.
 DECIDING = (
     "torch", "torchvision", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow", "dvc",
@@ -25,7 +27,9 @@ def installed() -> dict[str, str]:
 
 def differences(lock: Path) -> str:
     """Where this environment has other versions than a lock file; empty where it has the same."""
-    locked = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE))
+    lines = re.findall(r"^[\w.-]+==[^\\\n]+", lock.read_text(), re.MULTILINE)
+    pins = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate()]
+    locked = {one.name: str(one.specifier).removeprefix("==") for one in pins}
     found = {name: (version, locked.get(name, version)) for name, version in installed().items()}
     return ", ".join(f"{name} {ours}, locked is {pin}" for name, (ours, pin) in found.items() if ours != pin)
 
