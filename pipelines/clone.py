@@ -39,9 +39,7 @@ def pushed_commit() -> str:
     head = git("rev-parse", "HEAD").strip()
     _fetch()
     if not git("branch", "--remotes", "--contains", head).strip():
-        raise CloneError(
-            f"origin does not have commit {head[:12]} yet, and workers get it from there: git push"
-        )
+        raise CloneError(f"origin does not have commit {head[:12]}, and workers get it from there: git push")
     return head
 
 

@@ -24,12 +24,22 @@ class Copies:
 
         Args:
             whole: this folder has one stage's, or experiment's, files only: all of them are its.
+
+        Raises:
+            ValueError: there is no default remote.
         """
+        from dvc.config import ConfigError
         from dvc.repo import Repo
 
         self.whole = whole
         self.repo = Repo()
-        remote = self.repo.cloud.get_remote(command="copying checkpoints")
+        try:
+            remote = self.repo.cloud.get_remote()
+        except ConfigError:
+            raise ValueError(
+                "there is no default DVC remote, through which machines exchange outputs: "
+                "dvc remote add --local --default NAME URL"
+            ) from None
         self.fs, self.remote = remote.fs, remote.path.rstrip("/")
         self.folder = f"{self.remote}-state"
 

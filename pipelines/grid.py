@@ -96,6 +96,8 @@ def coordinate(
     stages_to_run = wanted.to_run()
     console.total = len(stages_to_run)
     elsewhere = {name: needs for name, needs in stages_to_run.items() if name not in wanted.staying}
+    with Copies():  # without a remote nothing would come back
+        pass
     with get_client(sync_client=True) as client, console:
         parameters = {"profile": profile, "commit": commit, "limit_hours": limit_hours}
         asked = Runs(client, DEPLOYMENT, parameters, console)

@@ -124,3 +124,4 @@ def _end(first: list[psutil.Process], rest: list[psutil.Process]) -> None:
     for process in [*alive, *left]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs([*alive, *left], 5)

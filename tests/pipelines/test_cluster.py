@@ -81,7 +81,7 @@ class Grid:
                         found[:] = [(host, process)]
             return found
 
-        wait_until(trains, 120)
+        wait_until(trains, 400)
         return found[0]
 
     def copied(self):
@@ -93,7 +93,7 @@ class Grid:
 
     def finish(self):
         """Wait for the end, and hold the result against that of a serial `dvc repro`."""
-        status = self.process.wait(400)
+        status = self.process.wait(900)
         log = self.cluster.person.log("reproduce").read_text()
         assert status == 0, log
         person = self.cluster.person
@@ -236,7 +236,7 @@ def test_the_remote_s_disk_is_full(grid):
             logs = [host.log("worker").read_text() for host in grid.cluster.workers]
             return any("pushing it failed" in log and "again in" in log for log in logs)
 
-        wait_until(told, 240)
+        wait_until(told, 400)
         assert grid.process.poll() is None
         began = time.time()
         subprocess.run(["mount", "-o", "remount,size=400m", disk], check=True)
@@ -268,7 +268,7 @@ def test_two_flows_at_once_train_nothing_twice(grid):
     with pytest.raises(RuntimeError, match="reproduces here already"):
         person.run(sys.executable, *words)
     grid.finish()
-    assert second.wait(200) == 0, person.log("second").read_text()
+    assert second.wait(600) == 0, person.log("second").read_text()
     assert grid.trained() == 1
     assert rehearsal.differences(person.clone, other) == []
 
@@ -292,7 +292,7 @@ def test_a_worker_with_other_versions_takes_no_part_and_is_told(grid, tmp_path):
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n")
     grid.start(workers=1, PYTHONPATH=str(tmp_path))
     person, odd, good = grid.cluster.person, *grid.cluster.workers
-    wait_until(lambda: "no worker has this clone's versions" in person.log("reproduce").read_text(), 120)
+    wait_until(lambda: "no worker has this clone's versions" in person.log("reproduce").read_text(), 300)
     assert "torch 9.9.9, locked is" in odd.log("worker").read_text()
     grid.cluster.start_worker(good)
     grid.finish()
