@@ -97,6 +97,7 @@ def up() -> None:
         "PREFECT_API_URL": f"{urls['prefect']}/api",
         "PREFECT_HOME": str(here / "prefect"),
         "MLFLOW_TRACKING_URI": urls["mlflow"],
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
     }
     try:
         processes.start(FOLDER, "prefect", processes.prefect_server(PORTS["prefect"]), environment)

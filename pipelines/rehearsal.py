@@ -51,6 +51,7 @@ class Host:
             "DVC_SITE_CACHE_DIR": str(folder / "site"),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "OMP_NUM_THREADS": "1",  # a result depends on it
             "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": f"{name}@localhost",
             "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": f"{name}@localhost",
@@ -92,15 +93,18 @@ class Host:
     def processes(self) -> list[psutil.Process]:
         """All that runs on this host."""
         found = []
+        for one in self.started.values():  # sshd wipes out what its environment was
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [psutil.Process(one.pid), *psutil.Process(one.pid).children(recursive=True)]
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == str(self.folder):
+                if process.environ().get(MARK) == str(self.folder) and process not in found:
                     found.append(process)
-        return found
+        return [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
     def kill(self) -> None:
         """End all that runs on this host at once, as when its power fails."""
-        while alive := [one for one in self.processes() if one.status() != psutil.STATUS_ZOMBIE]:
+        while alive := self.processes():
             for process in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
