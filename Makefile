@@ -6,6 +6,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help:               ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
+setup: $(READY)     ## only the environment, in .venv
+
 repro: $(READY)     ## run the pipeline of the active profile and print its table
 	@lambdanet check
 	@dvc repro; status=$$?; lambdanet show && exit $$status
@@ -54,5 +56,5 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help repro reproduce test test-slow up down ui table weights push lock
+.PHONY: help setup repro reproduce test test-slow up down ui table weights push lock
 .DEFAULT_GOAL := help
