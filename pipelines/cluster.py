@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines import clone, processes, versions
-from pipelines.reproduce import gpus
+from pipelines.reproduce import HEARTBEAT, gpus
 
 if TYPE_CHECKING:
     from prefect.automations import AutomationCore
 
 POOL, FLOWS_POOL = "lambdanet-workers", "lambdanet-flows"
 QUEUE = "default"
-HEARTBEAT_SECONDS, WITHIN_SECONDS = 30, 90
+WITHIN_SECONDS = 90
+OURS = ("reproduce", "reproduce-here", "train", "stage", "experiment")
 LOST = "lambdanet: a flow run without heartbeats has crashed"
 TAKEN_UP = "lambdanet: a flow that crashed is taken up again"
 FOLDER = Path(".cluster")
@@ -95,6 +96,7 @@ def up() -> None:
     urls = {one: f"http://127.0.0.1:{port}" for one, port in PORTS.items()}
     environment = os.environ | {
         "PREFECT_API_URL": f"{urls['prefect']}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{urls['prefect']}/api",
         "PREFECT_HOME": str(here / "prefect"),
         "MLFLOW_TRACKING_URI": urls["mlflow"],
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
@@ -159,7 +161,7 @@ def _worker(name: str, count: int, flows: bool, own: dict[str, str]) -> tuple[li
         command += ["--work-queue", queue]
     threads = max(1, (os.cpu_count() or 1) // count)
     settings = {
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT,
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "OMP_NUM_THREADS": str(threads),
         # `python` in DVC's commands is the one that this worker runs under.
@@ -170,6 +172,12 @@ def _worker(name: str, count: int, flows: bool, own: dict[str, str]) -> tuple[li
         "LAMBDANET_WORKER": name,
         "LAMBDANET_CLONE": str(Path.cwd()),
     }
+
+
+def _of_flows(*names: str) -> list[dict]:
+    """Other flows on the same server may send heartbeats at another pace; they are not ours to judge."""
+    role = {"prefect.resource.id": ["prefect.flow.*"], "prefect.resource.role": ["flow"]}
+    return [role | {"prefect.resource.name": list(names)}]
 
 
 def _automations() -> "list[AutomationCore]":
@@ -187,6 +195,7 @@ def _automations() -> "list[AutomationCore]":
         after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.heartbeat", *ended},
         match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        match_related=_of_flows(*OURS),
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
@@ -200,10 +209,7 @@ def _automations() -> "list[AutomationCore]":
     again = EventTrigger(
         expect={"prefect.flow-run.Crashed"},
         match={"prefect.resource.id": ["prefect.flow-run.*"]},
-        match_related=[
-            {"prefect.resource.id": ["prefect.flow.*"], "prefect.resource.role": ["flow"],
-             "prefect.resource.name": ["reproduce", "train"]},
-        ],
+        match_related=_of_flows("reproduce", "train"),
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,

@@ -48,11 +48,12 @@ def supervise(commands: list[tuple[list[str], dict[str, str]]]) -> None:
                 print(f"{commands[index][0][3:6]} ended with {process.returncode}; started again", flush=True)
                 time.sleep(RESTART_SECONDS)
                 running[index] = launch(index)
-    below = [one for process in running for one in _tree(process.pid)]
+    _end_below([process.pid for process in running])
     for process in running:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-    _end(below, [])
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+    _end([psutil.Process(process.pid) for process in running if process.poll() is None], [])
 
 
 def start(
@@ -99,12 +100,40 @@ def wait_for(folder: Path, name: str, url: str) -> None:
     raise ValueError(f"the server {name} did not start; see {folder / f'{name}.log'}")
 
 
+def _end_below(pids: list[int]) -> None:
+    """Ask what some processes run to end, and wait for it, while they themselves are held still.
+
+    A Prefect worker that is asked to end kills its flows at once, without a last checkpoint, and one
+    that only sees them end takes the next run.
+    """
+    below = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            holder = psutil.Process(pid)
+            below += holder.children(recursive=True)
+            holder.suspend()
+            for one in holder.children():
+                one.terminate()
+    until = time.monotonic() + STOP_SECONDS
+    while any(map(_lives, below)) and time.monotonic() < until:
+        time.sleep(0.1)
+    for one in filter(_lives, below):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _process(folder: Path, name: str) -> psutil.Process | None:
     try:
         pid, began = (folder / f"{name}.pid").read_text().split()
         process = psutil.Process(int(pid))
-        same = abs(process.create_time() - float(began)) < 1
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if abs(process.create_time() - float(began)) < 1 and _lives(process) else None
     except (OSError, ValueError, psutil.NoSuchProcess):
         return None
 

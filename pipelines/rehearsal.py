@@ -137,7 +137,7 @@ class Cluster:
         hosts = [self._host(name, number) for number, name in enumerate(names, 1)]
         self.server, self.person, *self.workers = hosts
         self.hosts = hosts
-        ports = {name: _free_port() for name in ("prefect", "mlflow", "ssh")} if not namespaces else {}
+        ports = {name: free_port() for name in ("prefect", "mlflow", "ssh")} if not namespaces else {}
         self.ports = {"prefect": 4200, "mlflow": 5000, "ssh": 2222} | ports
         self.prefect = f"http://{self.server.address}:{self.ports['prefect']}"
         self.mlflow = f"http://{self.server.address}:{self.ports['mlflow']}"
@@ -171,7 +171,8 @@ class Cluster:
     def start_prefect(self) -> None:
         """Start the Prefect server, on the database that it had."""
         words = processes.prefect_server(self.ports["prefect"], self.server.address)
-        process = self.server.start("prefect", *words, cwd=self.server.folder)
+        api = f"{self.prefect}/api"
+        process = self.server.start("prefect", *words, cwd=self.server.folder, PREFECT_SERVER_UI_API_URL=api)
         self._wait_for(process, f"{self.prefect}/api/health")
 
     def start_mlflow(self) -> None:
@@ -372,7 +373,8 @@ def _again(call: object, seconds: float = 30) -> None:
             time.sleep(0.5)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # loading Prefect takes longer than finding out that nothing 
     from prefect.client.schemas.objects import State
 
 RETRY_SECONDS = [2, 10, 60]
+HEARTBEAT = "30"  # seconds; a third of what `pipelines.cluster` takes for a lost run
 TEMPORARY = Path(".dvc/tmp")
 GOOD = ("run", "unchanged")
 
@@ -209,6 +210,7 @@ def _quiet_prefect() -> None:
     """Set what Prefect reads when it is loaded: for a person, the stages' lines, not the engine's."""
     for name, value in {
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }.items():
