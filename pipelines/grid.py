@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -23,7 +22,6 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.states import Cancelled, Cancelling, Crashed, Failed
-from pydantic import Field
 
 from pipelines import choices, clone, graph, showing, versions, worker
 from pipelines import stage as stages
@@ -45,14 +43,19 @@ QUIET_SECONDS = 30
 
 @flow(name="reproduce", flow_run_name="{profile} of {revision}", persist_result=False)
 def reproduce(
-    profile: Annotated[choices.Profile, Field(description="Scale, as in params.yaml.")],
-    targets: Annotated[
-        list[str], Field(description="Stages as `dvc repro` takes them; none: the whole grid.")
-    ] = [],  # noqa: B006, Prefect shows it in its form
-    revision: Annotated[str, Field(description="Branch, tag or commit of git origin.")] = "main",
-    limit_hours: Annotated[float, Field(gt=0, description="Longest time that one stage may take.")] = 24.0,
+    profile: choices.Profile,
+    targets: list[str] = [],  # noqa: B006, Prefect shows it in its form
+    revision: str = "main",
+    limit_hours: float = 24.0,
 ) -> State | dict[str, str]:
-    """Regenerate whatever of the paper is out of date, on the workers; ends with its table."""
+    """Regenerate whatever of the paper is out of date, on the workers; ends with its table.
+
+    Args:
+        profile: Scale, as in params.yaml.
+        targets: Stages as `dvc repro` takes them; none: the whole grid.
+        revision: Branch, tag or commit of git origin.
+        limit_hours: Longest time that one stage may take.
+    """
     return in_own_workspace(profile, targets, revision, limit_hours)
 
 

@@ -2,12 +2,10 @@
 
 import hashlib
 import re
-from typing import Annotated
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.states import Failed, State
-from pydantic import Field
 
 from pipelines import choices, clone, grid
 from pipelines.console import Console
@@ -18,21 +16,27 @@ _OVERRIDE = re.compile(r"[\w.+~-]+=[^\s]+")
 
 @flow(name="train", flow_run_name="{noise} {model} {profile}", persist_result=False)
 def train(
-    noise: Annotated[choices.Noise, Field(description="Which noise it learns to take away.")],
-    model: Annotated[choices.Model, Field(description="Which network.")],
-    profile: Annotated[choices.Profile, Field(description="Scale, as in params.yaml.")],
-    seed: Annotated[
-        int, Field(ge=0, description="Of the training; another than those of `seeds` is an experiment.")
-    ] = 0,
-    overrides: Annotated[
-        list[str],
-        Field(description="Other values of params.yaml, each KEY=VALUE, such as train.learning_rate=0.01."),
-    ] = [],  # noqa: B006, Prefect shows it in its form
-    experiment: Annotated[str, Field(description="Name for one with overrides; empty: made from them.")] = "",
-    revision: Annotated[str, Field(description="Branch, tag or commit of git origin.")] = "main",
-    limit_hours: Annotated[float, Field(gt=0, description="Longest time that one stage may take.")] = 24.0,
+    noise: choices.Noise,
+    model: choices.Model,
+    profile: choices.Profile,
+    seed: int = 0,
+    overrides: list[str] = [],  # noqa: B006, Prefect shows it in its form
+    experiment: str = "",
+    revision: str = "main",
+    limit_hours: float = 24.0,
 ) -> State | dict[str, str]:
-    """Train and score one network for one noise on a worker."""
+    """Train and score one network for one noise on a worker.
+
+    Args:
+        noise: Which noise it learns to take away.
+        model: Which network.
+        profile: Scale, as in params.yaml.
+        seed: Of the training; another than those of `seeds` is an experiment.
+        overrides: Other values of params.yaml, each KEY=VALUE, such as train.learning_rate=0.01.
+        experiment: Name for one with overrides; empty: made from them.
+        revision: Branch, tag or commit of git origin.
+        limit_hours: Longest time that one stage may take.
+    """
     target = f"evaluate@{profile}-{noise}-{model}-{seed}"
     if seed not in choices.seeds():
         overrides = [f"seeds=[{seed}]", *overrides]

@@ -11,11 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow, get_run_logger
 from prefect.states import Crashed, Failed, State
-from pydantic import Field
 
 from pipelines import clone, showing, versions
 from pipelines import stage as stages
@@ -29,28 +27,46 @@ WAITS = (2, 5, 10, 20, 40, 60)
 
 @flow(name="stage", flow_run_name="{name}", persist_result=False)
 def stage(
-    name: Annotated[str, Field(description="A stage of dvc.yaml, as `dvc stage list` calls it.")],
-    profile: Annotated[str, Field(description="The profile that is active meanwhile.")],
-    commit: Annotated[str, Field(description="The commit to run, in full; git origin has it.")],
-    packages: Annotated[str, Field(description="Versions that it must run under; empty: any.")] = "",
-    limit_hours: Annotated[float, Field(gt=0, description="Longest time that it may take.")] = 24.0,
+    name: str,
+    profile: str,
+    commit: str,
+    packages: str = "",
+    limit_hours: float = 24.0,
 ) -> State | str:
-    """Run one stage in this worker's clone and bring its outputs to the DVC remote."""
+    """Run one stage in this worker's clone and bring its outputs to the DVC remote.
+
+    Args:
+        name: A stage of dvc.yaml, as `dvc stage list` calls it.
+        profile: The profile that is active meanwhile.
+        commit: The commit to run, in full; git origin has it.
+        packages: Versions that it must run under; empty: any.
+        limit_hours: Longest time that it may take.
+    """
     order = Order(name, profile, commit, 3600 * limit_hours)
     return _carry_out(order, packages)
 
 
 @flow(name="experiment", flow_run_name="{name}", persist_result=False)
 def experiment(
-    name: Annotated[str, Field(description="The experiment's name in DVC.")],
-    target: Annotated[str, Field(description="The stage to run, with what it depends on.")],
-    overrides: Annotated[list[str], Field(description="What `dvc exp run --set-param` takes.")],
-    profile: Annotated[str, Field(description="The profile that is active meanwhile.")],
-    commit: Annotated[str, Field(description="The commit that it departs from; git origin has it.")],
-    packages: Annotated[str, Field(description="Versions that it must run under; empty: any.")] = "",
-    limit_hours: Annotated[float, Field(gt=0, description="Longest time that it may take.")] = 24.0,
+    name: str,
+    target: str,
+    overrides: list[str],
+    profile: str,
+    commit: str,
+    packages: str = "",
+    limit_hours: float = 24.0,
 ) -> State | str:
-    """Run a DVC experiment in this worker's clone; push it to git and its outputs to the remote."""
+    """Run a DVC experiment in this worker's clone; push it to git and its outputs to the remote.
+
+    Args:
+        name: The experiment's name in DVC.
+        target: The stage to run, with what it depends on.
+        overrides: What `dvc exp run --set-param` takes.
+        profile: The profile that is active meanwhile.
+        commit: The commit that it departs from; git origin has it.
+        packages: Versions that it must run under; empty: any.
+        limit_hours: Longest time that it may take.
+    """
     order = Order(target, profile, commit, 3600 * limit_hours, name, tuple(overrides))
     return _carry_out(order, packages)
 

@@ -230,6 +230,16 @@ def test_another_workspaces_run_or_another_training_is_left_alone(client, tmp_pa
     assert log_training(client, of(2)) == here
 
 
+def test_workers_that_are_told_one_name_go_on_with_each_others_run(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAMBDANET_WORKSPACE", "grid:tiny:c0ffee")
+    lost = log_training(client, of(1))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert log_training(client, of(3, "FINISHED")) == lost
+    assert client.get_run(lost).data.tags["workspace"] == "grid:tiny:c0ffee"
+    assert len(mlflow_helpers.runs(client)) == 1
+
+
 def test_a_finished_run_is_known_by_its_weights_alone(client, tmp_path, monkeypatch):
     first = log_training(client, of(3, "FINISHED"))
     later = RECORD | {"started": "2026-01-03T00:00:00.000Z", "finished": None}

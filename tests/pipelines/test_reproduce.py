@@ -90,6 +90,22 @@ def test_graph_is_that_of_dvc(project):
     assert graph.load(["c", "e"]).to_run() == {}
 
 
+def test_what_dvc_does_not_move_between_machines_stays(project):
+    outs = {"kept": ["kept"], "shown": [{"shown": {"cache": False}}], "old": [{"old": {"persist": True}}]}
+    stages = {name: {"cmd": f"touch {name}", "deps": ["x"], "outs": out} for name, out in outs.items()}
+    stages["lonely"] = {"cmd": "touch lonely", "outs": ["lonely"]}
+    stages["always"] = stages["kept"] | {"cmd": "touch always", "outs": ["always"], "always_changed": True}
+    (project / "x").touch()
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    assert graph.load([]).staying == {"shown", "old", "lonely", "always"}
+
+
+def test_of_this_project_only_the_report_and_the_registry_stay(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = graph.load([])
+    assert {name.partition("@")[0] for name in found.staying} == {"plot", "register"}
+
+
 def test_an_unknown_target_is_one_line(project):
     write_stages(project, **DIAMOND)
     with pytest.raises(ValueError, match="nothing") as caught:

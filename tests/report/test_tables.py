@@ -179,3 +179,25 @@ def test_history_without_its_columns_is_one_line(written):
 def test_read_table_names_the_missing_file(tmp_path):
     with pytest.raises(ValueError, match=r"table2\.csv cannot be read .*dvc repro"):
         tables.read_table(tmp_path / "table2.csv")
+
+
+def test_one_cell_is_its_score_beside_the_paper_or_before_that_its_last_epoch(tmp_path):
+    cell = Cell("sample", "gaussian-01", "lambdanet", 0)
+    (tmp_path / "models" / cell.name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"history.csv cannot be read"):
+        tables.cell_row(cell, tmp_path / "scores", tmp_path / "models")
+    (tmp_path / "models" / cell.name / "history.csv").write_text(HISTORY)
+    trained = tables.cell_row(cell, tmp_path / "scores", tmp_path / "models")
+    assert (trained["epochs"], trained["loss"], trained["PSNR of 500 test images (dB)"]) == (2, 0.01, 21.0)
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / f"{cell.name}.json").write_text(json.dumps(score(27.004)))
+    scored = tables.cell_row(cell, tmp_path / "scores", tmp_path / "models")
+    assert (scored["PSNR (dB)"], scored["paper"], scored["SSIM"], scored["paper's SSIM"]) == (
+        27.0,
+        26.88,
+        0.8,
+        0.88,
+    )
+    small = Cell("sample", "speckle", "lambdanet-u4-m7", 0)
+    (tmp_path / "scores" / f"{small.name}.json").write_text(json.dumps(score(24.0)))
+    assert tables.cell_row(small, tmp_path / "scores", tmp_path / "models")["paper"] is None
