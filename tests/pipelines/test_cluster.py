@@ -94,6 +94,7 @@ class Grid:
     def finish(self):
         """Wait for the end, and hold the result against that of a serial `dvc repro`."""
         status = self.process.wait(900)
+        self.ended = time.time()
         log = self.cluster.person.log("reproduce").read_text()
         assert status == 0, log
         person = self.cluster.person
@@ -110,7 +111,6 @@ class Grid:
             name: entry for name, entry in stages.items() if self.cell in name
         }
         assert rehearsal.differences(person.clone, serial) == []
-        return log
 
     def resumed(self):
         """Whether a later run of the training went on from a checkpoint."""
@@ -179,9 +179,9 @@ def test_the_prefect_server_is_killed_and_comes_back(grid):
     time.sleep(15)
     began = time.time()
     grid.cluster.start_prefect()
-    log = grid.finish()
-    grid.told["seconds from its return to the end"] = round(time.time() - began)
-    assert "Prefect does not answer" in log
+    grid.finish()
+    grid.told["seconds from its return to the end"] = round(grid.ended - began)
+    assert grid.trained() == 1
 
 
 def test_the_mlflow_server_is_killed_and_comes_back(grid):
@@ -221,7 +221,7 @@ def test_the_remote_is_away_for_a_while(grid):
     began = time.time()
     grid.cluster.start_ssh()
     grid.finish()
-    grid.told["seconds from its return to the end"] = round(time.time() - began)
+    grid.told["seconds from its return to the end"] = round(grid.ended - began)
     assert grid.trained() == 1
 
 
@@ -241,7 +241,7 @@ def test_the_remote_s_disk_is_full(grid):
         began = time.time()
         subprocess.run(["mount", "-o", "remount,size=400m", disk], check=True)
         grid.finish()
-        grid.told["seconds from free space to the end"] = round(time.time() - began)
+        grid.told["seconds from free space to the end"] = round(grid.ended - began)
         assert grid.trained() == 1
         # Nothing half-written has stayed under a good name.
         fresh = grid.cluster.person.folder / "fresh"
