@@ -46,7 +46,7 @@ push: $(READY)      ## push the outputs of every profile in dvc.lock (dvc push s
 
 lock: $(READY)      ## resolve the dependencies anew
 	pip install -q uv
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev --extra server --extra cluster pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev --extra server --extra cluster pyproject.toml -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

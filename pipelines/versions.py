@@ -27,7 +27,7 @@ def installed() -> dict[str, str]:
 
 def differences(lock: Path) -> str:
     """Where this environment has other versions than a lock file; empty where it has the same."""
-    lines = re.findall(r"^[\w.-]+==[^\\\n]+", lock.read_text(), re.MULTILINE)
+    lines = re.findall(r"^[\w.-]+(?:\[[^]]*\])?==[^\\\n]+", lock.read_text(), re.MULTILINE)
     pins = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate()]
     locked = {one.name: str(one.specifier).removeprefix("==") for one in pins}
     found = {name: (version, locked.get(name, version)) for name, version in installed().items()}
