@@ -364,3 +364,7 @@ def _data(loaded: params.Params, profile: str, noise: str, data: Path | None) ->
         )
         corruption.prepare_noisy(clean, noise_config, loaded.noise_seed, noisy)
         yield clean, noisy
+
+
+if __name__ == "__main__":
+    main()

@@ -72,21 +72,28 @@ def percent(text: str) -> float:
     return 0.0
 
 
-def result_artifacts(stage: str, profile: str) -> None:
-    """A table of the stage's scores beside the paper's, and a link to its run in MLflow."""
-    cell = stage.partition("@")[2].removeprefix(f"{profile}-")
-    command = [sys.executable, "-m", "lambdanet.cli", "show", "--profile", profile, "--cell", cell, "--json"]
+def result_artifacts(stage: str, profile: str, say: Callable[[str], None]) -> None:
+    """A table of a cell's scores beside the paper's, and a link to its run in MLflow.
+
+    A stage that is no cell's has none. What goes wrong here is told and does no harm.
+    """
+    kind, _, rest = stage.partition("@")
+    if kind not in ("train", "evaluate"):
+        return
+    cell = ["--profile", profile, "--cell", rest.removeprefix(f"{profile}-"), "--json"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=MLFLOW_SECONDS, check=True)
+        said = subprocess.run(
+            [sys.executable, "-m", "lambdanet.cli", "show", *cell],
+            capture_output=True, text=True, timeout=MLFLOW_SECONDS, check=True,
+        )  # fmt: skip
         shown = json.loads(said.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return  # no cell's stage, or nothing is known of it
-    with suppress(Exception):
-        create_table_artifact(
-            shown["table"], key=key(stage, "scores"), description=f"{stage} beside the paper"
-        )
-        if shown.get("mlflow"):
+        about = f"{stage} beside the paper"
+        create_table_artifact(shown["table"], key=key(stage, "scores"), description=about)
+        if shown["mlflow"]:
             create_link_artifact(shown["mlflow"], "its run in MLflow", key=key(stage, "mlflow"))
+    except Exception as error:  # the result itself is safe
+        reason = getattr(error, "stderr", "") or f"{type(error).__name__}: {error}"
+        say(f"its scores cannot be shown here ({' '.join(reason.split())[-300:]})")
 
 
 def key(stage: str, kind: str) -> str:

@@ -147,7 +147,7 @@ def run(order: Order, say: Callable[[str], None]) -> str:
         for words in order.deliveries:
             patiently(lambda words=words: stages.run(words[-1], say, words=words[:-1]), "pushing it", say)
         patiently(lambda: copies.push(name), "copying the log", say)
-    showing.result_artifacts(order.stage, order.profile)
+    showing.result_artifacts(order.stage, order.profile, say)
     return how
 
 

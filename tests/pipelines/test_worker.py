@@ -1,6 +1,9 @@
 """What a worker does with a remote that comes and goes, and what Prefect's pages are told."""
 
+import json
+
 import pytest
+from helpers import ROOT
 
 from pipelines import showing, stage, worker
 
@@ -71,3 +74,25 @@ def test_what_is_called_again_and_again_may_fail_and_ends_with_the_block():
     count = len(calls)
     assert not showing.threading.Event().wait(0.05)
     assert len(calls) == count
+
+
+def test_a_cell_is_shown_beside_the_paper_and_what_is_none_is_not(tmp_path, monkeypatch):
+    made, said = [], []
+    monkeypatch.setattr(showing, "create_table_artifact", lambda table, **_: made.append(table))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lambdanet").symlink_to(ROOT / "lambdanet")
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    for name in ("download@quick", "corrupt@quick-speckle", "plot@quick"):
+        showing.result_artifacts(name, "quick", said.append)
+    assert made == said == []
+    showing.result_artifacts("evaluate@quick-speckle-dncnn-0", "quick", said.append)
+    assert made == []
+    assert "history.csv cannot be read" in said.pop()
+    score = json.loads((ROOT / "results/quick/scores/speckle-dncnn-0.json").read_text())
+    digests = dict.fromkeys(("clean_sha256", "noisy_sha256", "weights_sha256"), "e" * 64)
+    (tmp_path / "scores/quick").mkdir(parents=True)
+    (tmp_path / "scores/quick/speckle-dncnn-0.json").write_text(json.dumps(score | digests))
+    showing.result_artifacts("evaluate@quick-speckle-dncnn-0", "quick", said.append)
+    assert said == []
+    ((row,),) = made
+    assert (row["PSNR (dB)"], row["paper"], row["noise"]) == (round(score["psnr"], 2), 26.41, "speckle")
