@@ -8,6 +8,7 @@ DVC ignore, and the stage's command names them.
 import contextlib
 import shlex
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
@@ -28,10 +29,13 @@ class Copies:
         Raises:
             ValueError: there is no default remote.
         """
+        self.whole = whole
+        self._open()
+
+    def _open(self) -> None:
         from dvc.config import ConfigError
         from dvc.repo import Repo
 
-        self.whole = whole
         self.repo = Repo()
         try:
             remote = self.repo.cloud.get_remote()
@@ -43,11 +47,28 @@ class Copies:
         self.fs, self.remote = remote.fs, remote.path.rstrip("/")
         self.folder = f"{self.remote}-state"
 
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Where something fails, the next call connects anew: fsspec keeps a dead connection for ever."""
+        try:
+            yield
+        except Exception:
+            with contextlib.suppress(Exception):
+                self.fs.fs.clear_instance_cache()
+            self.repo.close()
+            self._open()
+            raise
+
     def __enter__(self) -> "Copies":
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.repo.close()
+
+    def reach(self) -> None:
+        """Ask the remote something; raises what its file system does where it does not answer."""
+        with self._connected():
+            self.fs.exists(self.remote)
 
     def paths(self, stage: str) -> list[str]:
         """The files and folders of this stage that are copied, as its command names them."""
@@ -66,6 +87,19 @@ class Copies:
         Returns:
             The number of files brought.
         """
+        with self._connected():
+            return self._fetch(stage, kind)
+
+    def push(self, stage: str) -> int:
+        """Copy what is new here, and take away there what is no longer here.
+
+        Returns:
+            The number of files copied.
+        """
+        with self._connected():
+            return self._push(stage)
+
+    def _fetch(self, stage: str, kind: str) -> int:
         brought = 0
         for path in self.paths(stage):
             at = self._at(stage, path)
@@ -87,12 +121,7 @@ class Copies:
                 brought += 1
         return brought
 
-    def push(self, stage: str) -> int:
-        """Copy what is new here, and take away there what is no longer here.
-
-        Returns:
-            The number of files copied.
-        """
+    def _push(self, stage: str) -> int:
         copied = 0
         for path in self.paths(stage):
             at = self._at(stage, path)

@@ -190,12 +190,12 @@ def _made(order: Order, on_line: Callable[[str], None], copies: Copies, say: Cal
         except stages.StageError:
             if _answers(copies):
                 raise
-            patiently(lambda: copies.fs.exists(copies.remote), "reaching the remote", say)
+            patiently(copies.reach, "reaching the remote", say)
 
 
 def _answers(copies: Copies) -> bool:
     try:
-        copies.fs.exists(copies.remote)
+        copies.reach()
     except Exception:  # each file system has its own
         return False
     return True

@@ -107,3 +107,22 @@ def test_without_a_remote_it_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^there is no default DVC remote.*dvc remote add"):
         Copies()
+
+
+def test_after_a_failure_it_connects_anew(two, monkeypatch):
+    one, _ = two
+    (one / "logs/a/b.json").write_text("[1]")
+    monkeypatch.chdir(one)
+    with Copies() as copies:
+        dead = copies.fs
+
+        def exists(_path):
+            raise OSError("Connection not open")
+
+        monkeypatch.setattr(dead, "exists", exists)
+        for call in (copies.reach, lambda: copies.push("train"), lambda: copies.fetch("train")):
+            copies.fs = dead
+            with pytest.raises(OSError, match="Connection not open"):
+                call()
+            assert copies.fs is not dead
+        assert copies.push("train") == 1
