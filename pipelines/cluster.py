@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 POOL, FLOWS_POOL = "lambdanet-workers", "lambdanet-flows"
 QUEUE = "default"
 WITHIN_SECONDS = 90
+LOST_MESSAGE = f"no heartbeat for {WITHIN_SECONDS} s: its worker is lost"
 OURS = ("reproduce", "reproduce-here", "train", "stage", "experiment")
 LOST = "lambdanet: a flow run without heartbeats has crashed"
 TAKEN_UP = "lambdanet: a flow that crashed is taken up again"
@@ -204,11 +205,15 @@ def _automations() -> "list[AutomationCore]":
     crashed = ChangeFlowRunState(
         state=StateType.CRASHED,
         name="Crashed",
-        message=f"no heartbeat for {WITHIN_SECONDS} s: its worker is lost",
+        message=LOST_MESSAGE,
     )
     again = EventTrigger(
         expect={"prefect.flow-run.Crashed"},
-        match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        # Lost or stopped with its machine; one that crashes by itself would only do so again.
+        match={
+            "prefect.resource.id": ["prefect.flow-run.*"],
+            "prefect.state-message": [f"{LOST_MESSAGE}*", "Execution was aborted by a termination signal*"],
+        },
         match_related=_of_flows("reproduce", "train"),
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,

@@ -59,9 +59,13 @@ class Console:
     def line(self, name: str, text: str) -> None:
         """A stage has printed a line."""
         if found := progress(text):
-            with self.lock:
-                if name in self.running:
-                    self.running[name] = (self.running[name][0], found)
+            self.progress(name, found)
+
+    def progress(self, name: str, text: str) -> None:
+        """A stage is so far."""
+        with self.lock:
+            if name in self.running:
+                self.running[name] = (self.running[name][0], text)
 
     def end(self, name: str, how: str) -> None:
         """A stage has ended: "run", "unchanged", or why it failed."""

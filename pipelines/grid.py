@@ -18,7 +18,13 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.states import Cancelled, Cancelling, Crashed, Failed
@@ -238,8 +244,26 @@ class Runs:
             found = self.client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=page)))
             for run in found:
                 self._note(runs[run.id], run)
-        if runs and not any(one.state == "Running" for one in runs.values()):
+        running = {run: one for run, one in runs.items() if one.state == "Running"}
+        if runs and not running:
             self._look_for_workers()
+        elif time.monotonic() - self.told.get("progress", -1e9) > showing.UPDATE_SECONDS:
+            self.told["progress"] = time.monotonic()
+            self._look_at_progress(running)
+
+    def _look_at_progress(self, running: dict[UUID, Asked]) -> None:
+        """What the workers' progress artifacts say, for the person who waits here."""
+        found = self.client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=list(running)[:PAGE]),
+                type=ArtifactFilterType(any_=["progress"]),
+            ),
+            limit=PAGE,
+        )
+        for artifact in found:
+            one = running.get(artifact.flow_run_id)
+            if one and (text := (artifact.description or "").partition(": ")[2]):
+                self.console.progress(one.name, text)
 
     def _note(self, one: Asked, run: FlowRun) -> None:
         state = run.state

@@ -38,6 +38,11 @@ class Server:
             raise ConnectionError
         return [self.runs[one] for one in flow_run_filter.id.any_]
 
+    def read_artifacts(self, artifact_filter, limit):
+        wanted = artifact_filter.flow_run_id.any_
+        texts = {one: f"{self.runs[one].name}: epoch 3/50: loss 0.1" for one in wanted}
+        return [SimpleNamespace(flow_run_id=one, description=text) for one, text in texts.items()]
+
     def read_flow_run(self, one):
         return self.runs[one]
 
@@ -57,7 +62,10 @@ class Server:
 
 class Console:
     def __init__(self):
-        self.said, self.started = [], []
+        self.said, self.started, self.far = [], [], {}
+
+    def progress(self, name, text):
+        self.far[name] = text
 
     def say(self, text):
         self.said.append(text)
@@ -95,6 +103,7 @@ def test_a_stage_is_asked_for_with_its_commit_versions_and_tags(runs, server):
     run.state = Running()
     step(runs)
     assert runs.console.started == [run.name]
+    assert runs.console.far == {run.name: "epoch 3/50: loss 0.1"}
     run.state = Completed()
     assert runs.wait() == (run.name, "run")
     assert not runs.asked
