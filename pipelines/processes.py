@@ -67,6 +67,7 @@ def start(
             command, env=environment, cwd=cwd, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    process.returncode = 0  # it outlives this object, which is not to complain of that
     # A number may be given out again; with the moment of its start it is one process.
     (folder / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}\n")
 

@@ -240,7 +240,7 @@ def test_a_server_that_never_answers_is_not_waited_for(project, untracked):
         helpers.wait_for_line(process, "epoch 4/4")
         began = time.monotonic()
         assert process.wait(60) == 0
-        assert time.monotonic() - began < live.WAIT_SECONDS + 4
+        assert time.monotonic() - began < live.WAIT_SECONDS + 10
         _, err = process.communicate()
         assert err.count("`lambdanet publish` fills it in") == 1
         assert not helpers.lives(child)

@@ -11,9 +11,6 @@ from helpers import lives, wait_until
 
 from pipelines import processes
 
-# What `start` starts is meant to outlive the object that knows of it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 CHILD = [sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '987'])"]
 
 

@@ -64,5 +64,11 @@ def test_interrupted_inside_the_file_comes_back(project):
 
 def test_recorded_profiles_are_those_of_the_lock(project):
     assert profiles.recorded_profiles() == []
-    Path("dvc.lock").write_text("stages:\n  download@quick: {}\n  train@quick-speckle-dncnn-0: {}\n")
+    Path("dvc.lock").write_text(
+        "stages:\n  download@quick: {cmd: a}\n  train@quick-speckle-dncnn-0: {cmd: b}\n"
+    )
     assert profiles.recorded_profiles() == ["quick"]
+    for damaged in ("stages:\n  download@quick: {cmd: a}\n  train@quick-spe", "stages: {", "", "stages: 3"):
+        Path("dvc.lock").write_text(damaged)
+        with pytest.raises(ValueError, match=r"^dvc.lock is damaged: `lambdanet doctor --fix`$"):
+            profiles.recorded_profiles()
