@@ -12,6 +12,7 @@ recorded at the Prefect server of PREFECT_API_URL, or by Prefect itself where th
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -122,6 +123,8 @@ def run(stages: dict[str, frozenset[str]], slots: Slots, limit: float) -> dict[s
             persist_result=False,
         )
         def run_stage(name: str) -> str:
+            if stopping.is_set():
+                raise stage.StageError(f"{name} was stopped")
             with slots.one() as environment:
                 console.start(name)
                 return stage.run(
@@ -148,13 +151,18 @@ def run(stages: dict[str, frozenset[str]], slots: Slots, limit: float) -> dict[s
                 name, future = finished.get()
                 return name, str(future.result(raise_on_failure=False))
 
+            def interrupted(number: int, frame: object) -> None:
+                stopping.set()  # at once: what Prefect does at that moment may swallow the exception
+                signal.default_int_handler(number, frame)
+
+            signal.signal(signal.SIGINT, interrupted)
             try:
                 return work_off(stages, slots.jobs, submit, wait, console)
-            except BaseException:
-                # Before the task runner waits for its threads, and so for the stages.
-                stopping.set()
-                console.say("stopping: what runs writes a checkpoint, and the same command goes on")
-                raise
+            finally:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                if stopping.is_set() or sys.exc_info()[0]:
+                    stopping.set()  # before the task runner waits for its threads, and so for the stages
+                    console.say("stopping: what runs writes a checkpoint, and the same command goes on")
 
         return reproduce(sorted(stages))
 
