@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lambdanet import checkpoint, datasets, devices, evaluation, files, provenance, timing
+from lambdanet import checkpoint, datasets, devices, evaluation, files, models, provenance, timing
 from lambdanet.images import to_tensor
 from lambdanet.models import load_weights, save_weights
 from lambdanet.noise import create_noise
@@ -67,7 +67,14 @@ def train_cell(
         }  # fmt: skip
         data = {split: _digests(pairs[split]) for split in datasets.SPLITS}
         record = provenance.Log(
-            log, where, task="train", **asdict(cell), stage=_stage(), description=description, data=data
+            log,
+            where,
+            task="train",
+            **asdict(cell),
+            stage=_stage(),
+            description=description,
+            data=data,
+            computed_by=models.path(model_config["name"], where.type),
         )
         on_news()
 

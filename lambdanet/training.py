@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanet import checkpoint
+from lambdanet import checkpoint, models
 from lambdanet import noise as noises
 from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
-from lambdanet.models import create_model
 from lambdanet.params import Training
 from lambdanet.progress import OnEpoch, Progress, ignore
 
@@ -87,13 +86,13 @@ def train(
     steps = math.ceil(count / size)  # of an epoch; the last batch may be smaller
     noise = noises.create_noise(**noise_config)
     torch.manual_seed(seed)
-    model = create_model(**model_config).to(device)
+    model = models.create_model(**model_config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), weight_decay=settings.weight_decay, fused=True)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
     monitor = _monitored(test_pairs, settings.monitored, device)
 
-    key = _key(model, model_config, noise_config, settings, train_pairs, test_pairs, seed, device)
+    key = _key(model_config, noise_config, settings, train_pairs, test_pairs, seed, device)
     done, loss_sum, history = 0, torch.zeros((), dtype=torch.float64, device=device), []
     if state := checkpoint.load_newest(checkpoints, key):
         model.load_state_dict(state["model"])
@@ -181,7 +180,6 @@ def _generator(device: torch.device, *entropy: int) -> torch.Generator:
 
 
 def _key(
-    model: nn.Module,
     model_config: dict,
     noise_config: dict,
     settings: Training,
@@ -192,10 +190,12 @@ def _key(
 ) -> str:
     """Name everything that decides the result, so that a checkpoint of anything else is not used."""
     digest = hashlib.sha256()
-    configs = [model_config, noise_config, asdict(settings), seed, device.type, torch.__version__]
+    name = model_config["name"]
+    where = [device.type, models.path(name, device.type), torch.__version__]
+    configs = [model_config, noise_config, asdict(settings), seed, where]
     digest.update(json.dumps(configs, sort_keys=True).encode())
-    for code in (sys.modules[__name__], noises, inspect.getmodule(type(model))):
-        digest.update(inspect.getsource(code).encode())
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], noises)]
+    digest.update("".join([*code, models.source(name)]).encode())
     for images in (train_pairs.clean, train_pairs.noisy, test_pairs.clean, test_pairs.noisy):
         digest.update(np.ascontiguousarray(images))
     return digest.hexdigest()

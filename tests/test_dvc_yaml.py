@@ -74,23 +74,24 @@ def code_deps(stage: str, model: str) -> set[str]:
         path = ROOT / dep.replace("${item.model}", model)
         if dep.startswith(("lambdanet", "stages")):
             assert path.exists(), f"{stage} depends on {path}, which does not exist"
-            files = path.rglob("*.py") if path.is_dir() else [path.resolve()]
+            files = path.resolve().rglob("*.py") if path.is_dir() else [path]
             found |= {file.relative_to(ROOT).as_posix() for file in files}
     return found
 
 
-def network_file(name: str) -> str:
-    return f"lambdanet/models/{PARAMS['models'][name]['name']}.py"
+def network_files(name: str) -> set[str]:
+    folder = ROOT / "lambdanet/models" / PARAMS["models"][name]["name"]
+    return {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py")}
 
 
 @pytest.mark.parametrize("model", PARAMS["models"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_modules_that_decide_the_output(stage, model):
     imported = files_imported_by(f"stages/{stage}.py")
-    networks = {f for f in imported if f.startswith("lambdanet/models/") and not f.endswith("__init__.py")}
+    networks = {f for f in imported if f.count("/") == 3 and f.startswith("lambdanet/models/")}
     expected = imported - set(PLUMBING) - OTHER_HALF[stage] - networks
     if stage in ("train", "evaluate"):
-        expected |= {network_file(model)}
+        expected |= network_files(model)
     deps = code_deps(stage, model)
     if stage == "download":
         expected |= {f for f in deps if f.startswith("lambdanet/datasets/")}

@@ -1,5 +1,6 @@
 """The denoisers by name, and weights files that know which denoiser they belong to."""
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 from lambdanet import files
 from lambdanet.models.autoencoder import AutoEncoder
 from lambdanet.models.dncnn import DnCNN
-from lambdanet.models.lambdanet import LambdaNet
+from lambdanet.models.lambdanet import LambdaNet, paths
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "autoencoder": AutoEncoder,
@@ -33,6 +34,20 @@ def create_model(name: str, **hyperparameters: float) -> nn.Module:
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; choose one of {', '.join(sorted(MODELS))}")
     return files.call_with_known(MODELS[name], f"model {name!r}", hyperparameters)
+
+
+def path(name: str, device: str) -> str:
+    """How a model computes on a kind of device: "reference" unless it has faster paths (paths.py).
+
+    Like the device, it shows in a result's last digits, and is recorded but not hashed by DVC.
+    """
+    return paths.usual(device) if MODELS[name] is LambdaNet else paths.REFERENCE
+
+
+def source(name: str) -> str:
+    """The code of a model: all files of its package."""
+    package = Path(inspect.getfile(MODELS[name])).parent
+    return "".join(file.read_text() for file in sorted(package.glob("*.py")))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,0 +1,422 @@
+"""LambdaNet forward and backward by compiled kernels, which do not store what its layers exchange.
+
+The kernels (moments.py, lambda_layer.py, mixing.py, decoder.py) work on blocks of images; between them
+stand the small matrices of algebra.py, folded in float64 and differentiated by autograd. Sums over
+images are taken block by block in a fixed order: the result does not depend on the number of threads.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lambdanet.models.lambdanet import algebra, decoder, lambda_layer, mixing, moments, vectors
+from lambdanet.models.lambdanet.algebra import Moments, symmetric
+
+ARRAYS = {
+    "enter": "images mask image",
+    "moments": "image weights largest moments plain",
+    "transform": "image analysis parts spectrum",
+    "forward": "image spectrum filters synthesis content constant product t",
+    "mix": "t image mix heads_content features",
+    "feature_sums": "features image lane_products sums centres products",
+    "hidden": "features image w1 b1 w3 centre c c_sums",
+    "output": "features c p w2 b2 output",
+    "leave": "output result",
+    "enter_gradient": "d_result d_output",
+    "output_backward": "features c output d_output lane_w2 o d_b2 d_p d_w2",
+    "hidden_backward": "features image c o w1 b1 w3 p e0 e1 dc r lane_w3 lane_b1 lane_w1 da d_w3 d_b1 d_w1",
+    "feature_gradient": "features image da o w1 w2 q_matrix q gradient",
+    "mix_backward": "gradient t image mix lane_mix d_t d_mix d_heads_content",
+    "backward": "image spectrum analysis d_t parts product d_filters d_constant d_content",
+}
+# One of these has a row for every block of images; the others are the same for all.
+BY_BLOCK = frozenset(
+    name
+    for names in (
+        "images mask image moments plain spectrum content heads_content t features sums centres products",
+        "c c_sums output result d_result d_output o d_b2 d_p d_w2 da d_w3 d_b1 d_w1 d_mix d_heads_content",
+        "d_filters d_constant d_content",
+    )
+    for name in names.split()
+)
+ROOMS = 2  # kept for the next batch
+
+PARAMETERS = (
+    "embedding", "queries.0.weight", "queries.1.weight", "queries.1.bias", "keys.0.weight",
+    "values.0.weight", "values.1.weight", "values.1.bias", "conv.0.weight", "conv.1.weight",
+    "conv.1.bias", "conv.3.weight", "conv.4.weight", "conv.4.bias", "shortcut.0.weight",
+    "shortcut.0.bias", "shortcut.1.weight", "shortcut.1.bias",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the code is generated for."""
+
+    h: int
+    w: int
+    m: int
+    u: int
+    k: int
+    heads: int
+    v: int
+    lanes: int
+
+    @property
+    def pixels(self) -> int:
+        return self.h * self.w
+
+    @property
+    def hidden(self) -> int:
+        return self.heads * self.v // 2
+
+    @property
+    def layer(self) -> lambda_layer.Shape:
+        return lambda_layer.Shape(self.h, self.w, self.m, self.heads * self.u)
+
+    @property
+    def features(self) -> int:
+        """Channels that the decoder works on: T itself, or z."""
+        return self.heads * (4 if self.u == 1 else self.v)
+
+
+class Fused:
+    """The compiled kernels for one problem, and the rooms they work in."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, layer = problem, problem.layer
+        size = decoder.Size(problem.pixels, problem.w, problem.features, problem.hidden)
+        mixed = mixing.Size(problem.pixels, problem.w, problem.heads, problem.v, 4 * problem.u)
+        write: dict[str, Callable[[vectors.Kernel], None]] = {
+            "enter": lambda k: lambda_layer.write_enter(k, problem.pixels),
+            "leave": lambda k: lambda_layer.write_leave(k, problem.pixels),
+            "enter_gradient": lambda k: lambda_layer.write_enter_gradient(k, problem.pixels),
+            "moments": lambda k: moments.write_moments(k, problem.pixels, problem.k * problem.u),
+        }
+        for module, shape, names in (
+            (lambda_layer, layer, "transform forward backward"),
+            (mixing, mixed, "mix mix_backward" if problem.u > 1 else ""),
+            (decoder, size, "feature_sums hidden output output_backward hidden_backward feature_gradient"),
+        ):
+            for name in names.split():
+                write[name] = functools.partial(getattr(module, f"write_{name}"), size=shape)
+        self.kernels = vectors.compile_kernels(
+            {name: (ARRAYS[name].split(), body) for name, body in write.items()}, problem.lanes
+        )
+        self.tables = {
+            "analysis": torch.from_numpy(lambda_layer.analysis_table(layer)),
+            "synthesis": torch.from_numpy(lambda_layer.synthesis_table(layer)),
+        }
+        self.to_spectra, self.from_spectra = map(torch.from_numpy, lambda_layer.filter_tables(layer))
+        self.down = algebra.window(problem.h, problem.m)
+        self.across = algebra.window(problem.w, problem.m)
+        self.rooms: list[Room] = []
+
+    def run(self, names: str, blocks: int, arrays: dict[str, Tensor]) -> None:
+        """Run kernels one after the other for every block, the blocks shared out among torch's threads.
+
+        Args:
+            names: of the kernels; "mix" and "mix_backward" are left out where nothing is mixed.
+            blocks: how many.
+            arrays: by name. Those of `BY_BLOCK` have a row for each block; room to work in a row for
+                each thread, and its name ends in "*".
+        """
+        wanted = [
+            (self.kernels[name], ARRAYS[name].split()) for name in names.split() if name in self.kernels
+        ]
+        places = {name.rstrip("*"): _place(name, array) for name, array in arrays.items()}
+        threads = torch.get_num_threads()
+
+        def work(thread: int) -> None:
+            for block in range(thread, blocks, threads):
+                for kernel, needed in wanted:
+                    kernel(*(base + block * b + thread * t for base, b, t in map(places.get, needed)))
+
+        others = [_pool(threads).submit(work, thread) for thread in range(1, min(threads, blocks))]
+        work(0)
+        for other in others:
+            other.result()
+
+    def layer_arrays(self, folded: algebra.Layer) -> dict[str, Tensor]:
+        """The lambda layer's coefficients as the kernels take them."""
+        problem, layer = self.problem, self.problem.layer
+        filters = folded.filters.detach()
+        spectra = torch.zeros(layer.groups, 4, layer.frequencies, problem.m + 2, 2)
+        spectra[:, :, :, 1:-1] = torch.einsum("gcyx,xfr->gcfyr", filters, self.to_spectra)
+        content = folded.content.detach().float().flatten(1)
+        blocks = -(-len(content) // problem.lanes)
+        content = F.pad(content, (0, 0, 0, blocks * problem.lanes - len(content)))
+        content = content.view(blocks, problem.lanes, -1).transpose(1, 2).contiguous()
+        arrays = {"filters": spectra, "constant": _float(self.down @ filters @ self.across.T)}
+        if problem.u == 1:
+            return arrays | {"content": content}
+        none = torch.zeros(blocks, layer.groups * 16, problem.lanes)
+        return arrays | {"content": none, "heads_content": content, "mix": _float(folded.mix)}
+
+    def layer_gradients(self, arrays: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+        """Of `Layer.filters` and `Layer.content`."""
+        problem = self.problem
+        d_constant = _total(arrays["d_constant"]).unflatten(-1, (problem.h, problem.w))
+        d_filters = torch.einsum("gcfyr,xfr->gcyx", _total(arrays["d_filters"]), self.from_spectra)
+        d_filters += self.down.T @ d_constant @ self.across
+        d_content = arrays["d_content" if problem.u == 1 else "d_heads_content"]
+        d_content = d_content.flatten(1, 3).transpose(1, 2).flatten(0, 1)[:count].double()
+        return d_filters, d_content.view(count, problem.heads, -1, 4)
+
+    def feature_moments(self, arrays: dict[str, Tensor], count: int) -> Moments:
+        """Mean and covariance of the features, from sums about each block's own centre."""
+        problem = self.problem
+        sums, products = arrays["sums"].double(), arrays["products"].double()
+        products = products.triu() + products.triu(1).transpose(1, 2)
+        whole = problem.lanes * problem.pixels
+        vectors_of = torch.full((len(sums), 1), float(whole), dtype=torch.float64)
+        vectors_of[-1] = count - (len(sums) - 1) * whole
+        mean = sums.sum(0) / count
+        # With c the centre and d = c - mean, sum (f - mean)(f - mean)' is
+        # sum (f - c)(f - c)' + s d' + d s' + n d d', where s = sum (f - c).
+        centres = arrays["centres"][:, :, 0].double()
+        d, s = centres - mean, sums - vectors_of * centres
+        cross = s[:, :, None] * d[:, None, :]
+        products = products + cross + cross.transpose(1, 2)
+        products += vectors_of[:, :, None] * d[:, :, None] * d[:, None, :]
+        return Moments(mean, products.sum(0) / count, count)
+
+
+class Room:
+    """Memory for one batch, from the forward pass to its backward pass."""
+
+    def __init__(self, fused: Fused, blocks: int) -> None:
+        p, layer, L = fused.problem, fused.problem.layer, fused.problem.lanes
+        nf, n, C, H = layer.frequencies, p.pixels, p.features, p.hidden
+        self.blocks, self.threads = blocks, torch.get_num_threads()
+
+        def of_blocks(*shape: int) -> Tensor:
+            return torch.empty(blocks, *shape)
+
+        def of_threads(*shape: int) -> Tensor:
+            return torch.empty(self.threads, *shape)
+
+        self.arrays = fused.tables | {
+            "image": of_blocks(4, n, L), "moments": of_blocks(p.k * p.u, 9, L), "plain": of_blocks(9),
+            "spectrum": torch.zeros(blocks, nf, p.h + 2 * lambda_layer.PAD, 6, L),
+            "features": of_blocks(n, C, L), "sums": of_blocks(C), "centres": of_blocks(C, L),
+            "products": of_blocks(C, C), "c": of_blocks(n, 3, L), "c_sums": of_blocks(3, 2),
+            "output": of_blocks(3, n, L), "d_output": of_blocks(3, n, L), "o": of_blocks(n, 3, L),
+            "d_b2": of_blocks(3), "d_p": of_blocks(3), "d_w2": of_blocks(3, C), "da": of_blocks(n, H, L),
+            "d_w3": of_blocks(3, H), "d_b1": of_blocks(H), "d_w1": of_blocks(H, C),
+            "d_filters": of_blocks(layer.groups, 4, nf, p.m, 2), "d_constant": of_blocks(layer.groups, 4, n),
+            "d_content": of_blocks(layer.groups, 4, 4, L),
+            "largest*": of_threads(p.k * p.u, L), "parts*": of_threads(p.w // 2, 6, L),
+            "product*": of_threads(p.h * 6 * nf, L), "lane_products*": of_threads(C * C, L),
+            "lane_w2*": of_threads(3 * C, L), "lane_w3*": of_threads(3 * H, L),
+            "lane_b1*": of_threads(H, L), "lane_w1*": of_threads(H * C, L), "dc*": of_threads(p.w, 3, L),
+            "r*": of_threads(p.w, H, L), "gradient*": of_threads(n, C, L),
+        }  # fmt: skip
+        if p.u == 1:
+            self.arrays |= {"t": self.arrays["features"], "d_t*": self.arrays["gradient*"]}
+        else:
+            self.arrays |= {
+                "t": of_blocks(n, layer.channels, L), "d_t*": of_threads(n, layer.channels, L),
+                "lane_mix*": of_threads(p.v * 4 * p.u, L), "d_mix": of_blocks(p.v, 4 * p.u),
+                "d_heads_content": of_blocks(p.heads, p.v, 4, L),
+            }  # fmt: skip
+
+
+class Lease:
+    """A room, which goes back when nobody can ask for what is in it any more."""
+
+    def __init__(self, fused: Fused, blocks: int) -> None:
+        self.fused = fused
+        fits = [r for r in fused.rooms if (r.blocks, r.threads) == (blocks, torch.get_num_threads())]
+        self.room = fits[0] if fits else Room(fused, blocks)
+        if fits:
+            fused.rooms.remove(self.room)
+
+    def __del__(self) -> None:
+        self.fused.rooms = [self.room, *self.fused.rooms][:ROOMS]
+
+
+class Step(torch.autograd.Function):
+    """The whole network in training mode: images and parameters to output."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: Fused, model: torch.nn.Module, noisy: Tensor, *parameters: Tensor) -> Tensor:
+        """Run the network on (b, 3, h, w), and move its running statistics."""
+        count = len(noisy) * fused.problem.pixels
+        p = dict(zip(PARAMETERS, map(_leaf, parameters), strict=True))
+        ctx.lease, arrays, keyed = _begin(fused, noisy, p)
+        plain = _total(arrays["plain"]) / count
+        x = Moments(plain[:3], symmetric(plain[3:]) - torch.outer(plain[:3], plain[:3]), count)
+        mean = _leaf(keyed[..., :3].unflatten(1, (model.k, model.u)))
+        with torch.enable_grad():
+            layer = algebra.fold_layer(model, p, x, mean)
+        arrays |= fused.layer_arrays(layer)
+        blocks = ctx.lease.room.blocks
+        fused.run("forward mix feature_sums", blocks, arrays)
+
+        found = fused.feature_moments(arrays, count)
+        features, mix = Moments(_leaf(found.mean), _leaf(found.covariance), count), _leaf(layer.mix)
+        cut = dataclasses.replace(layer, mix=mix)
+        with torch.enable_grad():
+            decoded = algebra.fold_decoder(model, p, features, cut)
+        w1, b1, w2, shift = decoded
+        w3 = p["conv.3.weight"].flatten(1)
+        centre = _float(w3 @ (w1 @ features.mean + b1).clamp(min=0))
+        arrays |= {"w1": _float(w1), "b1": _float(b1), "w3": _float(w3), "centre": centre}
+        fused.run("hidden", blocks, arrays)
+
+        sums = _total(arrays["c_sums"]) / count
+        c_mean, c_variance = _leaf(centre + sums[:, 0]), _leaf(sums[:, 1] - sums[:, 0] ** 2)
+        with torch.enable_grad():
+            ends = algebra.fold_output(model, p, (c_mean, c_variance, count))
+        arrays |= {"p": _float(ends[0]), "w2": _float(w2), "b2": _float(shift + ends[1])}
+        result = _end(fused, "output leave", noisy, blocks, arrays)
+        ctx.of = fused, arrays, p, keyed, count
+        ctx.graphs = (layer, mean), (decoded, features, mix), (ends, c_mean, c_variance)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_result: Tensor) -> tuple[Tensor | None, ...]:
+        """The parameters' gradients; the images get none."""
+        fused, arrays, p, keyed, count = ctx.of
+        (layer, mean), (decoded, features, mix), (ends, c_mean, c_variance) = ctx.graphs
+        blocks = ctx.lease.room.blocks
+        grads = dict.fromkeys(PARAMETERS, 0)
+
+        def back(outputs: list, gradients: list, *more: Tensor) -> list[Tensor]:
+            """Through a part of the algebra: add to `grads`, return the gradients of `more`."""
+            found = torch.autograd.grad(
+                outputs, [*p.values(), *more], gradients, allow_unused=True, retain_graph=True
+            )
+            for name, value in zip(PARAMETERS, found, strict=False):
+                if value is not None:
+                    grads[name] = grads[name] + value
+            return list(found[len(p) :])
+
+        arrays = arrays | {"d_result": _by_block(d_result, fused.problem.lanes)}
+        fused.run("enter_gradient output_backward", blocks, arrays)
+        d_b2 = _total(arrays["d_b2"])
+        d_mean, d_variance = back(ends, [_total(arrays["d_p"]), d_b2], c_mean, c_variance)
+        e1 = 2 * d_variance / count
+        arrays |= {"e0": _float(d_mean / count - e1 * c_mean), "e1": _float(e1)}
+        fused.run("hidden_backward", blocks, arrays)
+
+        grads["conv.3.weight"] += _total(arrays["d_w3"]).view_as(p["conv.3.weight"])
+        gradients = [_total(arrays["d_w1"]), _total(arrays["d_b1"]), _total(arrays["d_w2"]), d_b2]
+        d_mean, d_covariance, d_mix = back(decoded, gradients, features.mean, features.covariance, mix)
+        q_matrix = (d_covariance + d_covariance.T) / count
+        q = d_mean / count - q_matrix @ features.mean
+        arrays |= {"q_matrix": _float(q_matrix), "q": _float(q)}
+        fused.run("feature_gradient mix_backward backward", blocks, arrays)
+
+        d_filters, d_content = fused.layer_gradients(arrays, len(d_result))
+        if fused.problem.u > 1:
+            d_mix = _total(arrays["d_mix"]).view_as(mix)
+        [d_keyed] = back([layer.filters, layer.content, layer.mix], [d_filters, d_content, d_mix], mean)
+        grads["keys.0.weight"] = _keys_gradient(d_keyed.flatten(1, 2), keyed).view_as(p["keys.0.weight"])
+        return None, None, None, *(grads[name].float() for name in PARAMETERS)
+
+
+def train(model: torch.nn.Module, noisy: Tensor) -> Tensor:
+    """The network in training mode: (b, 3, h, w) to the same, differentiable by its parameters."""
+    named = dict(model.named_parameters())
+    fused = compiled(problem(model, noisy))
+    return Step.apply(fused, model, noisy, *(named[name] for name in PARAMETERS))
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, noisy: Tensor) -> Tensor:
+    """The network in evaluation mode: (b, 3, h, w) to the same."""
+    fused = compiled(problem(model, noisy))
+    p = {name: parameter.double() for name, parameter in model.named_parameters()}
+    lease, arrays, keyed = _begin(fused, noisy, p)
+    layer = algebra.fold_layer(model, p, None, keyed[..., :3].unflatten(1, (model.k, model.u)))
+    w1, b1, w2, shift = algebra.fold_decoder(model, p, None, layer)
+    scale, offset = algebra.fold_output(model, p, None)
+    arrays |= fused.layer_arrays(layer) | {"w1": _float(w1), "b1": _float(b1), "w2": _float(w2)}
+    arrays |= {"w3": _float(p["conv.3.weight"].flatten(1)), "centre": torch.zeros(3)}
+    arrays |= {"p": _float(scale), "b2": _float(shift + offset)}
+    return _end(fused, "forward mix hidden output leave", noisy, lease.room.blocks, arrays)
+
+
+def problem(model: torch.nn.Module, noisy: Tensor) -> Problem:
+    """What has to be compiled for a batch; few images take vectors of half the length."""
+    h, w = noisy.shape[-2:]
+    lanes = vectors.lanes()
+    if len(noisy) <= lanes // 2:
+        lanes //= 2
+    return Problem(h, w, model.embedding.shape[-1], model.u, model.k, model.heads, model.v, lanes)
+
+
+@functools.cache
+def compiled(wanted: Problem) -> Fused:
+    """The kernels, compiled once in a process (about a second)."""
+    return Fused(wanted)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, threads - 1))
+
+
+def _begin(fused: Fused, noisy: Tensor, p: dict[str, Tensor]) -> tuple[Lease, dict[str, Tensor], Tensor]:
+    """Images in lanes, their spectra and their means: (b, keys, 9), in float64, under the keys."""
+    lanes = fused.problem.lanes
+    images = _by_block(noisy, lanes)
+    lease = Lease(fused, len(images))
+    mask = torch.ones(images.shape[:2])
+    mask.view(-1)[len(noisy) :] = 0
+    arrays = lease.room.arrays | {
+        "images": images, "mask": mask, "weights": _float(p["keys.0.weight"].flatten(1))
+    }  # fmt: skip
+    fused.run("enter moments transform", len(images), arrays)
+    keyed = arrays["moments"].permute(0, 3, 1, 2).flatten(0, 1)[: len(noisy)].double()
+    return lease, arrays, keyed
+
+
+def _end(fused: Fused, names: str, noisy: Tensor, blocks: int, arrays: dict[str, Tensor]) -> Tensor:
+    result = torch.empty(blocks * fused.problem.lanes, *noisy.shape[1:])
+    arrays |= {"result": result.unflatten(0, (blocks, -1))}
+    fused.run(names, blocks, arrays)
+    return result[: len(noisy)]
+
+
+def _keys_gradient(d_mean: Tensor, keyed: Tensor) -> Tensor:
+    """(keys, 3), from the gradient (b, keys, 3) of the means under the keys' softmax; see moments.py."""
+    mean = keyed[..., :3]
+    covariance = symmetric(keyed[..., 3:]) - mean[..., :, None] * mean[..., None, :]
+    return torch.einsum("bkd,bkcd->kc", d_mean, covariance)
+
+
+def _by_block(images: Tensor, lanes: int) -> Tensor:
+    """(b, 3, h, w) to (blocks, lanes, 3, h, w), zeros for what the last block lacks."""
+    missing = -len(images) % lanes
+    if missing:
+        images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+    return images.contiguous().unflatten(0, (-1, lanes))
+
+
+def _place(name: str, array: Tensor) -> tuple[int, int, int]:
+    """Address, and bytes from a block to the next and from a thread to the next."""
+    step = 4 * array.stride(0) if array.ndim else 0
+    return array.data_ptr(), step if name in BY_BLOCK else 0, step if name.endswith("*") else 0
+
+
+def _total(array: Tensor) -> Tensor:
+    return array.double().sum(0)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().requires_grad_()
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().contiguous()

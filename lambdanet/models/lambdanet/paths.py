@@ -1,0 +1,92 @@
+"""Which way a LambdaNet computes: as the paper writes it, re-associated, or by compiled kernels.
+
+All give the same values up to rounding, so not the same bytes: a run's log names the path, as it names
+the device. `force` takes one path wherever it fits.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+AUTO, REFERENCE, PORTABLE, FUSED = NAMES = ("auto", "reference", "portable", "fused")
+LARGEST = 64  # side of an image that the kernels take: a block's arrays stay in the cache
+FEATURES = 64  # channels that they take: a covariance has their square
+FEWEST = 3  # images for which they pay
+
+_forced = AUTO
+
+
+def force(name: str) -> None:
+    """Take this path from now on in this process; "auto" for the fastest that fits.
+
+    Raises:
+        ValueError: an unknown path, or "fused" where it cannot be compiled.
+    """
+    global _forced
+    if name not in NAMES:
+        raise ValueError(f"unknown path {name!r}; choose one of {', '.join(NAMES)}")
+    if name == FUSED and (reason := unavailable()):
+        raise ValueError(f"the fused path is not available here: {reason}; choose auto or portable")
+    _forced = name
+
+
+@contextlib.contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Take one path within this block; see `force`."""
+    before = _forced
+    force(name)
+    try:
+        yield
+    finally:
+        force(before)
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why the kernels cannot be compiled here, or None."""
+    try:
+        from lambdanet.models.lambdanet import vectors
+
+        return vectors.trial()
+    except ImportError as error:
+        return str(error)
+
+
+def choose(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> str:
+    """The path for a batch: what is forced if it fits, else the fastest that fits.
+
+    A program that is being exported keeps the paper's formula.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return REFERENCE
+    if _forced in (REFERENCE, PORTABLE):
+        return _forced
+    return FUSED if _fits(model, noisy, context) and not unavailable() else PORTABLE
+
+
+def _fits(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bool:
+    b, _, h, w = noisy.shape
+    features = model.heads * (4 if model.u == 1 else model.v)
+    differentiable = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
+    return (
+        context is None
+        and noisy.device.type == "cpu"
+        and noisy.dtype == model.embedding.dtype == torch.float32
+        and not noisy.requires_grad
+        and (model.training or not differentiable)
+        and b >= FEWEST
+        and h % 2 == w % 2 == 0
+        and max(h, w) <= LARGEST
+        and model.embedding.shape[-1] < 2 * min(h, w)
+        and features <= FEATURES
+    )
+
+
+def usual(device: str) -> str:
+    """The path of a usual batch on a kind of device, for a log; single batches may not fit it."""
+    if _forced in (REFERENCE, PORTABLE):
+        return _forced
+    return FUSED if device == "cpu" and not unavailable() else PORTABLE

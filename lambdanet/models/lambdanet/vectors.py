@@ -1,0 +1,286 @@
+"""Kernels as Python that writes LLVM code on vectors; llvmlite compiles it for the machine it runs on.
+
+No compiler is needed, at installation or later. A kernel holds its accumulators in registers, which
+neither numpy nor what numba makes of plain loops does.
+"""
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+FLOAT, LONG = ir.FloatType(), ir.IntType(64)
+Offset = int | ir.Value
+
+
+class Kernel:
+    """The body of one function of float arrays, written instruction by instruction."""
+
+    def __init__(self, module: ir.Module, name: str, arrays: list[str], lanes: int) -> None:
+        """Begin the function `name`, which takes a pointer for each of `arrays`."""
+        self.lanes, self.vector = lanes, ir.VectorType(FLOAT, lanes)
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType()] * len(arrays))
+        self.function = ir.Function(module, kind, name)
+        for argument, label in zip(self.function.args, arrays, strict=True):
+            argument.name = label
+            argument.add_attribute("noalias")
+        self.arrays = dict(zip(arrays, self.function.args, strict=True))
+        self.entry = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.build = ir.IRBuilder(self.function.append_basic_block("body"))
+        self.module = module
+
+    def finish(self) -> None:
+        """End the function."""
+        self.entry.branch(self.function.blocks[1])
+        self.build.ret_void()
+
+    # Places: an array's name and an offset in floats.
+    def sum(self, *terms: Offset | tuple[ir.Value, int]) -> Offset:
+        """Add offsets; (value, stride) stands for their product."""
+        constant, total = 0, None
+        for term in terms:
+            if isinstance(term, int):
+                constant += term
+                continue
+            value = self.build.mul(term[0], LONG(term[1])) if isinstance(term, tuple) else term
+            total = value if total is None else self.build.add(total, value)
+        if total is None:
+            return constant
+        return self.build.add(total, LONG(constant)) if constant else total
+
+    @staticmethod
+    def scaled(offset: Offset, stride: int) -> Offset | tuple[ir.Value, int]:
+        """An offset times a stride, as a term of `sum`."""
+        return offset * stride if isinstance(offset, int) else (offset, stride)
+
+    def _at(self, array: str, place: tuple) -> ir.Value:
+        offset = self.sum(*place)
+        index = LONG(offset) if isinstance(offset, int) else offset
+        return self.build.gep(self.arrays[array], [index], source_etype=FLOAT)
+
+    def load(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+        """A vector of consecutive values; the place is a multiple of the lanes."""
+        return self.build.load(self._at(array, place), typ=self.vector, align=4 * self.lanes)
+
+    def store(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
+        """Write a vector; the place is a multiple of the lanes."""
+        self.build.store(value, self._at(array, place), align=4 * self.lanes)
+
+    def splat(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+        """One value in all lanes."""
+        return self._broadcast(self.build.load(self._at(array, place), typ=FLOAT, align=4))
+
+    def gather(self, array: str, stride: int, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+        """A value of each lane's image, `stride` floats apart."""
+        result = ir.Constant(self.vector, ir.Undefined)
+        for lane in range(self.lanes):
+            scalar = self.build.load(self._at(array, (*place, lane * stride)), typ=FLOAT, align=4)
+            result = self.build.insert_element(result, scalar, ir.IntType(32)(lane))
+        return result
+
+    def scatter(
+        self, value: ir.Value, array: str, stride: int, *place: Offset | tuple[ir.Value, int]
+    ) -> None:
+        """Write each lane's value to its image."""
+        for lane in range(self.lanes):
+            scalar = self.build.extract_element(value, ir.IntType(32)(lane))
+            self.build.store(scalar, self._at(array, (*place, lane * stride)), align=4)
+
+    def constant(self, value: float) -> ir.Value:
+        """A number in all lanes."""
+        return ir.Constant(self.vector, [ir.Constant(FLOAT, value)] * self.lanes)
+
+    def store_sum(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
+        """Write the sum over the lanes, added in a fixed order."""
+        while value.type.count > 1:
+            half = value.type.count // 2
+            indices = [
+                ir.Constant(ir.VectorType(ir.IntType(32), half), [first + i for i in range(half)])
+                for first in (0, half)
+            ]
+            parts = [self.build.shuffle_vector(value, value, index) for index in indices]
+            value = self.build.fadd(*parts)
+        scalar = self.build.extract_element(value, ir.IntType(32)(0))
+        self.build.store(scalar, self._at(array, place), align=4)
+
+    # Arithmetic.
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """A * b + c, rounded once."""
+        return self._call("llvm.fma", a, b, c)
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.build.fadd(a, b)
+
+    def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.build.fsub(a, b)
+
+    def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.build.fmul(a, b)
+
+    def neg(self, a: ir.Value) -> ir.Value:
+        return self.build.fneg(a)
+
+    def div(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.build.fdiv(a, b)
+
+    def max(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self._call("llvm.maximum", a, b)
+
+    def least_of(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self._call("llvm.minimum", a, b)
+
+    def where_positive(self, condition: ir.Value, value: ir.Value) -> ir.Value:
+        """`value` where `condition` is above 0, else 0."""
+        zero = self.constant(0.0)
+        return self.build.select(self.build.fcmp_ordered(">", condition, zero), value, zero)
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """e^x to 2 units in the last place, for x at most 88; below -87 it is 0 or next to it."""
+        x = self._call("llvm.maximum", x, self.constant(-87.3))
+        n = self._call("llvm.roundeven", self.mul(x, self.constant(1.4426950408889634)))
+        x = self.fma(n, self.constant(-0.693359375), x)  # ln 2 in two parts (Cody and Waite)
+        x = self.fma(n, self.constant(2.12194440e-4), x)
+        y = self.constant(1 / 5040)
+        for factorial in (720, 120, 24, 6, 2, 1, 1):
+            y = self.fma(y, x, self.constant(1 / factorial))
+        integers = ir.VectorType(ir.IntType(32), self.lanes)
+        exponent = self.build.fptosi(n, integers)
+        shift = ir.Constant(integers, [ir.IntType(32)(23)] * self.lanes)
+        bits = self.build.add(self.build.bitcast(y, integers), self.build.shl(exponent, shift))
+        return self.build.bitcast(bits, self.vector)
+
+    def _call(self, name: str, *arguments: ir.Value) -> ir.Value:
+        full = f"{name}.v{self.lanes}f32"
+        kind = ir.FunctionType(self.vector, [self.vector] * len(arguments))
+        function = self.module.globals.get(full) or ir.Function(self.module, kind, full)
+        return self.build.call(function, arguments)
+
+    def _broadcast(self, scalar: ir.Value) -> ir.Value:
+        zero = ir.IntType(32)(0)
+        one = self.build.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, zero)
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None)
+        return self.build.shuffle_vector(one, one, mask)
+
+    # Control.
+    @contextlib.contextmanager
+    def loop(self, stop: Offset, start: Offset = 0, step: int = 1) -> Iterator[ir.Value]:
+        """`for i in range(start, stop, step)`, i as an offset."""
+        start, stop = (LONG(x) if isinstance(x, int) else x for x in (start, stop))
+        before = self.build.block
+        head, body, after = (self.function.append_basic_block(n) for n in ("head", "loop", "after"))
+        self.build.branch(head)
+        self.build.position_at_end(head)
+        i = self.build.phi(LONG)
+        i.add_incoming(start, before)
+        self.build.cbranch(self.build.icmp_signed("<", i, stop), body, after)
+        self.build.position_at_end(body)
+        yield i
+        i.add_incoming(self.build.add(i, LONG(step)), self.build.block)
+        self.build.branch(head)
+        self.build.position_at_end(after)
+
+    def least(self, a: Offset, b: Offset) -> ir.Value:
+        """The smaller of two offsets."""
+        return self._choose("<", a, b)
+
+    def greatest(self, a: Offset, b: Offset) -> ir.Value:
+        """The larger of two offsets."""
+        return self._choose(">", a, b)
+
+    def _choose(self, sign: str, a: Offset, b: Offset) -> ir.Value:
+        a, b = (LONG(x) if isinstance(x, int) else x for x in (a, b))
+        return self.build.select(self.build.icmp_signed(sign, a, b), a, b)
+
+    def registers(self, count: int, value: ir.Value | None = None) -> list["Register"]:
+        """Vectors that a loop can change, from `value` or 0 on."""
+        return [Register(self, self.constant(0.0) if value is None else value) for _ in range(count)]
+
+
+class Register:
+    """A vector that a loop can change."""
+
+    def __init__(self, kernel: Kernel, value: ir.Value) -> None:
+        self.kernel = kernel
+        self.slot = kernel.entry.alloca(kernel.vector)
+        self.set(value)
+
+    def get(self) -> ir.Value:
+        return self.kernel.build.load(self.slot, typ=self.kernel.vector)
+
+    def set(self, value: ir.Value) -> None:
+        self.kernel.build.store(value, self.slot)
+
+    def fma(self, a: ir.Value, b: ir.Value) -> None:
+        """Add a * b."""
+        self.set(self.kernel.fma(a, b, self.get()))
+
+    def add(self, a: ir.Value) -> None:
+        self.set(self.kernel.add(self.get(), a))
+
+
+@functools.cache
+def lanes() -> int:
+    """How many floats a kernel works on at a time: 16 with AVX-512's 32 long registers, else 8."""
+    return 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+
+
+def compile_kernels(
+    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]], lanes: int
+) -> dict[str, Callable[..., None]]:
+    """Compile kernels for this processor.
+
+    Args:
+        kernels: by name, the names of the arrays and what writes the body.
+        lanes: floats in a vector.
+
+    Returns:
+        Functions of the arrays' addresses, in order; they let go of the GIL.
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+    )
+    module = ir.Module()
+    module.triple = llvm.get_default_triple()
+    for name, (arrays, write) in kernels.items():
+        kernel = Kernel(module, name, arrays, lanes)
+        write(kernel)
+        kernel.finish()
+    compiled = llvm.parse_assembly(str(module))
+    compiled.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = False  # the vectors are there already
+    passes = llvm.create_pass_builder(target, options)
+    passes.getModulePassManager().run(compiled, passes)
+    engine = llvm.create_mcjit_compiler(compiled, target)
+    engine.finalize_object()
+    _engines.append(engine)  # the code lives as long as the engine
+    return {
+        name: ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arrays))(engine.get_function_address(name))
+        for name, (arrays, _) in kernels.items()
+    }
+
+
+def trial() -> str | None:
+    """Compile and run a kernel: None, or why that does not work on this machine."""
+    source, target = ((ctypes.c_float * 24)(*range(24)) for _ in range(2))
+    places = [-(-ctypes.addressof(array) // 64) * 64 for array in (source, target)]
+
+    def write(k: Kernel) -> None:
+        k.store(k.fma(k.load("x", 0), k.constant(2.0), k.constant(1.0)), "y", 0)
+
+    try:
+        compile_kernels({"trial": (["x", "y"], write)}, 8)["trial"](*places)
+    except (OSError, RuntimeError) as error:
+        return f"llvmlite cannot compile: {error}"
+    result, given = ((ctypes.c_float * 8).from_address(place) for place in reversed(places))
+    if list(result) != [2 * value + 1 for value in given]:
+        return "llvmlite's code computes wrong values"
+    return None
+
+
+_engines: list[llvm.ExecutionEngine] = []
