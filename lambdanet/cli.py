@@ -38,7 +38,12 @@ DATA = click.option(
     help="Folder with clean/ and noisy/NOISE/, like data/sample; default: the profile's images, prepared "
     "anew in a temporary folder.",
 )
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu or cuda; cpu/PATH takes a path of LambdaNet: reference, portable or fused.",
+)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,13 +5,20 @@ import platform
 
 import torch
 
+from lambdanet.models.lambdanet import paths
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """Take `name`, or with "auto" CUDA where there is one, else the CPU.
 
+    "cpu/portable" takes a device and, from now on, a path of LambdaNet (models/lambdanet/paths.py).
+
     Raises:
-        ValueError: the device is unknown or absent.
+        ValueError: the device or the path is unknown or absent.
     """
+    name, _, path = name.partition("/")
+    if path:
+        paths.force(path)
     available = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     if name == "auto":
         return torch.device(available[0])

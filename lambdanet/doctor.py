@@ -48,6 +48,13 @@ TRIALS = {
         "    print('CPU,', torch.get_num_threads(), 'threads')",
         "see `nvidia-smi`; LAMBDANET_DEVICE=cpu keeps off the GPU",
     ),
+    "LambdaNet on the CPU": (
+        "from lambdanet.models.lambdanet import paths, vectors\n"
+        "reason = paths.unavailable()\n"
+        "assert not reason, reason + '; it takes the portable path, which is slower'\n"
+        "print('compiled kernels on vectors of', vectors.lanes(), 'floats')",
+        "pip install llvmlite",
+    ),
 }
 
 
