@@ -70,14 +70,13 @@ def cores() -> int:
 
 
 def machine() -> dict:
-    """The machine, as far as it decides a time; and how busy it was when asked."""
+    """The machine, as far as it decides a time."""
     described = {
         "processor": describe_device(torch.device("cpu")).split(", ")[1],
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "flags": _flags(),
         "memory_bytes": psutil.virtual_memory().total,
-        "load": round(psutil.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
@@ -97,10 +96,14 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def warn_if_busy() -> None:
-    """Say on stderr that something else runs here, as times would be wrong and ratios less sure."""
+def warn_if_busy() -> float:
+    """Percent of the processor that something else uses; if much, stderr says so.
+
+    Times are wrong then, and ratios less sure.
+    """
     if (busy := psutil.cpu_percent(1)) > 20:
         print(f"warning: the processor is {busy:.0f} % busy with something else", file=sys.stderr)
+    return busy
 
 
 def _flags() -> list[str]:

@@ -66,7 +66,7 @@ def lambda_networks(model: LambdaNet) -> Method:
         "pos_conv.weight": model.embedding,
         "pos_conv.bias": torch.zeros(k),
     }
-    layer.load_state_dict(state)
+    layer.to(model.embedding.dtype).load_state_dict(state)
     return Method(Encoded(layer, model), note="its convolution has a bias")
 
 
@@ -87,7 +87,7 @@ def timm(model: LambdaNet) -> Method:
         "conv_lambda.weight": model.embedding.permute(0, 1, 3, 4, 2),  # its depth comes last
         "conv_lambda.bias": torch.zeros(k),
     }
-    layer.load_state_dict(state)
+    layer.to(model.embedding.dtype).load_state_dict(state)
     note = "patched: its result takes the input's number of channels; its convolution has a bias"
     return Method(Encoded(layer, model), note=note)
 

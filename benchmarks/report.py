@@ -35,8 +35,8 @@ PARTS: dict[str, Measure] = {
 @click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="A part; may be repeated.")
 def main(quick: bool, out: Path, only: tuple[str, ...]) -> None:
     """Measure everything, print it and write it down; see the module's docstring."""
-    measuring.warn_if_busy()
-    head, done, failed = describe(quick), {}, {}
+    head = describe(quick) | {"busy_before_percent": measuring.warn_if_busy()}
+    done, failed = {}, {}
     for name in only or PARTS:
         start = measuring.clock()
         done[name] = []
@@ -80,15 +80,16 @@ def page(head: dict, done: dict[str, list[Table]]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"Measured {head['date']} at commit {head['commit']} by `python -m benchmarks`"
+        f"- Measured {head['date']} at commit {head['commit']} by `python -m benchmarks`"
         + (", `--quick`: a trial run, whose numbers mean nothing." if head["quick"] else "."),
-        f"Machine: {machine['processor']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
+        f"- Machine: {machine['processor']}, {machine['cores']} cores ({', '.join(machine['flags'])}), "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['threads']} threads"
         + (f", {machine['gpu']}" if "gpu" in machine else ", no GPU")
-        + f"; load before: {machine['load']}.",
-        f"Versions: {', '.join(installed)}." + (f" Not installed: {', '.join(missing)}." if missing else ""),
-        *([f"Variables: {', '.join(variables)}."] if variables else []),
-        *(f"**{name} failed: {reason}**" for name, reason in head["failed"].items()),
+        + f"; {head['busy_before_percent']:.0f} % busy with something else just before.",
+        f"- Versions: {', '.join(installed)}."
+        + (f" Not installed: {', '.join(missing)}." if missing else ""),
+        *([f"- Variables: {', '.join(variables)}."] if variables else []),
+        *(f"- **{name} failed: {reason}**" for name, reason in head["failed"].items()),
         "",
         "Times hold for this machine; ratios carry further, as all methods of a table ran in turns.",
         "",

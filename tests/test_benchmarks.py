@@ -75,7 +75,7 @@ def test_peers_compute_the_reference(name):
 
 
 def test_a_missing_peer_is_named_and_stops_nothing():
-    with pytest.raises(ImportError, match="^not installed"):
+    with pytest.raises(ImportError, match="not installed"):
         peers.load("no_such_peer.inner")
     assert peers.attempt(lambda: peers.load("no_such_peer")) == "not installed"
     found = {"first": methods.Method(LambdaNet(m=3)), "absent": "not installed"}
@@ -173,7 +173,7 @@ def test_report_keeps_what_was_measured_when_a_part_fails(tmp_path, monkeypatch)
         yield Table("Whole", "About.", [{"method": "a", "ms": 1.0 if quick else 3.0}])
 
     monkeypatch.setattr(report, "PARTS", {"half": failing, "whole": whole})
-    monkeypatch.setattr(measuring, "warn_if_busy", lambda: None)
+    monkeypatch.setattr(measuring, "warn_if_busy", lambda: 12.0)
     result = CliRunner().invoke(report.main, ["--quick", "--out", str(tmp_path)])
     assert result.exit_code == 1
     written = json.loads((tmp_path / "benchmarks.json").read_text())
