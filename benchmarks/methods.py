@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import interleave, medians
 
+LIMIT = 40  # seconds of turns of all methods
+
 Step = Callable[[], None]
 Seconds = dict[str, list[float]]
 Within = Callable[[], AbstractContextManager]
@@ -73,9 +75,9 @@ def measured(methods: dict[str, Method], clean: Tensor, noisy: Tensor, repeats: 
     Returns:
         Two dicts by method.
     """
-    training = interleave({name: m.training(clean, noisy) for name, m in methods.items()}, repeats)
-    inference = interleave({name: m.inference(noisy) for name, m in methods.items()}, repeats)
-    return training, inference
+    training = {name: method.training(clean, noisy) for name, method in methods.items()}
+    inference = {name: method.inference(noisy) for name, method in methods.items()}
+    return interleave(training, repeats, limit=LIMIT), interleave(inference, repeats, limit=LIMIT)
 
 
 def compare(
