@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ("lambdanet", "lambdanet-u4-m7", "autoencoder", "dncnn")
 SIDES = (128, 256, 512, 1024, 2048)
 COMPARED = 1024  # the side at which tiles are set beside the whole
+LONGEST = 90  # seconds that a size may be expected to take
 ENOUGH = 3  # seconds after which a size is not timed again
 CPU = torch.device("cpu")
 
@@ -43,7 +44,10 @@ def measure(quick: bool = False) -> Iterator[Table]:
         results, reason = _in_a_process(name, sides)
         found |= {(name, result["side"]): result for result in results}
         failed += [f"{name} ended before it was through: {reason}"] if reason else []
-    notes = ["memory: the most that the process held during the call, less what it held before."]
+    notes = [
+        "memory: the most that the process held during the call, less what it held before.",
+        f"Empty: it would have taken longer than {LONGEST} s here.",
+    ]
     about = (
         "One noisy photograph of 16 bits through `denoise_photograph` (float32, tiles of "
         f"{TILE}, {torch.get_num_threads()} threads), each network in a process of its own after a warm-up "
@@ -54,7 +58,7 @@ def measure(quick: bool = False) -> Iterator[Table]:
             {"network": name} | {f"{side} x {side}": found.get((name, side), {}).get(key) for side in sides}
             for name in NETWORKS
         ]
-        yield Table(title, about, rows, failed + (notes if key == "megabytes" else []))
+        yield Table(title, about, rows, failed + notes)
     if COMPARED in sides:
         yield _compared(found)
 
@@ -95,8 +99,13 @@ def print_all(name: str, sides: list[int]) -> None:
     """What `measure` starts as a process: a line of JSON on stdout for each size."""
     model = pictures.trained(name)
     denoise_photograph(model, pictures.photograph(64), CPU)
+    seconds, before = 0.0, 1
     for side in sides:
-        print(json.dumps(one(model, side)), flush=True)
+        if seconds * (side / before) ** 2 > LONGEST:
+            break
+        result = one(model, side)
+        seconds, before = result["seconds"], side
+        print(json.dumps(result), flush=True)
 
 
 def _in_a_process(name: str, sides: Sequence[int]) -> tuple[list[Result], str]:
