@@ -175,8 +175,7 @@ def test_kernels_are_taken_where_they_fit():
         "float64": noisy.double(),
         "odd sizes": torch.zeros(16, 3, 31, 32),
         "a photograph": torch.zeros(16, 3, 256, 256),
-        "an image": noisy[:1],
-        "an image smaller than the window": noisy[..., :10, :10],
+        "images smaller than the window": torch.zeros(50, 3, 10, 10),
     }
     for what, batch in others.items():
         assert paths.choose(model, batch) == paths.PORTABLE, what
@@ -184,6 +183,14 @@ def test_kernels_are_taken_where_they_fit():
     assert paths.choose(model.double(), noisy) == paths.PORTABLE
     assert paths.choose(network(u=2, d=256), noisy) == paths.PORTABLE
     assert paths.choose(network(), noisy, None) == paths.FUSED
+
+
+def test_reference_is_taken_where_reassociation_does_not_pay():
+    assert paths.choose(network(), torch.zeros(1, 3, 32, 32)) == paths.REFERENCE  # too little to do
+    photograph = torch.zeros(1, 3, 256, 256)
+    assert paths.choose(network(), photograph) == paths.PORTABLE
+    assert paths.choose(network(u=4, m=7), photograph) == paths.REFERENCE
+    assert paths.choose(network(u=4, m=7, d=64), photograph) == paths.PORTABLE
 
 
 def test_evaluation_with_gradients_does_not_take_the_kernels():

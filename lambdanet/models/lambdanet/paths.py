@@ -17,6 +17,8 @@ AUTO, REFERENCE, PORTABLE, FUSED, BF16 = NAMES = ("auto", "reference", "portable
 LARGEST = 64  # side of an image that the kernels take: a block's arrays stay in the cache
 FEATURES = 64  # channels that they take: a covariance has their square
 FEWEST = 3  # images for which they pay
+PIXELS = 4096  # of a batch, below which re-association costs more than it saves
+DEPTH = 16  # of the values, from which it pays for u > 1 too
 
 _forced = AUTO
 
@@ -66,7 +68,10 @@ def choose(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> st
         return REFERENCE
     if _forced in (REFERENCE, PORTABLE):
         return _forced
-    return FUSED if _fits(model, noisy, context) and not unavailable() else PORTABLE
+    if _fits(model, noisy, context) and not unavailable():
+        return FUSED
+    pays = noisy.numel() >= 3 * PIXELS and (model.u == 1 or model.v >= DEPTH)
+    return PORTABLE if pays else REFERENCE
 
 
 def _fits(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bool:

@@ -15,6 +15,7 @@ from lambdanet.models.lambdanet import algebra
 from lambdanet.models.lambdanet.algebra import Moments
 
 SPECTRAL = 64  # columns up to which a Fourier transform along x as a matrix pays
+WIDE = 9  # the window from which it does
 IMAGES = 32  # at a time: their spectra stay in the cache
 
 
@@ -76,7 +77,7 @@ def _correlate(x: Tensor, filters: Tensor) -> Tensor:
     h, w = x.shape[2:]
     down, across = (algebra.window(size, filters.shape[-1]).to(filters) for size in (h, w))
     constant = (down @ filters @ across.T).to(x.dtype).flatten(2)  # (groups, 4, n)
-    spectral = w <= SPECTRAL and h <= SPECTRAL and filters.shape[-1] < 2 * w
+    spectral = max(h, w) <= SPECTRAL and WIDE <= filters.shape[-1] < 2 * w
     seen = _by_spectra if spectral else _by_convolution
     filters = filters if spectral else filters.to(x.dtype)
     return torch.cat([_apply(part, filters, constant, seen) for part in x.split(IMAGES)])

@@ -1,0 +1,129 @@
+"""The networks on a GPU: paths, compilation, types, and the share of the matrix rate that they reach.
+
+    python -m benchmarks.gpu [--quick]
+
+Yields nothing where there is no GPU.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import networks, pictures
+from benchmarks.measuring import interleave, medians
+from benchmarks.methods import Method, Methods, autocast, compare, how
+from benchmarks.tables import Table, command
+from lambdanet.models.lambdanet import paths
+
+SIDE = 8192  # of the matrices whose product measures the rate
+MULTIPLIED = "bfloat16"
+
+
+def measure(quick: bool = False, device: str = "cuda", side: int = SIDE) -> Iterator[Table]:
+    """Time the networks on a GPU, and the matrix products that bound them."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return
+    side = 256 if quick else side
+    rates, seconds = matrix_rates(device, side, 1 if quick else 9)
+    rows = [{"type": name, "TFLOP/s": rate / 1e12} for name, rate in rates.items()]
+    yield Table("Matrix products on the GPU", f"Of two square matrices of {side}.", rows, seconds=seconds)
+    clean, noisy = pictures.pairs(16 if quick else 256, device)
+    for title, methods in (
+        ("LambdaNet, u=1 m=23 d=16, on the GPU", lambdanets(networks.LARGE, device)),
+        ("LambdaNet, u=4 m=7 d=16, on the GPU", lambdanets(networks.SMALL, device)),
+        ("DnCNN on the GPU", others("dncnn", device)),
+        ("Auto-encoder on the GPU", others("autoencoder", device)),
+    ):
+        yield table(title, methods, clean, noisy, rates, 1 if quick else 9)
+
+
+def table(
+    title: str, methods: Methods, clean: Tensor, noisy: Tensor, rates: dict[str, float], repeats: int
+) -> Table:
+    """Compare methods, and set their arithmetic beside the rate of a matrix product."""
+    first = next(iter(methods))
+    methods = {name: tried(method, noisy) for name, method in methods.items()}
+    rows, seconds = compare(methods, clean, noisy, repeats, formulas=(first,), exact=True)
+    work = {name: flops(m, clean, noisy) for name, m in methods.items() if "compile" not in name}
+    for row in rows:
+        if row["method"] in work:
+            rate = 1e3 * work[row["method"]] / (len(noisy) * row["training, ms/image"])
+            row["training, share of the bf16 rate"] = rate / rates[MULTIPLIED]
+    about = (
+        f"A training step (MSE, Adam) and an inference, {how(noisy, seconds)}, each until the GPU is done."
+    )
+    notes = [
+        f"speed: of {first}, as 1; difference: the largest of an output from its output.",
+        "share: multiplications and additions of real products and convolutions as torch counts them.",
+    ]
+    return Table(title, about, rows, notes, seconds)
+
+
+def lambdanets(hyperparameters: dict, device: str) -> Methods:
+    """The paths that a GPU has, and the portable one compiled."""
+    found = {}
+    for name in (paths.REFERENCE, paths.PORTABLE):
+        method = networks.by_path(name, hyperparameters)
+        found[name] = Method(method.model.to(device), method.within)
+    within = functools.partial(paths.forced, paths.PORTABLE)
+    model = networks.create(hyperparameters).to(device)
+    found["portable, torch.compile"] = Method(torch.compile(model), within)
+    return found
+
+
+def others(name: str, device: str) -> Methods:
+    """DnCNN or the auto-encoder: plain, and in bfloat16 with channels last, both also compiled."""
+    found, low = {}, functools.partial(autocast, device)
+    for suffix, wrap in (("", lambda model: model), (", torch.compile", torch.compile)):
+        found[f"float32{suffix}"] = Method(wrap(pictures.trained(name).to(device)))
+        model = pictures.trained(name).to(device, memory_format=torch.channels_last)
+        found[f"bf16, channels_last{suffix}"] = Method(wrap(model), low, torch.channels_last)
+    return found
+
+
+def tried(method: Method, noisy: Tensor) -> Method | str:
+    """The method, or why it cannot run: torch.compile needs a compiler at run time."""
+    try:
+        method.output(noisy)
+    except Exception as error:
+        return f"does not run: {type(error).__name__}"
+    return method
+
+
+def flops(method: Method, clean: Tensor, noisy: Tensor) -> int:
+    """What torch counts in a training step."""
+    step = method.training(clean, noisy)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def matrix_rates(device: str, side: int, repeats: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """FLOP/s of a square product in bfloat16, in float32, and in float32 as TF32 where there is that."""
+    before = torch.get_float32_matmul_precision()
+    whole = torch.randn(side, side, device=device)
+    matrices = {torch.float32: whole, torch.bfloat16: whole.bfloat16()}
+
+    def product(kind: torch.dtype, precision: str) -> None:
+        torch.set_float32_matmul_precision(precision)
+        (matrices[kind] @ matrices[kind])[0, 0].item()  # .item() waits for the device
+
+    calls = {
+        MULTIPLIED: functools.partial(product, torch.bfloat16, "highest"),
+        "float32": functools.partial(product, torch.float32, "highest"),
+        "float32 as TF32": functools.partial(product, torch.float32, "high"),
+    }
+    try:
+        seconds = interleave(calls, repeats)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return {name: 2 * side**3 / time for name, time in medians(seconds).items()}, seconds
+
+
+main = command(measure)
+
+if __name__ == "__main__":
+    main()

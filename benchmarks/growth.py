@@ -1,0 +1,93 @@
+"""How LambdaNet's time grows: with the batch, with d, and with threads, on each of its paths.
+
+    python -m benchmarks.growth [--quick]
+
+Needs nothing but the project, and llvmlite for the fused path.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks import pictures
+from benchmarks.measuring import cores, interleave, medians
+from benchmarks.methods import Method, Seconds
+from benchmarks.tables import Table, command
+from lambdanet.models.lambdanet import LambdaNet, paths
+
+PATHS = (paths.REFERENCE, paths.PORTABLE, paths.FUSED)
+LIMIT = 6  # seconds of turns for a row
+
+
+def measure(quick: bool = False) -> Iterator[Table]:
+    """Time LambdaNet, u=1 m=23, over batch, d and threads."""
+    repeats = 1 if quick else 5
+    available = [name for name in PATHS if name != paths.FUSED or not paths.unavailable()]
+    missing = [f"fused: not available: {paths.unavailable()}"] if len(available) < len(PATHS) else []
+    yield over("batch", [1, 8] if quick else [1, 8, 32, 128, 256], available, missing, repeats)
+    yield over("d", [4, 16] if quick else [4, 8, 16, 32, 64, 128, 256, 512], available, missing, repeats)
+    yield over_threads(4 if quick else 128, available, missing, repeats)
+
+
+def over(what: str, values: list[int], names: list[str], missing: list[str], repeats: int) -> Table:
+    """Time over the batch at d=16, or over d at batch 8."""
+    rows, seconds = [], {}
+    for value in values:
+        d, count = (16, value) if what == "batch" else (value, 8)
+        row, found = _row(d, count, names, repeats)
+        rows.append({what: value} | row)
+        seconds |= {f"{what} {value}, {key}": times for key, times in found.items()}
+    fixed = "d=16" if what == "batch" else "batch 8"
+    about = (
+        f"LambdaNet, u=1 m=23 {fixed}, 32 x 32, float32, {torch.get_num_threads()} threads: ms an image of a "
+        "training step and of an inference, medians of the paths in turns."
+    )
+    notes = list(missing)
+    if what == "batch" and paths.FUSED in names:
+        notes.append(f"Fewer than {paths.FEWEST} images go the portable way instead of the fused one.")
+    return Table(f"LambdaNet over {what}", about, rows, notes, seconds)
+
+
+def over_threads(count: int, names: list[str], missing: list[str], repeats: int) -> Table:
+    """Time over the number of threads, 1 to all cores in powers of two."""
+    before, rows, seconds = torch.get_num_threads(), [], {}
+    try:
+        for threads in thread_counts(cores()):
+            torch.set_num_threads(threads)
+            row, found = _row(16, count, names, repeats)
+            rows.append({"threads": threads} | row)
+            seconds |= {f"{threads} threads, {key}": times for key, times in found.items()}
+    finally:
+        torch.set_num_threads(before)
+    about = (
+        f"LambdaNet, u=1 m=23 d=16, batch {count}, 32 x 32, float32: ms an image of a training step and of "
+        "an inference, medians of the paths in turns."
+    )
+    return Table("LambdaNet over threads", about, rows, missing, seconds)
+
+
+def thread_counts(available: int) -> list[int]:
+    """1, 2, 4 and so on, and all."""
+    powers = [2**power for power in range(available.bit_length())]
+    return sorted({*powers, available})
+
+
+def _row(d: int, count: int, names: list[str], repeats: int) -> tuple[dict, Seconds]:
+    """Times of the paths as a row's columns, and each call's seconds."""
+    clean, noisy = pictures.pairs(count)
+    torch.manual_seed(0)
+    methods = {
+        name: Method(LambdaNet(d=d, embedding_std=0.02), functools.partial(paths.forced, name))
+        for name in names
+    }
+    training = {f"training, {name}": m.training(clean, noisy) for name, m in methods.items()}
+    inference = {f"inference, {name}": m.inference(noisy) for name, m in methods.items()}
+    found = interleave(training | inference, repeats, limit=LIMIT)
+    return {key: 1000 * seconds for key, seconds in medians(found, count).items()}, found
+
+
+main = command(measure)
+
+if __name__ == "__main__":
+    main()

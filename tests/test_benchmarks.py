@@ -1,0 +1,190 @@
+import importlib.util
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from benchmarks import data, formulas, growth, measuring, methods, peers, pictures, report, tables
+from benchmarks.tables import Table
+from lambdanet.models.lambdanet import LambdaNet
+from lambdanet.models.lambdanet.network import correlate
+
+SHAPES = [  # u, m, d, h, w
+    (1, 5, 4, 8, 8),
+    (1, 7, 8, 6, 10),
+    (4, 3, 8, 7, 5),
+    (2, 9, 4, 3, 12),  # a window larger than the image
+    (1, 23, 16, 32, 32),
+]
+
+
+def images(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def settled(**hyperparameters):
+    """A LambdaNet in float64 that knows the mean and variance of its features, and no two alike."""
+    torch.manual_seed(0)
+    model = LambdaNet(**hyperparameters).double()
+    for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+    model.train().reference(images(4, 3, 16, 16, seed=3))
+    return model
+
+
+@pytest.mark.parametrize("by", [formulas.by_conv3d, formulas.by_fft])
+@pytest.mark.parametrize(("u", "m", "d", "h", "w"), SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_formulas_compute_the_reference(by, u, m, d, h, w, training):
+    reference = settled(u=u, m=m, d=d).train(training)
+    other = formulas.Formula(by, u=u, m=m, d=d).double().train(training)
+    other.load_state_dict(reference.state_dict())
+    x = images(3, 3, h, w)
+    expected, found = reference.reference(x), other(x)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    for output in (expected, found):
+        output.square().sum().backward()
+    for (name, parameter), same in zip(reference.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(same.grad, parameter.grad, rtol=1e-7, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("by", [formulas.by_conv3d, formulas.by_fft])
+def test_correlations_are_the_networks(by):
+    values, embedding = images(2, 3, 2, 9, 6), images(5, 3, 1, 7, 7, seed=1)
+    torch.testing.assert_close(by(values, embedding), correlate(values, embedding), rtol=0, atol=1e-9)
+
+
+def test_fast_lengths():
+    assert [formulas.fast_length(n) for n in (1, 2, 7, 43, 49, 54, 97)] == [2, 2, 8, 48, 50, 54, 100]
+
+
+@pytest.mark.parametrize("name", ["lambda_networks", "timm"])
+@pytest.mark.filterwarnings("ignore")  # of the peers
+def test_peers_compute_the_reference(name):
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed; it comes with the extra bench")
+    reference = settled(m=5)
+    peer = getattr(peers, name)(reference).model.double().eval()
+    x = images(2, 3, 8, 6)
+    torch.testing.assert_close(peer(x), reference.eval().reference(x), rtol=0, atol=1e-9)
+
+
+def test_a_missing_peer_is_named_and_stops_nothing():
+    with pytest.raises(ImportError, match="not installed"):
+        peers.load("no_such_peer.inner")
+    assert peers.attempt(lambda: peers.load("no_such_peer")) == "not installed"
+    found = {"first": methods.Method(LambdaNet(m=3)), "absent": "not installed"}
+    clean, noisy = pictures.pairs(2)
+    rows, seconds = methods.compare(found, clean, noisy, 1, formulas=("first", "absent"), exact=True)
+    assert rows[1] == {"method": "absent", "note": "not installed"}
+    assert (rows[0]["training, speed"], rows[0]["inference / best"], rows[0]["difference"]) == (1, 1, 0)
+    assert set(seconds) == {"training: first", "inference: first"}
+
+
+def test_interleave_calls_in_turns_and_reports_each_call(monkeypatch):
+    now, calls = [0.0], []
+
+    def method(name, durations):
+        remaining = iter(durations)
+
+        def call():
+            calls.append(name)
+            now[0] += next(remaining)
+
+        return call
+
+    monkeypatch.setattr(measuring, "clock", lambda: now[0])
+    found = measuring.interleave({"a": method("a", [100, 1, 2, 4]), "b": method("b", [200, 8, 16, 32])}, 3)
+    assert found == {"a": [1, 2, 4], "b": [8, 16, 32]}
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert measuring.medians(found) == {"a": 2, "b": 16}
+    assert measuring.medians(found, 4) == {"a": 0.5, "b": 4}
+
+
+def test_interleave_ends_at_the_limit_but_not_before_three_turns(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(measuring, "clock", lambda: now[0])
+
+    def call():
+        now[0] += 5
+
+    assert len(measuring.interleave({"a": call}, 9, limit=1)["a"]) == 3
+    assert len(measuring.interleave({"a": call}, 9, limit=21)["a"]) == 5
+    assert len(measuring.interleave({"a": call}, 2, limit=1)["a"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (7, "7"),
+        ("a", "a"),
+        (0.0, "0"),
+        (0.0123456, "0.0123"),
+        (1.0, "1.00"),
+        (54.321, "54.3"),
+        (1234.56, "1235"),
+        (3.7e-15, "3.7e-15"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_values_have_three_digits(value, text):
+    assert tables.shown(value) == text
+
+
+def test_tables():
+    rows = [{"method": "a", "note": "slow", "ms": 12.5}, {"method": "bc", "ms": 1.0, "ratio": float("inf")}]
+    table = Table("Title", "About.", rows, ["A note."], {"a": [1.0]})
+    assert table.columns == ["method", "ms", "ratio", "note"]
+    assert tables.markdown(table) == (
+        "## Title\n\nAbout.\n\n| method | ms | ratio | note |\n| --- | ---: | ---: | --- |\n"
+        "| a | 12.5 |  | slow |\n| bc | 1.00 | inf |  |\n\n- A note.\n"
+    )
+    assert tables.text(table) == (
+        "Title\nAbout.\n\nmethod    ms  ratio  note\n"
+        "a       12.5         slow\nbc      1.00    inf\n\nA note.\n"
+    )
+    content = tables.as_json(table)
+    assert content["rows"][1] == {"method": "bc", "ms": 1.0, "ratio": None}
+    assert content["seconds"] == {"a": [1.0]}
+
+
+def test_thread_counts():
+    assert [growth.thread_counts(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_ssim_is_scikit_images():
+    clean, noisy = pictures.pairs(8)
+    ours, theirs = (data._ssims(clean.double(), noisy.double())[name] for name in (data.OURS, data.SKIMAGE))
+    assert abs(ours() - theirs()).max() < 1e-12
+
+
+def test_report_keeps_what_was_measured_when_a_part_fails(tmp_path, monkeypatch):
+    def failing(quick):
+        yield Table("Half", "About.", [{"method": "b", "ms": 2.0}])
+        raise RuntimeError("broken")
+
+    def whole(quick):
+        yield Table("Whole", "About.", [{"method": "a", "ms": 1.0 if quick else 3.0}])
+
+    monkeypatch.setattr(report, "PARTS", {"half": failing, "whole": whole})
+    monkeypatch.setattr(measuring, "warn_if_busy", lambda: 12.0)
+    result = CliRunner().invoke(report.main, ["--quick", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    written = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert {name: [table["title"] for table in found] for name, found in written["tables"].items()} == {
+        "half": ["Half"],
+        "whole": ["Whole"],
+    }
+    assert written["failed"] == {"half": "RuntimeError: broken"}
+    assert written["machine"]["cores"] >= 1
+    assert written["versions"]["torch"] == torch.__version__.split("+")[0]
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "half failed: RuntimeError: broken" in page
+    assert "| a | 1.00 |" in page
+    assert "trial run" in page
