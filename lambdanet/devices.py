@@ -1,7 +1,11 @@
 """Which device runs, and that it computes the same bytes twice."""
 
+import contextlib
 import os
 import platform
+import resource
+import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -40,6 +44,36 @@ def be_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
     # Filling fresh memory with NaN is a debugging aid of the mode above; it costs up to a tenth.
     torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has had at most on a device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+@contextlib.contextmanager
+def memory_errors_in_one_line(device: torch.device, advice: str) -> Iterator[None]:
+    """Turn what torch says when memory ends into one line: the peak, the limit and what to change.
+
+    Raises:
+        ValueError: there was not enough.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "allocate memory" not in str(error):
+            raise
+        if device.type == "cuda":
+            limit = torch.cuda.get_device_properties(device).total_memory
+        else:
+            limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        raise ValueError(
+            f"out of memory: {peak_memory(device) / 2**30:.1f} GiB were in use at most, "
+            f"and the {device.type} has {limit / 2**30:.1f} GiB; {advice}"
+        ) from None
 
 
 def describe_device(device: torch.device) -> str:

@@ -82,10 +82,12 @@ def train_cell(
             record.epoch(row, seconds)
             on_news()
 
-        model, history = train(
-            model_config, noise_config, settings, pairs["train"], pairs["test"],
-            seed=cell.seed, device=where, checkpoints=checkpoints, label=cell.name, on_epoch=on_epoch,
-        )  # fmt: skip
+        smaller = f"lower batch_size, now {settings.batch_size}"
+        with devices.memory_errors_in_one_line(where, smaller):
+            model, history = train(
+                model_config, noise_config, settings, pairs["train"], pairs["test"],
+                seed=cell.seed, device=where, checkpoints=checkpoints, label=cell.name, on_epoch=on_epoch,
+            )  # fmt: skip
         with files.new_folder(out) as new:
             save_weights(new / WEIGHTS, model, description)
             files.write_json(new / MODEL, description)

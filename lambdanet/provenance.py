@@ -1,9 +1,7 @@
 """How a result came about: code, versions, device, time and memory. Never part of what DVC hashes."""
 
 import platform
-import resource
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from importlib import metadata
@@ -11,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lambdanet import files
-from lambdanet.devices import describe_device
+from lambdanet import devices, files
 from lambdanet.records import read_records
 
 PACKAGES = ("torch", "torchvision", "llvmlite", "numpy", "scikit-image", "dvc", "prefect", "mlflow")
@@ -37,7 +34,7 @@ class Log:
         same = all(last.get(key) == value for key, value in details.items())
         self.seconds = last.get("seconds", 0.0) if same else 0.0
         self.record = {
-            "device": describe_device(device),
+            "device": devices.describe_device(device),
             "seconds": self.seconds,
             "peak_memory_bytes": 0,
             "started": last["started"] if same and last else _now(),
@@ -68,14 +65,8 @@ class Log:
     def write(self) -> None:
         """Write the record as far as it has come."""
         self.record["seconds"] = round(self.seconds + time.time() - self.began, 1)
-        self.record["peak_memory_bytes"] = self._peak_memory()
+        self.record["peak_memory_bytes"] = devices.peak_memory(self.device)
         files.write_json(self.path, [*self.older, self.record])
-
-    def _peak_memory(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _now() -> str:

@@ -32,3 +32,33 @@ def test_cpu_is_described_with_its_threads():
     kind, *_, threads = devices.describe_device(torch.device("cpu")).split(", ")
     assert kind == "cpu"
     assert threads == f"{torch.get_num_threads()} threads"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_ends_is_one_line(error):
+    pattern = (
+        r"^out of memory: \d+\.\d GiB were in use at most, and the cpu has \d+\.\d GiB; lower batch_size$"
+    )
+    with pytest.raises(ValueError, match=pattern):  # noqa: SIM117
+        with devices.memory_errors_in_one_line(torch.device("cpu"), "lower batch_size"):
+            raise error
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"):  # noqa: SIM117
+        with devices.memory_errors_in_one_line(torch.device("cpu"), "lower batch_size"):
+            raise RuntimeError("shapes differ")
+
+
+def test_a_batch_beyond_all_memory_is_one_line():
+    with pytest.raises(ValueError, match="out of memory"):  # noqa: SIM117
+        with devices.memory_errors_in_one_line(torch.device("cpu"), "lower batch_size"):
+            torch.empty(2**60)
