@@ -15,7 +15,7 @@ from lambdanet import files
 from lambdanet.devices import describe_device
 from lambdanet.records import read_records
 
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-image", "dvc", "prefect", "mlflow")
+PACKAGES = ("torch", "torchvision", "llvmlite", "numpy", "scikit-image", "dvc", "prefect", "mlflow")
 # What a run changes itself, and the parameters, which model.json records in full.
 _NOT_CODE = (":!dvc.lock", ":!results", ":!weights", ":!params.yaml")
 

@@ -87,6 +87,9 @@ def train(
     noise = noises.create_noise(**noise_config)
     torch.manual_seed(seed)
     model = models.create_model(**model_config).to(device)
+    half = models.path(model_config["name"], device.type) == models.paths.BF16
+    if half:
+        model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), weight_decay=settings.weight_decay, fused=True)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
@@ -116,7 +119,9 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(settings, done, steps)
                 optimizer.zero_grad()
-                loss = LOSSES[settings.loss](model(y), x)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    output = model(y)
+                loss = LOSSES[settings.loss](output.float(), x)
                 loss.backward()
                 optimizer.step()
                 loss_sum += loss.detach() * len(batch)

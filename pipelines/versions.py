@@ -10,7 +10,8 @@ from packaging.requirements import Requirement
 
 # These and Python, or what DVC makes of a result.
 DECIDING = (
-    "torch", "torchvision", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow", "dvc",
+    "torch", "torchvision", "llvmlite", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow",
+    "dvc",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""LambdaNet's faster paths against its reference in float64, and which path is taken when."""
+"""LambdaNet's faster paths against its reference in float64, and which path a network takes when."""
 
 import copy
 import itertools
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lambdanet.devices import choose_device
-from lambdanet.models import create_model
+from lambdanet.models import create_model, path
 from lambdanet.models.lambdanet import paths
 
 # u, m, k, heads, d, (h, w), batch; each value of the paper's and its neighbours, wide and narrow, odd batches
@@ -40,11 +40,11 @@ def images(b, h, w, seed=0):
     return clean, clean + 0.1 * torch.randn(b, 3, h, w, generator=generator)
 
 
-def learn(model, path, clean, noisy, dtype=torch.float32):
+def learn(model, way, clean, noisy, dtype=torch.float32):
     """Output, gradients and running statistics of a training step, and then an evaluation's output."""
     model = copy.deepcopy(model).to(dtype).train()
     clean, noisy = clean.to(dtype), noisy.to(dtype)
-    with paths.forced(path):
+    with paths.forced(way):
         output = model(noisy)
         F.mse_loss(output, clean).backward()
         model.eval()
@@ -68,8 +68,8 @@ def error(ours, reference):
 
 
 @pytest.mark.parametrize("case", GRID, ids=str)
-@pytest.mark.parametrize("path", [paths.PORTABLE, paths.FUSED])
-def test_path_is_exact(path, case):
+@pytest.mark.parametrize("way", [paths.PORTABLE, paths.FUSED])
+def test_path_is_exact(way, case):
     """The median of three: a hidden unit next to 0 may be on the other side of it in float32.
 
     That changes a gradient by 1e-4, in the reference's own float32 as often.
@@ -78,9 +78,9 @@ def test_path_is_exact(path, case):
     found = []
     for seed in range(3):
         model, (clean, noisy) = network(*sizes, seed=seed), images(b, h, w, seed)
-        assert path == paths.PORTABLE or paths.choose(model, noisy) == paths.FUSED
+        assert way == paths.PORTABLE or paths.choose(model, noisy) == paths.FUSED
         reference = learn(model, paths.REFERENCE, clean, noisy, torch.float64)
-        found.append(error(learn(model, path, clean, noisy), reference))
+        found.append(error(learn(model, way, clean, noisy), reference))
     limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
     for key, limit in limits.items():
         assert median(each[key] for each in found) < limit, key
@@ -95,21 +95,21 @@ def test_portable_path_in_float64_is_the_reference(sizes):
     assert max(found.values()) < 1e-11
 
 
-@pytest.mark.parametrize("path", [paths.PORTABLE, paths.FUSED])
-def test_median_error_over_seeds(path):
+@pytest.mark.parametrize("way", [paths.PORTABLE, paths.FUSED])
+def test_median_error_over_seeds(way):
     errors = []
     for seed in range(5):
         model, (clean, noisy) = network(seed=seed), images(16, 32, 32, seed)
         reference = learn(model, paths.REFERENCE, clean, noisy, torch.float64)
-        errors.append(error(learn(model, path, clean, noisy), reference)["gradient"])
+        errors.append(error(learn(model, way, clean, noisy), reference)["gradient"])
     assert median(errors) < 5e-6
 
 
-def losses(path, sizes, dtype=torch.float32, steps=24):
+def losses(way, sizes, dtype=torch.float32, steps=24):
     model = network(*sizes).to(dtype).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     found = []
-    with paths.forced(path):
+    with paths.forced(way):
         for step in range(steps):
             clean, noisy = (part.to(dtype) for part in images(16, 32, 32, step))
             optimizer.zero_grad()
@@ -124,8 +124,8 @@ def losses(path, sizes, dtype=torch.float32, steps=24):
 def test_loss_stays_with_the_reference(sizes):
     reference = losses(paths.REFERENCE, sizes, torch.float64)
     assert reference[-1] < 0.97 * reference[0]
-    for path in (paths.PORTABLE, paths.FUSED):
-        for ours, theirs in zip(losses(path, sizes), reference, strict=True):
+    for way in (paths.PORTABLE, paths.FUSED):
+        for ours, theirs in zip(losses(way, sizes), reference, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
 
 
@@ -193,13 +193,11 @@ def test_evaluation_with_gradients_does_not_take_the_kernels():
     assert model.embedding.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(
-    ("path", "shape"), [*itertools.product(paths.NAMES, [(1, 3, 9, 13), (4, 3, 32, 32)])]
-)
-def test_every_forced_path_gives_an_output(path, shape):
+@pytest.mark.parametrize(("way", "shape"), [*itertools.product(paths.NAMES, [(1, 3, 9, 13), (4, 3, 32, 32)])])
+def test_every_forced_path_gives_an_output(way, shape):
     model = network().eval()
     noisy = images(shape[0], *shape[2:])[1]
-    with torch.no_grad(), paths.forced(path):
+    with torch.no_grad(), paths.forced(way):
         torch.testing.assert_close(model(noisy), model.reference(noisy), rtol=1e-5, atol=1e-6)
 
 
@@ -216,6 +214,18 @@ def test_device_may_name_a_path():
         choose_device("cpu/auto")
     assert paths.usual("cpu") == paths.FUSED
     assert paths.usual("cuda") == paths.PORTABLE
+
+
+def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(monkeypatch):
+    for units, expected in ((True, paths.BF16), (False, paths.REFERENCE)):
+        monkeypatch.setattr(paths, "_multiplies_bf16", lambda _device, units=units: units)
+        assert path("dncnn", "cpu") == path("autoencoder", "cpu") == expected
+        assert path("lambdanet", "cpu") == paths.FUSED
+        with paths.forced(paths.REFERENCE):
+            assert path("dncnn", "cpu") == paths.REFERENCE
+        with paths.forced(paths.BF16):
+            assert path("dncnn", "cpu") == paths.BF16
+            assert path("lambdanet", "cpu") == paths.FUSED
 
 
 WITHOUT = """

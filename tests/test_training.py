@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
 
-from lambdanet import checkpoint, experiment, files, metrics, training
+from lambdanet import checkpoint, experiment, files, metrics, models, training
 from lambdanet.denoise import denoise
 from lambdanet.images import to_tensor
 from lambdanet.models import create_model, save_weights
@@ -526,10 +526,32 @@ def test_death_of_dvc_ends_the_trainer(tmp_path):
 
 
 def test_checkpoint_key_covers_the_models_code(run, half_done, monkeypatch, caplog):
-    real = training.inspect.getsource
-    monkeypatch.setattr(training.inspect, "getsource", lambda code: real(code) + "# changed")
+    real = models.source
+    assert "The lambda layer" in real("lambdanet")  # network.py
+    assert "def write_forward" in real("lambdanet")  # a kernel
+    monkeypatch.setattr(models, "source", lambda name: real(name) + "# changed")
     run(DNCNN)
     assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+def test_checkpoint_of_another_path_is_not_used(run, half_done, caplog):
+    with models.paths.forced("bf16"):
+        run(DNCNN)
+    assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+def test_half_precision_gives_the_same_bytes_twice_and_learns_as_well(run, tmp_path):
+    for model in (DNCNN, AUTOENCODER):
+        plain, _ = run(model)
+        found = []
+        for _ in range(2):
+            with models.paths.forced("bf16"):
+                trained, history = run(model)
+            found.append(weight_bytes(trained, tmp_path / "w"))
+        assert found[0] == found[1]
+        assert found[0] != weight_bytes(plain, tmp_path / "w")
+        assert history[-1]["loss"] < history[0]["loss"]
+        assert all(p.dtype == torch.float32 for p in trained.parameters())
 
 
 def test_checkpoints_stay_two(run, monkeypatch, tmp_path):

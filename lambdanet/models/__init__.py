@@ -37,11 +37,11 @@ def create_model(name: str, **hyperparameters: float) -> nn.Module:
 
 
 def path(name: str, device: str) -> str:
-    """How a model computes on a kind of device: "reference" unless it has faster paths (paths.py).
+    """How a model is trained on a kind of device (models/lambdanet/paths.py).
 
-    Like the device, it shows in a result's last digits, and is recorded but not hashed by DVC.
+    Like the device, it shows in a result's digits, and is recorded but not hashed by DVC.
     """
-    return paths.usual(device) if MODELS[name] is LambdaNet else paths.REFERENCE
+    return paths.usual(device) if MODELS[name] is LambdaNet else paths.of_convolutions(device)
 
 
 def source(name: str) -> str:

@@ -146,11 +146,11 @@ def write_forward(k: Kernel, size: Shape) -> None:
                     total = k.fma(image[c], factor, total)
                 k.store(total, "t", (n, channels * L), (g, 4 * L), d * L)
         with k.loop(4) as c:
-            _correlate(k, size, g, c)
+            write_correlation(k, size, g, c)
             _synthesise(k, size, g, c)
 
 
-def _correlate(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
+def write_correlation(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
     """Product (h, 3, frequencies, 2) = filter (g, c) times spectrum, summed over the rows seen."""
     L, h, m, radius = k.lanes, size.h, size.m, size.m // 2
     with k.loop(size.frequencies) as f, k.loop(h, step=ROWS) as y:

@@ -1,7 +1,9 @@
-"""Which way a LambdaNet computes: as the paper writes it, re-associated, or by compiled kernels.
+"""Which way a network computes: LambdaNet as the paper has it, re-associated, or by compiled kernels.
 
-All give the same values up to rounding, so not the same bytes: a run's log names the path, as it names
-the device. `force` takes one path wherever it fits.
+The ways of LambdaNet give the same values up to rounding. The convolutional networks have `bf16` beside
+the reference: trained with products in half the precision, summed in float32, where the processor has
+units for them. Neither gives the same bytes, so a run's log names the path as it names the device.
+`force` takes one path wherever it fits.
 """
 
 import contextlib
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-AUTO, REFERENCE, PORTABLE, FUSED = NAMES = ("auto", "reference", "portable", "fused")
+AUTO, REFERENCE, PORTABLE, FUSED, BF16 = NAMES = ("auto", "reference", "portable", "fused", "bf16")
 LARGEST = 64  # side of an image that the kernels take: a block's arrays stay in the cache
 FEATURES = 64  # channels that they take: a covariance has their square
 FEWEST = 3  # images for which they pay
@@ -85,8 +87,22 @@ def _fits(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bool:
     )
 
 
+def of_convolutions(device: str) -> str:
+    """The path on which a convolutional network is trained on a kind of device."""
+    if _forced in (REFERENCE, BF16):
+        return _forced
+    return BF16 if _forced == AUTO and _multiplies_bf16(device) else REFERENCE
+
+
+def _multiplies_bf16(device: str) -> bool:
+    """Whether bfloat16 is several times as fast as float32 there: tensor cores, or a CPU's AMX."""
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
 def usual(device: str) -> str:
-    """The path of a usual batch on a kind of device, for a log; single batches may not fit it."""
+    """The path of a usual batch of a LambdaNet on a kind of device; single batches may not fit it."""
     if _forced in (REFERENCE, PORTABLE):
         return _forced
     return FUSED if device == "cpu" and not unavailable() else PORTABLE
