@@ -28,7 +28,7 @@ STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 
 @contextlib.contextmanager
-def follow(log: Path, *, patience: float = PATIENCE_SECONDS) -> Iterator[Callable[[], None]]:
+def follow(log: Path, *, patience: float | None = None) -> Iterator[Callable[[], None]]:
     """Have MLflow follow what happens in this block, once it has lasted `patience`.
 
     What ends well before that is left to `lambdanet.publish`, so to the stage `register`: it is over
@@ -40,7 +40,7 @@ def follow(log: Path, *, patience: float = PATIENCE_SECONDS) -> Iterator[Callabl
 
     Args:
         log: file of `provenance.Log`.
-        patience: seconds.
+        patience: seconds; `PATIENCE_SECONDS` by default.
 
     Yields:
         What to call when the log has news; it never blocks and never fails.
@@ -50,6 +50,7 @@ def follow(log: Path, *, patience: float = PATIENCE_SECONDS) -> Iterator[Callabl
         yield lambda: None
         return
     follower = _Follower(log)
+    patience = PATIENCE_SECONDS if patience is None else patience
     timer = threading.Timer(patience, follower.start)
     timer.daemon = True
     if patience and wanted != "on" and not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -124,9 +125,11 @@ class _Follower:
 
 def main(log: Path) -> None:
     """Bring MLflow up to date with a log each time that a word comes in, until the last one."""
-    began, words = time.monotonic(), queue.SimpleQueue()
-    threading.Thread(target=_read, args=(words,), daemon=True).start()
+    began, words, loaded = time.monotonic(), queue.SimpleQueue(), threading.Event()
+    threading.Thread(target=_read, args=(words, loaded), daemon=True).start()
     from lambdanet import tracking
+
+    loaded.set()
 
     mirror, heard, said, retry_at, last = tracking.Mirror(log), False, False, None, None
     while last is None:
@@ -154,14 +157,16 @@ def main(log: Path) -> None:
             said = True
 
 
-def _read(words: queue.SimpleQueue) -> None:
+def _read(words: queue.SimpleQueue, loaded: threading.Event) -> None:
     ended = False
     for line in sys.stdin:
         words.put(line.strip())
         ended = ended or line.strip() in STATUS
     if not ended:
         words.put("killed")
-    # Nobody waits for longer than this; a follower must not outlive its training for hours.
+    # Nobody waits for longer than this; a follower must not outlive its training for hours. On a busy
+    # machine MLflow alone takes as long to load, and one that began with the end has done nothing yet.
+    loaded.wait()
     time.sleep(2 * WAIT_SECONDS)
     os._exit(1)
 
