@@ -131,7 +131,8 @@ def train(
 
     checkpoints = out.with_name(f".{out.name}.checkpoints")
     log = out.with_name(f"{out.name}.log.json")
-    with live.follow(log) as tell, _data(loaded, profile, noise, data) as (clean, noisy):
+    # At once, however short: there is no stage that would tell of it later.
+    with live.follow(log, patience=0) as tell, _data(loaded, profile, noise, data) as (clean, noisy):
         experiment.train_cell(
             Cell(profile, noise, model, seed),
             loaded.model(profile, model),

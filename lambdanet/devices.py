@@ -1,6 +1,7 @@
-"""Which device runs, and that it computes the same bytes twice."""
+"""Which device runs, that it computes the same bytes twice, and that torch starts fast."""
 
 import contextlib
+import inspect
 import os
 import platform
 import resource
@@ -40,7 +41,10 @@ def choose_device(name: str = "auto") -> torch.device:
 def be_deterministic() -> None:
     """Let torch use deterministic algorithms only; call before the first use of CUDA."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # The same flag as `torch.use_deterministic_algorithms`, which loads torch.compile, for seconds, only
+    # to tell it; if anything loads that later, it finds the flag in the environment.
+    torch.set_deterministic_debug_mode("error")
+    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
     torch.backends.cudnn.benchmark = False
     # Filling fresh memory with NaN is a debugging aid of the mode above; it costs up to a tenth.
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -74,6 +78,21 @@ def memory_errors_in_one_line(device: torch.device, advice: str) -> Iterator[Non
             f"out of memory: {peak_memory(device) / 2**30:.1f} GiB were in use at most, "
             f"and the {device.type} has {limit / 2**30:.1f} GiB; {advice}"
         ) from None
+
+
+def leave_compiler_out() -> None:
+    """Keep Adam from loading torch.compile, which takes seconds and which no training here uses.
+
+    Torch's optimisers load it at their first call, to be left out of what it compiles. Without a compiler
+    the functions that they guard are all there is to call. On a torch that is built otherwise this
+    changes nothing but the time.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        if guarded := getattr(method, "__wrapped__", None):
+            guarded.__dynamo_disable = guarded
+    step = torch.optim.Adam.step
+    if getattr(step, "__wrapped__", None):
+        torch.optim.Adam.step = torch.no_grad()(inspect.unwrap(step))
 
 
 def describe_device(device: torch.device) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.io import imsave
 from torch import Tensor, nn
 
 from lambdanet import files, metrics
@@ -54,6 +53,8 @@ def evaluate(model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: 
 
 def write_panel(model: nn.Module, noise: Noise, folder: Path, *, device: torch.device) -> None:
     """Denoise photographs of 512 x 512 and write each as NAME-clean, -noisy and -denoised.png."""
+    from skimage.io import imsave  # not for those who only score
+
     with files.new_folder(folder) as new:
         for number, name in enumerate(photos.TEST):
             clean = to_tensor(photos.photograph(name, PANEL_SIZE)[None])

@@ -55,6 +55,7 @@ def train_cell(
         SystemExit: after SIGINT (130) or SIGTERM (143), with a checkpoint written.
     """
     devices.be_deterministic()
+    devices.leave_compiler_out()
     where = devices.choose_device(device)
     pairs = {
         split: Pairs(datasets.load_images(clean, split), datasets.load_images(noisy, split))

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Of stages: what takes less is told of by `register`.
+PATIENCE_SECONDS = 20
 # For the follower's last words to MLflow; the training ends without them after that.
 WAIT_SECONDS = 5
 RETRY_SECONDS = 30
@@ -26,60 +28,108 @@ STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 
 @contextlib.contextmanager
-def follow(log: Path) -> Iterator[Callable[[], None]]:
-    """Have MLflow follow what happens in this block.
+def follow(log: Path, *, patience: float | None = None) -> Iterator[Callable[[], None]]:
+    """Have MLflow follow what happens in this block, once it has lasted `patience`.
 
-    `LAMBDANET_TRACKING=off` switches it off; so does an environment without MLflow.
+    What ends well before that is left to `lambdanet.publish`, so to the stage `register`: it is over
+    before anybody looks, and loading MLflow for each costs more. What fails or is killed is told of.
+    A server that `MLFLOW_TRACKING_URI` names, which others may be watching, is told at once.
+
+    `LAMBDANET_TRACKING=off` switches it off, and so does an environment without MLflow; `on` follows at
+    once.
 
     Args:
         log: file of `provenance.Log`.
+        patience: seconds; `PATIENCE_SECONDS` by default.
 
     Yields:
         What to call when the log has news; it never blocks and never fails.
     """
-    if os.environ.get("LAMBDANET_TRACKING") == "off" or not importlib.util.find_spec("mlflow"):
+    wanted = os.environ.get("LAMBDANET_TRACKING")
+    if wanted == "off" or not importlib.util.find_spec("mlflow"):
         yield lambda: None
         return
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    follower = subprocess.Popen(
-        [sys.executable, "-m", "lambdanet.live", str(log)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,  # a word there: it has told of its trouble
-        env={"MLFLOW_HTTP_REQUEST_TIMEOUT": str(WAIT_SECONDS)} | os.environ | {"PYTHONPATH": path},
-        process_group=0,  # Ctrl-C is for the training; the follower ends with it
-    )
-    os.set_blocking(follower.stdin.fileno(), False)
-
-    def tell(word: str = "news") -> None:
-        with contextlib.suppress(OSError):  # the follower has ended, or has much to do
-            os.write(follower.stdin.fileno(), f"{word}\n".encode())
-
+    follower = _Follower(log)
+    patience = PATIENCE_SECONDS if patience is None else patience
+    timer = threading.Timer(patience, follower.start)
+    timer.daemon = True
+    if patience and wanted != "on" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        timer.start()
+    else:
+        follower.start()
     last = "failed"
     try:
-        yield tell
+        yield follower.tell
         last = "finished"
     except (SystemExit, KeyboardInterrupt):
         last = "killed"
         raise
     finally:
-        tell(last)
-        follower.stdin.close()
+        timer.cancel()
+        if timer.ident:
+            timer.join()  # it may be starting the follower just now
+        follower.end(last)
+
+
+class _Follower:
+    """The process that follows a log, and what it has to be told."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.process: subprocess.Popen | None = None
+        self.heard = False
+        self.lock = threading.Lock()
+
+    def start(self) -> None:
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        with self.lock:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lambdanet.live", str(self.log)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,  # a word there: it has told of its trouble
+                env={"MLFLOW_HTTP_REQUEST_TIMEOUT": str(WAIT_SECONDS)} | os.environ | {"PYTHONPATH": path},
+                process_group=0,  # Ctrl-C is for the training; the follower ends with it
+            )
+            os.set_blocking(self.process.stdin.fileno(), False)
+            if self.heard:
+                self._say("news")
+
+    def tell(self) -> None:
+        with self.lock:
+            self.heard = True
+            if self.process:
+                self._say("news")
+
+    def end(self, last: str) -> None:
+        """Say how it ended, and wait a little for the follower's last words to MLflow."""
+        if not self.process:
+            if last == "finished" or not self.heard:
+                return
+            self.start()
+        self._say(last)
+        self.process.stdin.close()
         try:
-            follower.wait(WAIT_SECONDS)
+            self.process.wait(WAIT_SECONDS)
         except subprocess.TimeoutExpired:
-            follower.kill()
-            follower.wait()
-            if not follower.stdout.read():
+            self.process.kill()
+            self.process.wait()
+            if not self.process.stdout.read():
                 print(f"MLflow answers too slowly; {CONSOLATION}", file=sys.stderr)
-        follower.stdout.close()
+        self.process.stdout.close()
+
+    def _say(self, word: str) -> None:
+        with contextlib.suppress(OSError):  # the follower has ended, or has much to do
+            os.write(self.process.stdin.fileno(), f"{word}\n".encode())
 
 
 def main(log: Path) -> None:
     """Bring MLflow up to date with a log each time that a word comes in, until the last one."""
-    began, words = time.monotonic(), queue.SimpleQueue()
-    threading.Thread(target=_read, args=(words,), daemon=True).start()
+    began, words, loaded = time.monotonic(), queue.SimpleQueue(), threading.Event()
+    threading.Thread(target=_read, args=(words, loaded), daemon=True).start()
     from lambdanet import tracking
+
+    loaded.set()
 
     mirror, heard, said, retry_at, last = tracking.Mirror(log), False, False, None, None
     while last is None:
@@ -107,14 +157,16 @@ def main(log: Path) -> None:
             said = True
 
 
-def _read(words: queue.SimpleQueue) -> None:
+def _read(words: queue.SimpleQueue, loaded: threading.Event) -> None:
     ended = False
     for line in sys.stdin:
         words.put(line.strip())
         ended = ended or line.strip() in STATUS
     if not ended:
         words.put("killed")
-    # Nobody waits for longer than this; a follower must not outlive its training for hours.
+    # Nobody waits for longer than this; a follower must not outlive its training for hours. On a busy
+    # machine MLflow alone takes as long to load, and one that began with the end has done nothing yet.
+    loaded.wait()
     time.sleep(2 * WAIT_SECONDS)
     os._exit(1)
 

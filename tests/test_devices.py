@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -62,3 +65,36 @@ def test_a_batch_beyond_all_memory_is_one_line():
     with pytest.raises(ValueError, match="out of memory"):  # noqa: SIM117
         with devices.memory_errors_in_one_line(torch.device("cpu"), "lower batch_size"):
             torch.empty(2**60)
+
+
+# Three steps of Adam on a small network; prints the weights and whether torch.compile was loaded.
+STEPS = """
+import sys, torch
+from lambdanet import devices
+
+devices.be_deterministic()
+if sys.argv[1] == "out":
+    devices.leave_compiler_out()
+    devices.leave_compiler_out()
+torch.manual_seed(0)
+network = torch.nn.Linear(3, 2)
+optimizer = torch.optim.Adam(network.parameters(), lr=0.1, weight_decay=0.01, fused=True)
+for _ in range(3):
+    optimizer.zero_grad()
+    network(torch.ones(4, 3)).square().sum().backward()
+    optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+assert torch.is_grad_enabled() and torch.are_deterministic_algorithms_enabled()
+optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+print([p.tolist() for p in network.parameters()])
+print("torch._dynamo" in sys.modules, "torch._inductor" in sys.modules)
+"""
+
+
+def test_adam_computes_the_same_without_the_compiler():
+    out = {}
+    for how in ("in", "out"):
+        words = [sys.executable, "-c", STEPS, how]
+        out[how] = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert out["out"][0] == out["in"][0]
+    assert (out["out"][1], out["in"][1].split()[0]) == ("False False", "True")

@@ -35,6 +35,7 @@ from lambdanet import live
 from lambdanet.progress import Progress
 
 live.WAIT_SECONDS = float(os.environ.get("WAIT", 60))  # here the machine may be busy with other tests
+live.PATIENCE_SECONDS = float(os.environ.get("PATIENCE", live.PATIENCE_SECONDS))
 end_epoch = Progress.epoch
 
 def epoch(self, row):
@@ -303,6 +304,42 @@ def test_what_a_dead_server_missed_is_published_later(project, untracked, monkey
         assert run.data.metrics["psnr"] == 21.0
     assert_whole(project)
     assert len(list((project / "artifacts").rglob("weights.safetensors"))) == 1
+
+
+def start_patiently(folder, patience, gate=""):
+    """A training as `dvc repro` starts it: nothing is said about tracking."""
+    environment = {"LAMBDANET_TRACKING": "", "PATIENCE": str(patience), "GATE": str(gate)}
+    return helpers.start("train", WORDS, folder, CODE + helpers.RUN_STAGE, **environment)
+
+
+def test_what_is_over_soon_is_followed_by_nobody(project, untracked):
+    process = start_patiently(project, 3600, gate=1)
+    helpers.wait_for_line(process, "epoch 1/4")
+    assert psutil.Process(process.pid).children(recursive=True) == []
+    (project / "go").touch()
+    assert finish(process) == (0, [])
+    assert helpers.contents(project / TRAINED) == untracked
+    assert statuses(project) == []
+
+
+def test_what_lasts_is_followed_from_its_first_epoch(project, untracked):
+    process = start_patiently(project, 0.5, gate=2)
+    helpers.wait_until(lambda: steps(project) == [1, 2])
+    assert statuses(project) == ["RUNNING"]
+    (project / "go").touch()
+    assert finish(process) == (0, [])
+    assert helpers.contents(project / TRAINED) == untracked
+    assert_whole(project)
+
+
+def test_what_is_interrupted_soon_is_told_of(project):
+    process = start_patiently(project, 3600, gate=2)
+    helpers.wait_for_line(process, "epoch 2/4")
+    process.send_signal(signal.SIGTERM)
+    (project / "go").touch()
+    assert finish(process) == (143, [])
+    assert statuses(project) == ["KILLED"]
+    assert steps(project) in ([1, 2], [1, 2, 3])
 
 
 def test_without_mlflow_nothing_follows_and_nothing_is_said(project, untracked):

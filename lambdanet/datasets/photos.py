@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import skimage.data
-from skimage.transform import resize
 
 # Training and test patches come from different photographs.
 TRAIN = ("coffee", "rocket", "stereo_motorcycle", "hubble_deep_field")
@@ -36,11 +34,15 @@ def photograph(name: str, size: int) -> np.ndarray:
 
 
 def _read(name: str) -> np.ndarray:
+    import skimage.data  # here: every training loads this module, and few stages the photographs
+
     image = getattr(skimage.data, name)()
     return (image[0] if isinstance(image, tuple) else image)[..., :3]
 
 
 def _shrink(image: np.ndarray, short_side: int) -> np.ndarray:
+    from skimage.transform import resize
+
     scale = short_side / min(image.shape[:2])
     shape = [round(length * scale) for length in image.shape[:2]]
     smaller = resize(image, (*shape, 3), order=1, anti_aliasing=scale < 1)  # float64 in [0, 1]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lambdanet import files, records
 from lambdanet.params import Cell
-from lambdanet.report import figures, page, tables
+from lambdanet.report import tables
 
 
 def write_report(
@@ -24,6 +24,8 @@ def write_report(
     Raises:
         ValueError: no cell has a score, or a file is not what it should be.
     """
+    from lambdanet.report import figures, page  # here: who reads a table needs no matplotlib
+
     done = [cell for cell in cells if (scores / f"{cell.name}.json").is_file()]
     if not done:
         profile = cells[0].profile

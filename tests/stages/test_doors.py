@@ -313,3 +313,17 @@ def test_stages_announce_their_place_in_the_grid(project):
 def test_stages_call_no_name_of_this_machine(project):
     for script in (helpers.ROOT / "stages").glob("*.py"):
         assert str(Path.home()) not in script.read_text()
+
+
+HEAVY = {"torch._dynamo", "torch._inductor", "sympy", "scipy", "skimage", "matplotlib", "pandas", "mlflow"}
+# What a stage may load of these; each takes about a second, and there are dozens of stages.
+LOADS = {"corrupt": set(), "train": set(), "evaluate": {"scipy", "skimage"}}
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_stages_load_only_what_they_need(name, project):
+    report = f"\nprint(*sorted({HEAVY} & set(sys.modules)))\n"
+    words = helpers.train_words("dncnn") if name == "train" else WORDS[name]
+    status, out, err = helpers.run(name, words, project, helpers.RUN_STAGE + report)
+    assert status == 0, err
+    assert set(out.splitlines()[-1].split()) == LOADS[name]
