@@ -39,9 +39,10 @@ def create_model(name: str, **hyperparameters: float) -> nn.Module:
 def path(name: str, device: str) -> str:
     """How a model is trained on a kind of device (models/lambdanet/paths.py).
 
-    Like the device, it shows in a result's digits, and is recorded but not hashed by DVC.
+    Like the device, it shows in a result's digits, and is recorded but not hashed by DVC. A name that no
+    model has is for `create_model` to refuse.
     """
-    return paths.usual(device) if MODELS[name] is LambdaNet else paths.of_convolutions(device)
+    return paths.usual(device) if MODELS.get(name) is LambdaNet else paths.of_convolutions(device)
 
 
 def source(name: str) -> str:
