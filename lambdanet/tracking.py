@@ -50,6 +50,11 @@ for _name in ("mlflow", "urllib3"):
 DATABASE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
 LEARNING = ("loss", "monitored_psnr", "learning_rate")
 EPOCH_METRICS = (*LEARNING, "epoch_seconds", "images_per_second")
+# Of an error's long text, what a reader wants; a server killed while it answers breaks the connection.
+REASONS = (
+    "Connection refused", "Connection reset", "Connection aborted", "Connection broken",
+    "Name or service not known", "timed out", "database is locked",
+)  # fmt: skip
 BATCH = 500  # entries of one request; MLflow takes 1,000 metrics
 
 
@@ -123,7 +128,7 @@ def reaching() -> Iterator[None]:
             yield
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         text = " ".join(str(error).split())
-        for reason in ("Connection refused", "Name or service not known", "timed out", "database is locked"):
+        for reason in REASONS:
             if reason in text:
                 text = reason
         raise UnreachableError(f"MLflow at {uri()} cannot be used: {text[:300]}") from None

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -283,10 +284,13 @@ def test_what_a_dead_server_missed_is_published_later(project, untracked, monkey
     (project / "go").touch()
     status, said = finish(process)
     assert status == 0
-    assert said == [
-        f"MLflow at {uri} cannot be used: Connection refused; "
-        "nothing waits for it, `lambdanet publish` fills it in"
-    ]
+    # It was killed between two requests, or in the middle of one.
+    reason = "Connection (refused|reset|aborted|broken)"
+    assert len(said) == 1
+    assert re.fullmatch(
+        rf"MLflow at {uri} cannot be used: {reason}; nothing waits for it, `lambdanet publish` fills it in",
+        said[0],
+    )
     assert helpers.contents(project / TRAINED) == untracked
     assert (statuses(project), steps(project)) == (["RUNNING"], [1, 2])
 
