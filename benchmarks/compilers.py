@@ -59,7 +59,7 @@ def by_llvmlite() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
         lambda_layer.write_correlation(k, SIZE, vectors.LONG(0), vectors.LONG(0))
 
     names = ["spectrum", "filters", "product"]
-    kernel = vectors.compile_kernels({"correlate": (names, write)}, LANES)["correlate"]
+    kernel = vectors.compile_kernels({"correlate": (names, write)}, LANES, f"{SIZE}")["correlate"]
     return lambda *arrays: kernel(*(array.ctypes.data for array in arrays))
 
 

@@ -1,6 +1,9 @@
+import atexit
 import os
 import runpy
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +11,7 @@ os.environ["LAMBDANET_DEVICE"] = "cpu"
 os.environ["LAMBDANET_TRACKING"] = "off"  # what is about MLflow switches it on
 os.environ.pop("LAMBDANET_CIFAR10", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lambdanet-tests-")  # for compiled kernels
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from lambdanet.datasets import cifar10
 STAGES = Path(__file__).resolve().parents[1] / "stages"
 
 torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ class Fused:
             for name in names.split():
                 write[name] = functools.partial(getattr(module, f"write_{name}"), size=shape)
         self.kernels = vectors.compile_kernels(
-            {name: (ARRAYS[name].split(), body) for name, body in write.items()}, problem.lanes
+            {name: (ARRAYS[name].split(), body) for name, body in write.items()}, problem.lanes, repr(problem)
         )
         self.tables = {
             "analysis": torch.from_numpy(lambda_layer.analysis_table(layer)),
@@ -293,9 +293,11 @@ class Step(torch.autograd.Function):
 
         def back(outputs: list, gradients: list, *more: Tensor) -> list[Tensor]:
             """Through a part of the algebra: add to `grads`, return the gradients of `more`."""
-            found = torch.autograd.grad(
-                outputs, [*p.values(), *more], gradients, allow_unused=True, retain_graph=True
-            )
+            # As one number: torch loads its symbolic shapes, so sympy, when it is given gradients.
+            with torch.enable_grad():
+                pairs = zip(outputs, gradients, strict=True)
+                total = torch.stack([(output * gradient).sum() for output, gradient in pairs]).sum()
+            found = torch.autograd.grad(total, [*p.values(), *more], allow_unused=True, retain_graph=True)
             for name, value in zip(PARAMETERS, found, strict=False):
                 if value is not None:
                     grads[name] = grads[name] + value

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from lambdanet.models.lambdanet import objects
+
 FLOAT, LONG = ir.FloatType(), ir.IntType(64)
 Offset = int | ir.Value
 
@@ -228,13 +230,14 @@ def lanes() -> int:
 
 
 def compile_kernels(
-    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]], lanes: int
+    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]], lanes: int, request: str
 ) -> dict[str, Callable[..., None]]:
-    """Compile kernels for this processor.
+    """Compile kernels for this processor, or take what an earlier process compiled.
 
     Args:
         kernels: by name, the names of the arrays and what writes the body.
         lanes: floats in a vector.
+        request: names, with this package's own text, all that the bodies follow from.
 
     Returns:
         Functions of the arrays' addresses, in order; they let go of the GIL.
@@ -242,8 +245,25 @@ def compile_kernels(
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
     )
+    code = objects.find(request)
+    if code is None:
+        code = _machine_code(kernels, lanes, target)
+        objects.keep(request, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)  # the code lives as long as the engine
+    return {
+        name: ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arrays))(engine.get_function_address(name))
+        for name, (arrays, _) in kernels.items()
+    }
+
+
+def _machine_code(
+    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]], lanes: int, target: llvm.TargetMachine
+) -> bytes:
     module = ir.Module()
     module.triple = llvm.get_default_triple()
     for name, (arrays, write) in kernels.items():
@@ -256,13 +276,7 @@ def compile_kernels(
     options.loop_vectorization = options.slp_vectorization = False  # the vectors are there already
     passes = llvm.create_pass_builder(target, options)
     passes.getModulePassManager().run(compiled, passes)
-    engine = llvm.create_mcjit_compiler(compiled, target)
-    engine.finalize_object()
-    _engines.append(engine)  # the code lives as long as the engine
-    return {
-        name: ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arrays))(engine.get_function_address(name))
-        for name, (arrays, _) in kernels.items()
-    }
+    return target.emit_object(compiled)
 
 
 def trial() -> str | None:
@@ -274,7 +288,7 @@ def trial() -> str | None:
         k.store(k.fma(k.load("x", 0), k.constant(2.0), k.constant(1.0)), "y", 0)
 
     try:
-        compile_kernels({"trial": (["x", "y"], write)}, 8)["trial"](*places)
+        compile_kernels({"trial": (["x", "y"], write)}, 8, "trial")["trial"](*places)
     except (OSError, RuntimeError) as error:
         return f"llvmlite cannot compile: {error}"
     result, given = ((ctypes.c_float * 8).from_address(place) for place in reversed(places))
