@@ -50,9 +50,9 @@ def watch_for_interruption() -> Iterator[Interruption]:
 
 
 def _watch_ancestors(left: threading.Event) -> None:
-    while _ANCESTORS and not left.is_set():
+    while _ancestors and not left.is_set():
         # psutil knows a process by its number and start time, so a reused number does not count.
-        if not all(map(_lives, _ANCESTORS)):
+        if not all(map(_lives, _ancestors)):
             os.kill(os.getpid(), signal.SIGTERM)
             return
         time.sleep(WATCH_SECONDS)
@@ -65,19 +65,26 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _up_to_dvc() -> list[psutil.Process]:
-    """The processes above this one, up to and with the `dvc` that runs it; empty without one."""
+def remember_dvc() -> None:
+    """Look up the processes above this one, up to and with the `dvc` that runs it, if one does.
+
+    To be called early: one that died before is not found. A process that runs a stage for another
+    (pipelines/warm.py) has the other's ancestors, and it too.
+    """
+    _ancestors.clear()
     if "DVC_STAGE" not in os.environ:
-        return []
-    ancestors = []
-    for process in psutil.Process().parents():
-        ancestors.append(process)
+        return
+    stands_for = os.environ.get("LAMBDANET_STANDS_FOR")
+    process = psutil.Process(int(stands_for)) if stands_for else psutil.Process()
+    above = process.parents()
+    for number, ancestor in enumerate(above):
         with contextlib.suppress(psutil.Error):
-            if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in process.cmdline()[:3]):
-                return ancestors
-    return ancestors[:1]
+            if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in ancestor.cmdline()[:3]):
+                above = above[: number + 1]
+                break
+    else:
+        above = above[:1]
+    _ancestors.extend([process, *above] if stands_for else above)
 
 
-# Looked up when the module is loaded, which the stages do first of all: a `dvc` that dies while
-# torch is being imported would not be found any more.
-_ANCESTORS = _up_to_dvc()
+_ancestors: list[psutil.Process] = []

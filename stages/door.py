@@ -1,5 +1,7 @@
 """What every stage script does first and last: its words, its place in the grid, its errors."""
 
+import handover  # noqa: F401, isort: skip, first of all: where a process stands ready, nothing more is needed
+
 import contextlib
 import logging
 import os
@@ -13,13 +15,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # The python that DVC finds may be one that the project was not installed into.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lambdanet import (
-    interruption,  # noqa: F401, loaded before torch, to see the `dvc` that runs this while it lives
-    params,
-)
+from lambdanet import interruption, params
 from lambdanet.params import Cell
 
 PARAMS = Path("params.yaml")
+interruption.remember_dvc()  # before torch is loaded, while the `dvc` that runs this surely lives
 
 
 def arguments(usage: str) -> list[str]:
