@@ -64,8 +64,11 @@ def train_cell(
     with files.sole_writer(checkpoints / "lock"):
         files.discard_parts(out)
         description = {
-            "cell": asdict(cell), "model": model_config, "noise": noise_config, "training": asdict(settings),
-        }  # fmt: skip
+            "cell": asdict(cell),
+            "model": model_config,
+            "noise": noise_config,
+            "training": settings.described(),
+        }
         data = {split: _digests(pairs[split]) for split in datasets.SPLITS}
         record = provenance.Log(
             log,
@@ -110,6 +113,31 @@ def evaluate_weights(
         device=devices.choose_device(device),
     )
     return scores | {"weights_sha256": files.sha256(weights)}, model
+
+
+def compare_cells(
+    cells: list[Cell], trained: Path, clean: Path, noisy: Path, out: Path, *, device: str = "auto"
+) -> None:
+    """Score those of some cells that were trained, into one JSON file each.
+
+    Args:
+        cells: which to look for.
+        trained: folder with one folder of `train_cell` a cell.
+        clean: folder with test.npy.
+        noisy: the same with noise.
+        out: folder, replaced as a whole.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: none of them was trained, or weights or data cannot be read or do not fit.
+    """
+    found = [cell for cell in cells if (trained / cell.name / WEIGHTS).is_file()]
+    if not found:
+        raise ValueError(f"{trained} holds no training of a study; run `dvc repro`")
+    with files.new_folder(out) as new:
+        for cell in found:
+            scores, _ = evaluate_weights(trained / cell.name / WEIGHTS, clean, noisy, device=device)
+            files.write_json(new / f"{cell.name}.json", asdict(cell) | scores)
 
 
 def export_weights(digests: Path, trained: Path, out: Path) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 LARGEST_SEED = 2**32 - 1
+STUDY_NOISE = "gaussian-01"  # as in dvc.yaml
 
 
 class _Yaml(yaml.SafeLoader):
@@ -51,13 +52,14 @@ class Training:
     Attributes:
         epochs: passes over the training images.
         batch_size: images a step; an epoch's last batch may be smaller.
-        learning_rate: Adam's, at its peak.
+        learning_rate: the optimizer's, at its peak.
         schedule: "exponential": times `decay` after each epoch. "cosine": up linearly during the
             first `warmup` of all steps, then down to 0 along a half cosine.
         decay: of the exponential schedule, a factor per epoch.
         warmup: of the cosine schedule, a share of all steps.
-        weight_decay: Adam's L2 term.
+        weight_decay: the L2 term's factor.
         loss: "mse", or "bce" (binary cross-entropy).
+        optimizer: "adam", "adamax", or "sgd" (with momentum 0.9); each with its L2 term.
         fresh_noise: draw the training noise anew each epoch instead of using the stored pairs.
         monitored: number of test images whose PSNR goes into the history.
     """
@@ -72,6 +74,49 @@ class Training:
     loss: typing.Literal["mse", "bce"]
     fresh_noise: bool
     monitored: int = _number(1)
+    optimizer: typing.Literal["adam", "adamax", "sgd"] = "adam"
+
+    def described(self) -> dict:
+        """As a dict for what is written about a training.
+
+        A setting that has a default stands there only where it differs, so that a setting which is added
+        later changes no file of a training that does not use it.
+        """
+        return {
+            f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A question that is answered by trainings which differ in one thing.
+
+    Attributes:
+        title: of its table and figure.
+        axis: the hyperparameter that its figure shows PSNR against; empty: a row for each variation.
+        group: the hyperparameter whose values get a line each; may be empty.
+    """
+
+    title: str
+    axis: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """A training of a study: a model with other hyperparameters or another way to train it.
+
+    Attributes:
+        study: by its name in params.yaml.
+        model: the model that it varies, likewise.
+        changes: hyperparameters of the model.
+        train: settings of the training.
+    """
+
+    study: str
+    model: str
+    changes: dict
+    train: dict
 
 
 @dataclass(frozen=True)
@@ -102,6 +147,9 @@ class Params:
         noise_seed: of the stored noise.
         trainings: profile to model to its settings.
         model_changes: profile to model to hyperparameters that the profile sets otherwise.
+        studies: name to what is asked.
+        variations: name to a study's training; all that params.yaml knows.
+        chosen: the names of those that are run.
     """
 
     profile: str
@@ -112,14 +160,19 @@ class Params:
     noise_seed: int
     trainings: dict[str, dict[str, Training]]
     model_changes: dict[str, dict[str, dict]]
+    studies: dict[str, Study]
+    variations: dict[str, Variation]
+    chosen: tuple[str, ...]
 
     def model(self, profile: str, name: str) -> dict:
-        """Keyword arguments of `create_model` for one model as a profile trains it."""
+        """Keyword arguments of `create_model` for one model or variation as a profile trains it."""
         changes = look_up(self.model_changes, profile, "profile")
+        if variation := self.variations.get(name):
+            return self.models[variation.model] | changes[variation.model] | variation.changes
         return look_up(self.models, name, "model") | changes[name]
 
     def training(self, profile: str, model: str) -> Training:
-        """How a profile trains one model."""
+        """How a profile trains one model or variation."""
         return look_up(look_up(self.trainings, profile, "profile"), model, "model")
 
     def noise(self, name: str) -> dict:
@@ -130,12 +183,31 @@ class Params:
         """All cells of a profile, in the order of the tables."""
         return [Cell(profile, n, m, s) for n in self.noises for m in self.models for s in self.seeds]
 
+    def study_cells(self, profile: str, *, chosen_only: bool = False) -> list[Cell]:
+        """All cells of the studies, in the order of params.yaml, or those that are run."""
+        names = [name for name in self.variations if name in self.chosen or not chosen_only]
+        return [Cell(profile, STUDY_NOISE, name, seed) for name in names for seed in self.seeds]
+
+    def stage_of(self, stage: str, cell: Cell) -> str:
+        """The name of the DVC stage that trains or evaluates a cell."""
+        if variation := self.variations.get(cell.model):
+            stage = "study" if self.models[variation.model]["name"] == "lambdanet" else "rival"
+            return f"{stage}@{cell.profile}-{cell.model}-{cell.seed}"
+        return f"{stage}@{cell.profile}-{cell.name}"
+
     def stages(self, profile: str) -> list[str]:
         """The names of a profile's DVC stages, level by level; for counting, the graph is DVC's."""
-        cells = [cell.name for cell in self.cells(profile)]
-        levels = {"corrupt": list(self.noises), "train": cells, "evaluate": cells}
-        inner = [f"{stage}@{profile}-{name}" for stage, names in levels.items() for name in names]
-        return [f"download@{profile}", *inner, f"plot@{profile}", f"register@{profile}"]
+        cells = self.cells(profile)
+        studied = self.study_cells(profile, chosen_only=True)
+        return [
+            f"download@{profile}",
+            *(f"corrupt@{profile}-{noise}" for noise in self.noises),
+            *(self.stage_of("train", cell) for cell in [*cells, *studied]),
+            *(self.stage_of("evaluate", cell) for cell in cells),
+            *([f"compare@{profile}"] if studied else []),
+            f"plot@{profile}",
+            f"register@{profile}",
+        ]  # fmt: skip
 
 
 def load(path: Path) -> Params:
@@ -183,8 +255,10 @@ def build(kind: type, raw: object, where: str, *, partly: bool = False) -> typin
 
 
 def _parse(raw: dict) -> Params:
-    _only(raw, ("profile", "seeds", "noises", "models", "corrupt", "train", "profiles"), "")
-    for key in ("profile", "seeds", "noises", "models", "corrupt", "train", "profiles"):
+    needed = ("profile", "seeds", "noises", "models", "corrupt", "train", "profiles")
+    studying = ("studies", "studied", "variations", "rivals")
+    _only(raw, (*needed, *studying), "")
+    for key in needed:
         if key not in raw:
             raise ValueError(f"{key} is missing")
     profiles = _mapping(raw["profiles"], "profiles")
@@ -200,12 +274,13 @@ def _parse(raw: dict) -> Params:
         raise ValueError(f"seeds is {seeds!r}, has a seed twice")
     noises, models = (_named(raw[key], key) for key in ("noises", "models"))
     corrupt = build(_Corrupt, raw["corrupt"], "corrupt")
+    studies, variations, chosen = _studies(raw, models)
 
     downloads, trainings, changes = {}, {}, {}
     for name, content in profiles.items():
         where = f"profiles.{name}"
         content = _mapping(content, where)
-        _only(content, ("download", "train", "models"), where)
+        _only(content, ("download", "train", "models", "study", "rival"), where)
         downloads[name] = build(Download, content.get("download"), f"{where}.download")
         overrides = _mapping(content.get("models"), f"{where}.models")
         _only(overrides, models, f"{where}.models")
@@ -219,10 +294,54 @@ def _parse(raw: dict) -> Params:
             shared = build(Training, content.get("train", {}), f"{where}.train", partly=True)
             own = build(Training, own, here, partly=True)
             trainings[name][model] = build(Training, base | shared | own, here)
+        for one, variation in variations.items():
+            kind = "study" if models[variation.model]["name"] == "lambdanet" else "rival"
+            size = build(Training, content.get(kind, {}), f"{where}.{kind}", partly=True)
+            trainings[name][one] = dataclasses.replace(
+                trainings[name][variation.model], **size | variation.train
+            )
     return Params(
         profile=raw["profile"], seeds=tuple(seeds), noises=noises, models=models, downloads=downloads,
         noise_seed=corrupt.seed, trainings=trainings, model_changes=changes,
+        studies=studies, variations=variations, chosen=chosen,
     )  # fmt: skip
+
+
+def _studies(
+    raw: dict, models: dict[str, dict]
+) -> tuple[dict[str, Study], dict[str, Variation], tuple[str, ...]]:
+    """The studies, all variations by name, and the names of those that are run."""
+    studies = {}
+    for name, content in _mapping(raw.get("studies", {}), "studies").items():
+        studies[_checked_name(name, "studies")] = build(Study, content, f"studies.{name}")
+    sets = {f"studied.{key}": value for key, value in _mapping(raw.get("studied", {}), "studied").items()}
+    sets |= {key: raw[key] for key in ("variations", "rivals") if key in raw}
+    variations: dict[str, Variation] = {}
+    for where, entries in sets.items():
+        for name, entry in _mapping(entries, where).items():
+            here = f"{where}.{_checked_name(name, where)}"
+            own = dict(_mapping(entry, here))
+            variation = Variation(
+                study=own.pop("study", None),
+                model=own.pop("model", "lambdanet"),
+                train=build(Training, own.pop("train", {}), f"{here}.train", partly=True),
+                changes=own,
+            )
+            if variation.study not in studies:
+                known = ", ".join(studies) or "none"
+                raise ValueError(f"{here}.study is {variation.study!r}, must be one of studies: {known}")
+            if variation.model not in models:
+                known = ", ".join(models)
+                raise ValueError(f"{here}.model is {variation.model!r}, must be one of models: {known}")
+            if name in models:
+                raise ValueError(f"{here}: a model has this name")
+            if variations.setdefault(name, variation) != variation:
+                raise ValueError(f"{here} stands there twice, with other values")
+    return (
+        studies,
+        variations,
+        tuple(_mapping(raw.get("variations", {}), "variations") | raw.get("rivals", {})),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,9 +368,10 @@ def _is_seed(value: object) -> bool:
     return type(value) is int and 0 <= value <= LARGEST_SEED
 
 
-def _checked_name(name: object, where: str) -> None:
+def _checked_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"{where}: the name {name!r} must be lower-case letters, digits and single dashes")
+    return name
 
 
 def _mapping(raw: object, where: str) -> dict:

@@ -1,5 +1,6 @@
 """Train one denoiser on one noise: the loop, its data, its schedule."""
 
+import functools
 import hashlib
 import inspect
 import json
@@ -29,6 +30,12 @@ def binary_cross_entropy(output: Tensor, clean: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy, "mse": F.mse_loss}
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": functools.partial(torch.optim.Adam, fused=True),
+    "adamax": torch.optim.Adamax,
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, fused=True),
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def train(
     half = models.path(model_config["name"], device.type) == models.paths.BF16
     if half:
         model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), weight_decay=settings.weight_decay, fused=True)
+    optimizer = OPTIMIZERS[settings.optimizer](model.parameters(), weight_decay=settings.weight_decay)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
     monitor = _monitored(test_pairs, settings.monitored, device)

@@ -51,7 +51,7 @@ def cell(stage: str, names: list[str]) -> tuple[Cell, params.Params]:
     loaded = load_params()
     found = Cell(profile, noise, model, int(seed))
     loaded.noise(noise), loaded.training(profile, model)
-    announce(f"{stage}@{profile}-{found.name}", loaded, profile)
+    announce(loaded.stage_of(stage, found), loaded, profile)
     return found, loaded
 
 

@@ -29,6 +29,7 @@ PLUMBING = {
     "stages/door.py": "command line and errors",
     "stages/handover.py": "which process runs it",
 }
+SCRIPTS = {"study": "train", "rival": "train"}  # of stages that are not named after theirs
 DOORS = {"door", "handover"}  # scripts that are no stage
 # A change of a noise changes the noisy images, which are a dependency.
 NOISE = {"lambdanet/noise.py", "lambdanet/datasets/__init__.py", "lambdanet/datasets/cifar10.py"}
@@ -42,6 +43,7 @@ OTHER_HALF = {
     "corrupt": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
     "train": NOISE | EVALUATION | FOLLOWER,
     "evaluate": NOISE | FOLLOWER | {"lambdanet/training.py"},
+    "compare": NOISE | {"lambdanet/training.py", "lambdanet/datasets/photos.py"},
     # the photographs' names only
     "plot": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
     # what a traced network is checked against, never what is registered; how scores and histories are read
@@ -86,14 +88,23 @@ def network_files(name: str) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py")}
 
 
+# Of the studies: the networks that they are of.
+STUDIED = {
+    "study": {"lambdanet"},
+    "rival": {one["model"] for one in PARAMS["studied"]["all-rivals"].values()},
+}
+STUDIED["compare"] = STUDIED["study"] | STUDIED["rival"]
+
+
 @pytest.mark.parametrize("model", PARAMS["models"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_modules_that_decide_the_output(stage, model):
-    imported = files_imported_by(f"stages/{stage}.py")
+    script = SCRIPTS.get(stage, stage)
+    imported = files_imported_by(f"stages/{script}.py")
     networks = {f for f in imported if f.count("/") == 3 and f.startswith("lambdanet/models/")}
-    expected = imported - set(PLUMBING) - OTHER_HALF[stage] - networks
-    if stage in ("train", "evaluate"):
-        expected |= network_files(model)
+    expected = imported - set(PLUMBING) - OTHER_HALF[script] - networks
+    for name in STUDIED.get(stage, [model] if stage in ("train", "evaluate") else []):
+        expected |= network_files(name)
     deps = code_deps(stage, model)
     if stage == "download":
         expected |= {f for f in deps if f.startswith("lambdanet/datasets/")}
@@ -101,17 +112,19 @@ def test_deps_are_the_modules_that_decide_the_output(stage, model):
 
 
 def test_every_exception_is_needed():
-    imported = set().union(*(files_imported_by(f"stages/{stage}.py") for stage in STAGES))
+    imported = set().union(*(files_imported_by(f"stages/{script}.py") for script in OTHER_HALF))
     assert set(PLUMBING) <= imported
     for stage, files in OTHER_HALF.items():
         assert files <= files_imported_by(f"stages/{stage}.py"), stage
 
 
 def test_each_stage_is_its_script_its_section_and_its_word():
-    assert {path.stem for path in (ROOT / "stages").glob("*.py")} == set(STAGES) | DOORS
+    scripts = {path.stem for path in (ROOT / "stages").glob("*.py")}
+    assert scripts == {SCRIPTS.get(stage, stage) for stage in STAGES} | DOORS
     for stage, spec in STAGES.items():
-        assert spec["cmd"].startswith(f"python stages/{stage}.py ")
-        assert f"stages/{stage}.py" in spec["deps"]
+        script = f"stages/{SCRIPTS.get(stage, stage)}.py"
+        assert spec["cmd"].startswith(f"python {script} ")
+        assert script in spec["deps"]
 
 
 def test_only_plot_writes_into_git():

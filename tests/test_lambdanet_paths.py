@@ -28,9 +28,9 @@ GRID = [
 ]
 
 
-def network(u=1, m=23, k=16, heads=4, d=16, seed=0):
+def network(u=1, m=23, k=16, heads=4, d=16, seed=0, **options):
     torch.manual_seed(seed)
-    return create_model("lambdanet", u=u, m=m, k=k, heads=heads, d=d)
+    return create_model("lambdanet", u=u, m=m, k=k, heads=heads, d=d, **options)
 
 
 def images(b, h, w, seed=0):
@@ -52,7 +52,7 @@ def learn(model, way, clean, noisy, dtype=torch.float32):
             evaluated = model(noisy)
     # A shift before a normalisation has no influence: its gradient is 0, or what rounding leaves.
     grads = [p.grad.flatten() for name, p in model.named_parameters() if name != "shortcut.0.bias"]
-    buffers = [b.flatten() for b in model.buffers() if b.is_floating_point()]
+    buffers = [b.flatten() for b in model.buffers() if b.is_floating_point()] or [torch.ones(1)]
     return {
         "output": output.detach(),
         "gradient": torch.cat(grads),
@@ -84,6 +84,26 @@ def test_path_is_exact(way, case):
     limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
     for key, limit in limits.items():
         assert median(each[key] for each in found) < limit, key
+
+
+OPTIONS = [
+    ({"skip": False}, paths.FUSED),
+    ({"skip": False, "u": 4, "m": 7}, paths.FUSED),
+    ({"inner_skip": True}, paths.PORTABLE),
+    ({"activation": "elu"}, paths.PORTABLE),
+    ({"norm": "layer"}, paths.REFERENCE),
+]
+
+
+@pytest.mark.parametrize(("options", "way"), OPTIONS, ids=str)
+def test_architecture_s_variants_take_a_path_that_covers_them(options, way):
+    clean, noisy = images(16, 32, 32)
+    model = network(**options)
+    assert paths.choose(model, noisy) == way
+    reference = learn(model, paths.REFERENCE, clean, noisy, torch.float64)
+    found = error(learn(model, way, clean, noisy), reference)
+    limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 1e-4}
+    assert not {key: found[key] for key, limit in limits.items() if key in found and found[key] >= limit}
 
 
 @pytest.mark.parametrize("sizes", [(1, 23), (4, 7)], ids=str)

@@ -28,6 +28,12 @@ OTHERWISE = {
     ("lambdanet", "heads", 2): 8_943,
     ("lambdanet", "d", 32): 9_575,
     ("lambdanet", "embedding_std", 0.5): 9_083,
+    ("lambdanet", "skip", False): 9_026,
+    ("lambdanet", "inner_skip", True): 9_083,
+    ("lambdanet", "decoder", "connected"): 1_257_229,
+    ("lambdanet", "side", 16): 9_083,
+    ("lambdanet", "norm", "layer"): 9_083,
+    ("lambdanet", "activation", "elu"): 9_083,
 }
 
 
@@ -133,6 +139,43 @@ def test_hyperparameter_at_another_value(case, count):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+def test_parts_of_lambdanet_do_what_they_say():
+    x = images(2, 3, 32, 32, dtype=torch.float64)
+    whole = randomised(create_model("lambdanet")).eval()
+    z = whole.encode(x)
+    state = whole.state_dict()
+
+    def with_the_same_weights(**changes):
+        model = create_model("lambdanet", **changes).double().eval()
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        assert not missing
+        assert all(name.startswith("shortcut.") for name in unexpected)
+        return model(x)
+
+    torch.testing.assert_close(with_the_same_weights(skip=False), whole.conv(z).sigmoid())
+    conv, shortcut = whole.conv, whole.shortcut(z)
+    first = conv[0](z)
+    inner = conv[4](conv[3](conv[1](first).relu() + first)) + shortcut
+    torch.testing.assert_close(with_the_same_weights(inner_skip=True), inner.sigmoid())
+    tanh = conv[4](conv[3](conv[1](first).tanh())) + shortcut
+    torch.testing.assert_close(with_the_same_weights(activation="tanh"), tanh.sigmoid())
+
+
+def test_layer_normalisation_is_of_each_image_alone():
+    model, x = create_model("lambdanet", norm="layer").train(), images(3, 3, 16, 16)
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-5, atol=1e-6)
+    values = torch.nn.functional.conv2d(x[:1], model.values[0].weight)
+    normal = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(model.values(x[:1]), normal, rtol=1e-4, atol=1e-5)
+
+
+def test_connected_decoder_is_for_one_size():
+    model = create_model("lambdanet", decoder="connected", side=16)
+    assert model(images(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"^images of 16 x 24: this connected decoder takes 16 x 16 only$"):
+        model(images(2, 3, 16, 24))
+
+
 def test_embedding_std_scales_the_initial_embedding():
     spread = {}
     for std in (1.0, 0.02):
@@ -163,7 +206,21 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
         ({"name": "resnet"}, "unknown model 'resnet'; choose one of autoencoder, dncnn, lambdanet"),
         (
             {"name": "lambdanet", "q": 1},
-            "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, embedding_std",
+            "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, embedding_std, "
+            "skip, inner_skip, decoder, side, norm, activation",
+        ),
+        (
+            {"name": "lambdanet", "activation": "gelu"},
+            "activation is 'gelu', must be one of relu, leaky-relu, elu, sigmoid, tanh",
+        ),
+        ({"name": "lambdanet", "norm": "none"}, "norm is 'none', must be one of batch, layer"),
+        (
+            {"name": "lambdanet", "decoder": "linear"},
+            "decoder is 'linear', must be one of convolutional, connected",
+        ),
+        (
+            {"name": "lambdanet", "decoder": "connected", "inner_skip": True},
+            "inner_skip is for the convolutional decoder only",
         ),
         ({"name": "autoencoder", "depth": 3}, "model 'autoencoder' has no parameter depth; it takes: width"),
         ({"name": "autoencoder", "width": 0}, "width is 0, must be at least 1"),

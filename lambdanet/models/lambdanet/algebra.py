@@ -138,6 +138,9 @@ def fold_decoder(
     """
     folded = []
     for conv, norm, bias in (("conv.0", "conv.1", None), ("shortcut.0", "shortcut.1", "shortcut.0.bias")):
+        if conv == "shortcut.0" and model.shortcut is None:
+            folded += [folded[0].new_zeros(3, folded[0].shape[1]), folded[0].new_zeros(3)]
+            continue
         weight = first_weight(model, p[f"{conv}.weight"].flatten(1), layer)
         module = model.get_submodule(norm)
         matrix, offset, *statistics = normalised(

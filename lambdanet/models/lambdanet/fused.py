@@ -250,7 +250,7 @@ class Step(torch.autograd.Function):
     def forward(ctx: Any, fused: Fused, model: torch.nn.Module, noisy: Tensor, *parameters: Tensor) -> Tensor:
         """Run the network on (b, 3, h, w), and move its running statistics."""
         count = len(noisy) * fused.problem.pixels
-        p = dict(zip(PARAMETERS, map(_leaf, parameters), strict=True))
+        p = {name: _leaf(one) for name, one in zip(PARAMETERS, parameters, strict=True) if one is not None}
         ctx.lease, arrays, keyed = _begin(fused, noisy, p)
         plain = _total(arrays["plain"]) / count
         x = Moments(plain[:3], symmetric(plain[3:]) - torch.outer(plain[:3], plain[:3]), count)
@@ -289,7 +289,7 @@ class Step(torch.autograd.Function):
         fused, arrays, p, keyed, count = ctx.of
         (layer, mean), (decoded, features, mix), (ends, c_mean, c_variance) = ctx.graphs
         blocks = ctx.lease.room.blocks
-        grads = dict.fromkeys(PARAMETERS, 0)
+        grads = dict.fromkeys(p, 0)
 
         def back(outputs: list, gradients: list, *more: Tensor) -> list[Tensor]:
             """Through a part of the algebra: add to `grads`, return the gradients of `more`."""
@@ -298,7 +298,7 @@ class Step(torch.autograd.Function):
                 pairs = zip(outputs, gradients, strict=True)
                 total = torch.stack([(output * gradient).sum() for output, gradient in pairs]).sum()
             found = torch.autograd.grad(total, [*p.values(), *more], allow_unused=True, retain_graph=True)
-            for name, value in zip(PARAMETERS, found, strict=False):
+            for name, value in zip(p, found, strict=False):
                 if value is not None:
                     grads[name] = grads[name] + value
             return list(found[len(p) :])
@@ -324,14 +324,15 @@ class Step(torch.autograd.Function):
             d_mix = _total(arrays["d_mix"]).view_as(mix)
         [d_keyed] = back([layer.filters, layer.content, layer.mix], [d_filters, d_content, d_mix], mean)
         grads["keys.0.weight"] = _keys_gradient(d_keyed.flatten(1, 2), keyed).view_as(p["keys.0.weight"])
-        return None, None, None, *(grads[name].float() for name in PARAMETERS)
+        of_parameters = (grads[name].float() if name in grads else None for name in PARAMETERS)
+        return None, None, None, *of_parameters
 
 
 def train(model: torch.nn.Module, noisy: Tensor) -> Tensor:
     """The network in training mode: (b, 3, h, w) to the same, differentiable by its parameters."""
     named = dict(model.named_parameters())
     fused = compiled(problem(model, noisy))
-    return Step.apply(fused, model, noisy, *(named[name] for name in PARAMETERS))
+    return Step.apply(fused, model, noisy, *map(named.get, PARAMETERS))  # None: no shortcut
 
 
 @torch.no_grad()

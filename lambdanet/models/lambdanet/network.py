@@ -11,13 +11,24 @@ Deviations from the text, all taken from the authors' released weights:
 - the skip goes from z to the output through a 1x1 convolution with bias and a normalisation.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lambdanet.models.lambdanet import paths, reassociated
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU, "leaky-relu": nn.LeakyReLU, "elu": nn.ELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh,
+}  # fmt: skip
+# Layer normalisation of an image: over its channels and pixels, with a scale and a shift a channel.
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d, "layer": functools.partial(nn.GroupNorm, 1),
+}  # fmt: skip
+DECODERS = ("convolutional", "connected")
+CONNECTED = 64  # hidden units of the fully connected decoder
 
 
 class LambdaNet(nn.Module):
@@ -32,6 +43,12 @@ class LambdaNet(nn.Module):
         heads: int = 4,
         d: int = 16,
         embedding_std: float = 1.0,
+        skip: bool = True,
+        inner_skip: bool = False,
+        decoder: str = "convolutional",
+        side: int = 32,
+        norm: str = "batch",
+        activation: str = "relu",
     ) -> None:
         """Create the network.
 
@@ -42,6 +59,14 @@ class LambdaNet(nn.Module):
             heads: number of query heads; divides `d`.
             d: channels of the lambda layer's output, even.
             embedding_std: standard deviation of the initial position embedding (paper: 1).
+            skip: the shortcut from z to the output; without it u=1, m=23 has 9,026 parameters.
+            inner_skip: also add what enters the decoder's first normalisation to what leaves its
+                activation (section 6 proposes such a skip and does not draw it).
+            decoder: "convolutional", the paper's; or "connected", which section 4 says did worse and
+                does not describe: here a layer from all of z to 64 hidden units and one to the image.
+            side: of the images that the connected decoder is for; it takes no others.
+            norm: "batch", the paper's; or "layer", which section 6 proposes.
+            activation: between the decoder's layers, one of `ACTIVATIONS`.
 
         Raises:
             ValueError: a value is out of range.
@@ -56,21 +81,44 @@ class LambdaNet(nn.Module):
             raise ValueError(f"d is {d}, must be even and a multiple of heads ({heads})")
         if embedding_std <= 0:
             raise ValueError(f"embedding_std is {embedding_std}, must be above 0")
+        for name, value, known in (
+            ("decoder", decoder, DECODERS), ("norm", norm, NORMS), ("activation", activation, ACTIVATIONS),
+        ):  # fmt: skip
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}, must be one of {', '.join(known)}")
+        if decoder == "connected" and inner_skip:
+            raise ValueError("inner_skip is for the convolutional decoder only")
         self.u, self.k, self.heads, self.v = u, k, heads, d // heads
-        self.halo = m // 2  # what an output pixel sees to each side, beside `context`
+        whole = norm == "layer" or decoder == "connected"  # an output pixel depends on all others
+        self.halo = None if whole else m // 2  # what it sees to each side, beside `context`
+        self.inner_skip = inner_skip
+        # Which ways of computing cover it; see paths.py.
+        self.foldable = norm == "batch" and decoder == "convolutional"
+        self.plain = self.foldable and activation == "relu" and not inner_skip
 
-        self.queries = nn.Sequential(nn.Conv2d(3, k * heads, 1, bias=False), nn.BatchNorm2d(k * heads))
+        normed, active = NORMS[norm], ACTIVATIONS[activation]
+        self.queries = nn.Sequential(nn.Conv2d(3, k * heads, 1, bias=False), normed(k * heads))
         self.keys = nn.Sequential(nn.Conv2d(3, k * u, 1, bias=False))
-        self.values = nn.Sequential(nn.Conv2d(3, self.v * u, 1, bias=False), nn.BatchNorm2d(self.v * u))
+        self.values = nn.Sequential(nn.Conv2d(3, self.v * u, 1, bias=False), normed(self.v * u))
         self.embedding = nn.Parameter(embedding_std * torch.randn(k, u, 1, m, m))
-        self.conv = nn.Sequential(
-            nn.Conv2d(d, d // 2, 1, bias=False),
-            nn.BatchNorm2d(d // 2),
-            nn.ReLU(),
-            nn.Conv2d(d // 2, 3, 1, bias=False),
-            nn.BatchNorm2d(3),
-        )
-        self.shortcut = nn.Sequential(nn.Conv2d(d, 3, 1), nn.BatchNorm2d(3))
+        if decoder == "convolutional":
+            self.conv = nn.Sequential(
+                nn.Conv2d(d, d // 2, 1, bias=False),
+                normed(d // 2),
+                active(),
+                nn.Conv2d(d // 2, 3, 1, bias=False),
+                normed(3),
+            )
+        else:
+            self.conv = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(d * side**2, CONNECTED),
+                active(),
+                nn.Linear(CONNECTED, 3 * side**2),
+                nn.Unflatten(1, (3, side, side)),
+            )
+        self.side = side if decoder == "connected" else None
+        self.shortcut = nn.Sequential(nn.Conv2d(d, 3, 1), normed(3)) if skip else None
 
     def forward(self, noisy: Tensor, context: Tensor | None = None) -> Tensor:
         path = paths.choose(self, noisy, context)
@@ -84,8 +132,18 @@ class LambdaNet(nn.Module):
 
     def reference(self, noisy: Tensor, context: Tensor | None = None) -> Tensor:
         """The network as the paper has it; what the other paths compute too (see paths.py)."""
+        if self.side and noisy.shape[-2:] != (self.side, self.side):
+            raise ValueError(
+                f"images of {noisy.shape[-2]} x {noisy.shape[-1]}: this connected decoder takes "
+                f"{self.side} x {self.side} only"
+            )
         z = self.encode(noisy, context)
-        return torch.sigmoid(self.conv(z) + self.shortcut(z))
+        if self.inner_skip:
+            first = self.conv[0](z)
+            decoded = self.conv[3:](self.conv[1:3](first) + first)
+        else:
+            decoded = self.conv(z)
+        return torch.sigmoid(decoded if self.shortcut is None else decoded + self.shortcut(z))
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The lambda layer: (b, 3, h, w) to z, (b, d, h, w), channel = head * v + value.

@@ -66,8 +66,10 @@ def choose(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> st
     """
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return REFERENCE
-    if _forced in (REFERENCE, PORTABLE):
-        return _forced
+    if _forced == REFERENCE or not model.foldable:
+        return REFERENCE
+    if _forced == PORTABLE:
+        return PORTABLE
     if _fits(model, noisy, context) and not unavailable():
         return FUSED
     pays = noisy.numel() >= 3 * PIXELS and (model.u == 1 or model.v >= DEPTH)
@@ -79,7 +81,8 @@ def _fits(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bool:
     features = model.heads * (4 if model.u == 1 else model.v)
     differentiable = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
     return (
-        context is None
+        model.plain
+        and context is None
         and noisy.device.type == "cpu"
         and noisy.dtype == model.embedding.dtype == torch.float32
         and not noisy.requires_grad

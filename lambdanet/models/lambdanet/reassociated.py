@@ -52,9 +52,12 @@ def run(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Tenso
         weight = algebra.first_weight(model, conv.weight.to(wide).flatten(1), layer)
         return F.conv2d(features, weight.to(x.dtype)[..., None, None], conv.bias)
 
-    hidden = model.conv[1](first(model.conv[0])).relu()
-    shortcut = model.shortcut[1](first(model.shortcut[0]))
-    return torch.sigmoid(model.conv[4](model.conv[3](hidden)) + shortcut)
+    entering = first(model.conv[0])
+    hidden = model.conv[1:3](entering)
+    decoded = model.conv[3:](hidden + entering if model.inner_skip else hidden)
+    if model.shortcut is not None:
+        decoded = decoded + model.shortcut[1](first(model.shortcut[0]))
+    return torch.sigmoid(decoded)
 
 
 def _moments(x: Tensor) -> Moments:
