@@ -16,7 +16,12 @@ def main() -> None:
     door.announce(f"register@{profile}", params, profile)
     from lambdanet import publish
 
-    trained = publish.from_outputs(params.cells(profile), Path(models), Path(scores), Path(logs))
+    cells = {"": params.cells(profile), "studies": params.study_cells(profile)}
+    trained = [
+        one
+        for folder, some in cells.items()
+        for one in publish.from_outputs(some, Path(models, folder), Path(scores, folder), Path(logs))
+    ]
     for line in publish.publish(trained, profile, images, Path(results)).lines():
         print(line)
     publish.write_receipt(Path(receipt), trained)

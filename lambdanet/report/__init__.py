@@ -1,34 +1,45 @@
 """From the scores of a profile's cells to its tables, figures and page."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lambdanet import files, records
-from lambdanet.params import Cell
+from lambdanet.params import Cell, Params
 from lambdanet.report import tables
 
 
 def write_report(
-    cells: list[Cell], scores: Path, models: Path, panels: Path, logs: Path, folder: Path
+    params: Params,
+    profile: str,
+    scores: Path,
+    models: Path,
+    panels: Path,
+    logs: Path,
+    benchmarks: Path,
+    folder: Path,
 ) -> None:
     """Write a profile's results; cells without a score are shown as not run.
 
     Args:
-        cells: the cells of the profile, in the order of the table.
+        params: all of params.yaml.
+        profile: whose results.
         scores: folder with one JSON file a cell, from `evaluate`.
         models: folder with one folder a cell, from `train`; its history is used.
         panels: folder with one folder of photographs a cell, from `evaluate`.
         logs: folder with one JSON file a cell on how it was trained; may be incomplete or absent.
+        benchmarks: JSON file of the benchmarks, for the networks' times; may be absent.
         folder: replaced as a whole: table2.csv, table2.md, report.html, digests.json (which data and
-            weights each score is of), and the folders scores, histories and figures.
+            weights each score is of), and the folders scores, histories, figures and studies (a table for
+            each, and pareto.csv).
 
     Raises:
         ValueError: no cell has a score, or a file is not what it should be.
     """
-    from lambdanet.report import figures, page  # here: who reads a table needs no matplotlib
+    from lambdanet.report import figures, page, studies  # here: who reads a table needs no matplotlib
 
+    cells = params.cells(profile)
     done = [cell for cell in cells if (scores / f"{cell.name}.json").is_file()]
     if not done:
-        profile = cells[0].profile
         raise ValueError(f"{scores} holds no scores of profile {profile}; make them with `dvc repro` first")
     scored = {cell: tables.read_json(scores / f"{cell.name}.json") for cell in done}
     histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in done}
@@ -53,4 +64,64 @@ def write_report(
             first_seed = {c.model: panels / c.name for c in reversed(done) if c.noise == noise}
             ordered = {c.model: first_seed[c.model] for c in done if c.noise == noise}
             figures.write_panel(new / "figures" / f"panel-{noise}.png", ordered)
-        page.write_page(new / "report.html", table, scored, logged, new / "figures")
+        answers = _write_studies(
+            new, params, profile, scores / "studies", models / "studies", scored, benchmarks
+        )
+        authors = studies.authors_convergence()
+        figures.write_against_authors(new / "figures" / "authors.png", histories, authors)
+        page.write_page(new / "report.html", table, scored, logged, new / "figures", answers)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the studies found, for the page.
+
+    Attributes:
+        studies: title, sentences, rows and figure's name of each that has something to compare.
+        networks: of `studies.pareto`, as rows.
+        without: the titles of the studies that were not run.
+    """
+
+    studies: list[dict]
+    networks: list[dict]
+    without: list[str]
+
+
+def _write_studies(
+    new: Path,
+    params: Params,
+    profile: str,
+    scores: Path,
+    models: Path,
+    grid: dict[Cell, dict],
+    benchmarks: Path,
+) -> Answers:
+    from lambdanet.report import figures, studies
+
+    found = {
+        cell: tables.read_json(scores / f"{cell.name}.json")
+        for cell in params.study_cells(profile)
+        if (scores / f"{cell.name}.json").is_file()
+    }
+    whole, answered, without = studies.table(params, profile, found), [], []
+    for name, study in params.studies.items():
+        rows = studies.of_study(whole, name, params, profile)
+        said = studies.sentences(rows)
+        if name == studies.BASE:
+            continue
+        if not said:
+            without.append(study.title)
+            continue
+        files.write_text(new / "studies" / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
+        figures.write_study(new / "figures" / f"study-{name}.png", study, rows)
+        shown = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        answered.append({"name": name, "title": study.title, "said": said, "rows": shown})
+    for cell in found:
+        history = tables.read_history(models / cell.name / "history.csv")
+        files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
+    seconds = tables.read_json(benchmarks).get("inference_seconds", {}) if benchmarks.is_file() else {}
+    networks = studies.pareto(params, profile, grid, found, seconds)
+    files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
+    figures.write_pareto(new / "figures" / "pareto.png", networks)
+    shown = networks.astype(object).where(networks.notna(), None).to_dict("records")
+    return Answers(answered, shown, without)

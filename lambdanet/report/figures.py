@@ -12,7 +12,7 @@ from skimage.io import imread
 
 from lambdanet import files
 from lambdanet.datasets import photos
-from lambdanet.params import Cell
+from lambdanet.params import Cell, Study
 
 INK, MUTED = "#222222", "#777777"
 COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito
@@ -83,6 +83,140 @@ def write_psnr(path: Path, table: pd.DataFrame) -> None:
         _save(path, figure)
 
 
+def write_study(path: Path, study: Study, rows: pd.DataFrame) -> None:
+    """A study's PSNR: over its axis with the parameters on a second one, or a row for each variation.
+
+    Args:
+        path: PNG to write.
+        study: which.
+        rows: of `studies.of_study`; those that were not run are left out.
+    """
+    done = rows[rows["seeds"] > 0]
+    with mpl.rc_context(STYLE):
+        if study.axis:
+            figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+            _draw_over_axis(figure.subplots(), study, done)
+            _legend(figure, figure.axes[0], columns=2)
+        else:
+            figure = Figure(figsize=(5.2, 0.8 + 0.32 * len(done)), layout="constrained")
+            axis = figure.subplots()
+            best = done["psnr"].max()
+            for place, row in enumerate(done.to_dict("records")):
+                colour = COLOURS[4] if row["psnr"] == best else COLOURS[0]
+                axis.errorbar(row["psnr"], place, xerr=_spread(row), fmt="o", color=colour, capsize=3)
+                axis.annotate(
+                    f"{row['psnr']:.2f}", (row["psnr"], place), textcoords="offset points", xytext=(7, -3),
+                    fontsize=8, color=MUTED,
+                )  # fmt: skip
+            labels = [f"{r['variation']} ({int(r['parameters']):,})" for r in done.to_dict("records")]
+            axis.set_yticks(range(len(done)), labels)
+            axis.set(xlabel="PSNR (dB); in brackets: parameters", ylim=(len(done) - 0.5, -0.5))
+            axis.margins(x=0.15)
+        _save(path, figure)
+
+
+def _draw_over_axis(axis: object, study: Study, done: pd.DataFrame) -> None:
+    groups = list(done.groupby("group")) if study.group else [(None, done)]
+    for colour, (group, rows) in zip(COLOURS, groups, strict=False):
+        name = f"{study.group} = {group:g}" if study.group else "PSNR"
+        axis.errorbar(
+            rows["axis"], rows["psnr"], yerr=[_spread(r) or 0 for r in rows.to_dict("records")],
+            marker="o", color=colour, label=name, capsize=3,
+        )  # fmt: skip
+    known = done[done["reference"].notna()]
+    if len(known):
+        axis.plot(
+            known["axis"], known["reference"], "o", color=INK, markerfacecolor="none", markersize=9,
+            label="the paper's",
+        )  # fmt: skip
+    axis.set(xlabel=study.axis, ylabel="PSNR (dB)")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(set(done["axis"])))
+    axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    second = axis.twinx()
+    for group, rows in groups:
+        second.plot(rows["axis"], rows["parameters"], ":", color=MUTED, linewidth=1, marker=".", zorder=0)
+        if group is not None:
+            last = rows.iloc[-1]
+            second.annotate(
+                f"{study.group}={group:g}", (last["axis"], last["parameters"]), fontsize=7, color=MUTED
+            )
+    second.set(ylabel="parameters (dotted)", yscale="log")
+    second.grid(visible=False)
+    second.spines["right"].set_visible(True)
+
+
+def _spread(row: dict) -> float | None:
+    return None if pd.isna(row["psnr_std"]) else row["psnr_std"]
+
+
+def write_pareto(path: Path, networks: pd.DataFrame) -> None:
+    """PSNR against parameters of all networks on the studies' noise, and the front of the best.
+
+    Args:
+        path: PNG to write.
+        networks: of `studies.pareto`.
+    """
+    colours = _colours(networks["family"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+        axis = figure.subplots()
+        for family, rows in networks.groupby("family", sort=False):
+            axis.plot(
+                rows["parameters"], rows["psnr"], "o", color=colours[family], label=family, markersize=6
+            )
+        front = networks[networks["front"]]
+        axis.step(front["parameters"], front["psnr"], where="post", color=INK, linewidth=1, label="front")
+        for row in front.to_dict("records"):
+            axis.annotate(
+                row["name"], (row["parameters"], row["psnr"]), textcoords="offset points", xytext=(4, 5),
+                fontsize=7, color=INK,
+            )  # fmt: skip
+        axis.set(xscale="log", xlabel="parameters", ylabel="PSNR (dB), Gaussian noise 0.1")
+        axis.axvspan(axis.get_xlim()[0], 20_000, color="#f4f4f4", zorder=0)
+        axis.margins(0.08)
+        _legend(figure, axis)
+        _save(path, figure)
+
+
+def write_against_authors(path: Path, histories: dict[Cell, pd.DataFrame], authors: pd.DataFrame) -> bool:
+    """Figure 9: training loss by epoch, ours over what the authors logged; says whether there is anything.
+
+    Args:
+        path: PNG to write.
+        histories: of the table's cells.
+        authors: of `studies.authors_convergence`.
+    """
+    ours = {cell: history for cell, history in histories.items() if len(history) > 1}
+    pairs = [
+        (cell, logged)
+        for cell in ours
+        if len(logged := authors[(authors["noise"] == cell.noise) & (authors["model"] == cell.model)])
+    ]
+    if not pairs:
+        return False
+    models = list(dict.fromkeys(cell.model for cell, _ in pairs))
+    noises = _colours(cell.noise for cell, _ in pairs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(models) + 0.8, 3.6), layout="constrained")
+        for axis, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+            for cell, logged in pairs:
+                if cell.model == model:
+                    colour = noises[cell.noise]
+                    axis.plot(logged["epoch"], logged["loss"], ":", color=colour, linewidth=1.2)
+                    history = ours[cell]
+                    axis.plot(history["epoch"], history["loss"], color=colour, label=cell.noise)
+            axis.set(title=model, xlabel="epoch", yscale="log", xscale="log")
+            _label_plainly(axis.xaxis)
+            _label_plainly(axis.yaxis)
+        figure.axes[0].set_ylabel("training loss (MSE)")
+        figure.axes[0].plot([], [], ":", color=MUTED, label="the authors' log")
+        _legend(figure, max(figure.axes, key=lambda one: len(one.lines)))
+        _save(path, figure)
+    return True
+
+
 def write_panel(path: Path, panels: dict[str, Path]) -> None:
     """Photographs with one noise: clean, noisy and a column a model; below each a close-up.
 
@@ -130,10 +264,12 @@ def _label_plainly(axis: object) -> None:
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def _legend(figure: Figure, axis: object) -> None:
+def _legend(figure: Figure, axis: object, columns: int | None = None) -> None:
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=len(unique))
+    figure.legend(
+        unique.values(), unique.keys(), loc="outside lower center", ncols=columns or min(6, len(unique))
+    )
 
 
 def _save(path: Path, figure: Figure) -> None:

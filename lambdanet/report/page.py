@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 import pandas as pd
@@ -10,10 +11,19 @@ from PIL import Image
 
 from lambdanet import files
 from lambdanet.params import Cell
+from lambdanet.report.studies import AUTHORS_BATCHES
+
+if TYPE_CHECKING:
+    from lambdanet.report import Answers
 
 
 def write_page(
-    path: Path, table: pd.DataFrame, scores: dict[Cell, dict], records: dict[Cell, dict | None], figures: Path
+    path: Path,
+    table: pd.DataFrame,
+    scores: dict[Cell, dict],
+    records: dict[Cell, dict | None],
+    figures: Path,
+    answers: "Answers",
 ) -> None:
     """Write the page; everything it shows is inside the file.
 
@@ -23,6 +33,7 @@ def write_page(
         scores: what `evaluate` wrote.
         records: what each training left in the logs, or None.
         figures: folder of the PNG files.
+        answers: what the studies found.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lambdanet.report", "."),
@@ -35,6 +46,11 @@ def write_page(
         convergence=_inline(figures / "convergence.png"),
         psnr=_inline(figures / "psnr.png"),
         panels={p.stem.removeprefix("panel-"): _photographs(p) for p in sorted(figures.glob("panel-*.png"))},
+        authors=_inline(figures / "authors.png") if (figures / "authors.png").is_file() else None,
+        authors_batches=AUTHORS_BATCHES,
+        pareto=_inline(figures / "pareto.png"),
+        answers=answers,
+        study_figures={one["name"]: _inline(figures / f"study-{one['name']}.png") for one in answers.studies},
         provenance=_provenance(scores, records),
         digests=_digests(scores),
     )

@@ -1,9 +1,12 @@
+import dataclasses
 import json
 
+import helpers
 import numpy as np
 import pytest
 from skimage.io import imsave
 
+from lambdanet import params
 from lambdanet.params import Cell
 from lambdanet.report import figures, tables, write_report
 
@@ -97,6 +100,13 @@ def written(tmp_path):
     """Scores, histories, panels and one log of three cells of which the last was not run."""
     rng = np.random.default_rng(0)
     grid = cells(*PAIRS)
+    loaded = params.load(helpers.ROOT / "params.yaml")
+    grid_only = dataclasses.replace(
+        loaded,
+        noises={"gaussian-01": loaded.noises["gaussian-01"]},
+        models={model: loaded.models[model] for _, model in PAIRS},
+        studies={}, variations={}, chosen=(),
+    )  # fmt: skip
     for number, cell in enumerate(grid[:2]):
         for folder in ("scores", "models", "panels", "logs"):
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -112,21 +122,22 @@ def written(tmp_path):
     record = {"device": "cpu <x>", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
     records = [record | {"weights_sha256": "w0"}, record | {"weights_sha256": "other", "commit": "wrong"}]
     (tmp_path / "logs" / f"{grid[0].name}.json").write_text(json.dumps(records))
-    paths = [tmp_path / name for name in ("scores", "models", "panels", "logs")]
-    return grid, paths, tmp_path / "results"
+    paths = [tmp_path / name for name in ("scores", "models", "panels", "logs", "benchmarks.json")]
+    return grid_only, paths, tmp_path / "results"
 
 
 def test_report_holds_everything_and_is_the_same_twice(written):
-    grid, paths, out = written
-    write_report(grid, *paths, out)
+    known, paths, out = written
+    write_report(known, "sample", *paths, out)
     first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {str(path) for path in first} == {
         "table2.csv", "table2.md", "report.html", "digests.json", "figures/convergence.png",
-        "figures/psnr.png", "figures/panel-gaussian-01.png", "scores/gaussian-01-lambdanet-0.json",
+        "figures/psnr.png", "figures/pareto.png", "studies/pareto.csv", "figures/authors.png",
+        "figures/panel-gaussian-01.png", "scores/gaussian-01-lambdanet-0.json",
         "scores/gaussian-01-dncnn-0.json", "histories/gaussian-01-lambdanet-0.csv",
         "histories/gaussian-01-dncnn-0.csv",
     }  # fmt: skip
-    write_report(grid, *paths, out)
+    write_report(known, "sample", *paths, out)
     assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert (out / "histories/gaussian-01-dncnn-0.csv").read_text() == HISTORY
     numbers = json.loads((out / "scores/gaussian-01-dncnn-0.json").read_text())
@@ -138,8 +149,8 @@ def test_report_holds_everything_and_is_the_same_twice(written):
 
 
 def test_page_says_how_each_cell_was_trained(written):
-    grid, paths, out = written
-    write_report(grid, *paths, out)
+    known, paths, out = written
+    write_report(known, "sample", *paths, out)
     page = (out / "report.html").read_text()
     assert "code of commit <code>abc</code>" in page
     assert "wrong" not in page  # that record belongs to other weights
@@ -150,30 +161,30 @@ def test_page_says_how_each_cell_was_trained(written):
 
 
 def test_nothing_scored_leaves_the_old_results(written):
-    grid, (scores, *rest), out = written
-    write_report(grid, scores, *rest, out)
+    known, (scores, *rest), out = written
+    write_report(known, "sample", scores, *rest, out)
     before = (out / "table2.md").read_text()
     for path in scores.iterdir():
         path.unlink()
     with pytest.raises(ValueError, match=r"holds no scores of profile sample; make them with"):
-        write_report(grid, scores, *rest, out)
+        write_report(known, "sample", scores, *rest, out)
     assert (out / "table2.md").read_text() == before
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"psnr": NaN'])
 def test_unreadable_score_is_one_line(written, content):
-    grid, (scores, *rest), out = written
-    (scores / f"{grid[0].name}.json").write_text(content)
+    known, (scores, *rest), out = written
+    (scores / "gaussian-01-lambdanet-0.json").write_text(content)
     with pytest.raises(ValueError, match=r"gaussian-01-lambdanet-0\.json (cannot be read|is no JSON object)"):
-        write_report(grid, scores, *rest, out)
+        write_report(known, "sample", scores, *rest, out)
     assert not out.exists()
 
 
 def test_history_without_its_columns_is_one_line(written):
-    grid, (scores, models, *rest), out = written
-    (models / grid[0].name / "history.csv").write_text("epoch,loss\n1,2\n")
+    known, (scores, models, *rest), out = written
+    (models / "gaussian-01-lambdanet-0" / "history.csv").write_text("epoch,loss\n1,2\n")
     with pytest.raises(ValueError, match="lacks the columns learning_rate, monitored_psnr"):
-        write_report(grid, scores, models, *rest, out)
+        write_report(known, "sample", scores, models, *rest, out)
 
 
 def test_read_table_names_the_missing_file(tmp_path):
