@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,9 @@ def loaded():
 
 def test_paper_profile_is_table_1(loaded):
     epochs = {"lambdanet": 50, "lambdanet-u4-m7": 50, "autoencoder": 300, "dncnn": 200}
-    assert {name: training.epochs for name, training in loaded.trainings["paper"].items()} == epochs
-    for name, training in loaded.trainings["paper"].items():
+    assert list(loaded.models) == list(epochs)
+    for name in loaded.models:
+        training = loaded.training("paper", name)
         assert training == Training(
             epochs=epochs[name],
             batch_size=256,
@@ -315,3 +317,68 @@ def test_stages_are_those_of_dvc():
     )  # fmt: skip
     loaded = params.load(helpers.ROOT / "params.yaml")
     assert sorted(loaded.stages(loaded.profile)) == sorted(listed.stdout.split())
+
+
+def test_variation_changes_its_model_s_settings_and_no_others(loaded):
+    assert loaded.model("paper", "channels-d4") == loaded.models["lambdanet"] | {"d": 4}
+    base, rate = (loaded.training("paper", name) for name in ("base", "learning-rate-001"))
+    assert base == dataclasses.replace(loaded.training("paper", "lambdanet"), epochs=25)
+    assert rate == dataclasses.replace(base, learning_rate=0.01)
+    assert loaded.model("sample", "keys-k8")["embedding_std"] == 0.02  # as the profile has its LambdaNet
+    rival = loaded.training("paper", "size-dncnn-6x14")
+    assert (rival.epochs, rival.schedule, rival.learning_rate) == (12, "cosine", 0.005)
+
+
+def test_the_few_are_among_all(loaded):
+    chosen = [cell.model for cell in loaded.study_cells("sample", chosen_only=True)]
+    every = [cell.model for cell in loaded.study_cells("sample")]
+    assert set(chosen) < set(every)
+    assert {loaded.variations[name].study for name in chosen} == set(loaded.studies)
+
+
+def test_described_leaves_out_what_stands_at_its_default(loaded):
+    training = loaded.training("paper", "lambdanet")
+    assert set(dataclasses.asdict(training)) - set(training.described()) == {"optimizer"}
+    assert dataclasses.replace(training, optimizer="sgd").described()["optimizer"] == "sgd"
+
+
+STUDYING = helpers.PARAMS | {
+    "studies": {"loss": {"title": "The loss"}},
+    "variations": {"loss-bce": {"study": "loss", "train": {"loss": "bce"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"study": "lost"}, "variations.loss-bce.study is 'lost', must be one of studies: loss"),
+        ({}, "variations.loss-bce.study is None, must be one of studies: loss"),
+        (
+            {"study": "loss", "model": "unet"},
+            "variations.loss-bce.model is 'unet', must be one of models: autoencoder, dncnn, lambdanet",
+        ),
+        (
+            {"study": "loss", "train": {"loss": "l1"}},
+            "variations.loss-bce.train.loss is 'l1', must be one of mse, bce",
+        ),
+        ({"study": "loss", "train": {"rate": 1}}, "variations.loss-bce.train.rate is not a known key"),
+    ],
+)
+def test_bad_variation_is_one_line(tmp_path, entry, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(STUDYING))
+    assert params.load(path).stages("tiny")[-3:] == ["compare@tiny", "plot@tiny", "register@tiny"]
+    path.write_text(yaml.safe_dump(STUDYING | {"variations": {"loss-bce": entry}}))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: {re.escape(message)}"):
+        params.load(path)
+
+
+def test_a_name_has_one_meaning(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(STUDYING | {"variations": {"dncnn": {"study": "loss"}}}))
+    with pytest.raises(ValueError, match=r"variations\.dncnn: a model has this name$"):
+        params.load(path)
+    other = {"studied": {"all": {"loss-bce": {"study": "loss"}}}}
+    path.write_text(yaml.safe_dump(STUDYING | other))
+    with pytest.raises(ValueError, match=r"variations\.loss-bce stands there twice, with other values$"):
+        params.load(path)

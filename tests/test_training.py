@@ -153,21 +153,30 @@ def test_history_describes_every_epoch(run, data):
     assert history[-1]["monitored_psnr"] == pytest.approx(metrics.psnr(mse, data_range=1), abs=1e-4)
 
 
-def test_training_is_adam_as_table_1_says(run, data):
+@pytest.mark.parametrize(
+    ("name", "kind", "rest"),
+    [
+        ("adam", torch.optim.Adam, {"betas": (0.9, 0.999), "fused": False}),  # Table 1
+        ("adamax", torch.optim.Adamax, {}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9}),
+    ],
+)
+def test_training_is_what_the_optimizer_s_name_says(run, data, name, kind, rest):
     """Full batches, so that the order does not count; a plain loop must end at the same weights."""
     how = settings(
-        batch_size=64, epochs=5, learning_rate=0.01, decay=0.5, weight_decay=0.1, fresh_noise=False
-    )
+        batch_size=64, epochs=5, learning_rate=0.01, decay=0.5, weight_decay=0.1, fresh_noise=False,
+        optimizer=name,
+    )  # fmt: skip
     model, _ = run(AUTOENCODER, how, seed=7)
     torch.manual_seed(7)
     plain = create_model(**AUTOENCODER)
-    adam = torch.optim.Adam(plain.parameters(), lr=0.01, weight_decay=0.1, betas=(0.9, 0.999), fused=False)
+    optimizer = kind(plain.parameters(), lr=0.01, weight_decay=0.1, **rest)
     x, y = to_tensor(data[0].clean), to_tensor(data[0].noisy)
     for epoch in range(5):
-        adam.param_groups[0]["lr"] = 0.01 * 0.5**epoch
-        adam.zero_grad()
+        optimizer.param_groups[0]["lr"] = 0.01 * 0.5**epoch
+        optimizer.zero_grad()
         F.mse_loss(plain(y), x).backward()
-        adam.step()
+        optimizer.step()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=2e-5)
 

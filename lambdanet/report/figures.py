@@ -174,8 +174,11 @@ def write_pareto(path: Path, networks: pd.DataFrame) -> None:
                 fontsize=7, color=INK,
             )  # fmt: skip
         axis.set(xscale="log", xlabel="parameters", ylabel="PSNR (dB), Gaussian noise 0.1")
+        axis.margins(0.12)
+        axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axis.set_xlim(*axis.get_xlim())
         axis.axvspan(axis.get_xlim()[0], 20_000, color="#f4f4f4", zorder=0)
-        axis.margins(0.08)
         _legend(figure, axis)
         _save(path, figure)
 
@@ -267,6 +270,7 @@ def _label_plainly(axis: object) -> None:
 def _legend(figure: Figure, axis: object, columns: int | None = None) -> None:
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
+    columns = columns or min(len(unique), int(figure.get_figwidth() // 1.5))
     figure.legend(
         unique.values(), unique.keys(), loc="outside lower center", ncols=columns or min(6, len(unique))
     )
