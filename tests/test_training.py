@@ -368,6 +368,7 @@ def test_killed_five_times_ends_in_the_same_bytes(uninterrupted, tmp_path):
         process = helpers.start("train", WORDS, project)
         seen = helpers.wait_for_line(process, "/40: loss")
         assert number == 0 or "going on from epoch" in seen
+        helpers.wait_until(lambda: list((project / "checkpoints").glob("*.pt")))  # follows the line
         time.sleep(delay)
         process.kill()
         process.communicate()
