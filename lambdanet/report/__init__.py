@@ -119,7 +119,7 @@ def _write_studies(
     for cell in found:
         history = tables.read_history(models / cell.name / "history.csv")
         files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
-    seconds = tables.read_json(benchmarks).get("inference_seconds", {}) if benchmarks.is_file() else {}
+    seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
     networks = studies.pareto(params, profile, grid, found, seconds)
     files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
     figures.write_pareto(new / "figures" / "pareto.png", networks)

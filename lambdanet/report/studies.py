@@ -140,6 +140,12 @@ def multiply_adds(config: dict) -> int:
     return counter.get_total_flops() // 2
 
 
+def inference_seconds(benchmarks: dict) -> dict[str, float]:
+    """Seconds an image by network, from results/benchmarks.json; empty where it lacks them."""
+    rows = [row for table in benchmarks.get("tables", {}).get("sizes", []) for row in table["rows"]]
+    return {row["network"]: row["us an image"] / 1e6 for row in rows}
+
+
 def pareto(
     params: Params, profile: str, grid: dict[Cell, dict], studies: dict[Cell, dict], seconds: dict[str, float]
 ) -> pd.DataFrame:

@@ -1,0 +1,57 @@
+"""How long an image takes in each network of params.yaml: what the report sets beside its size.
+
+    python -m benchmarks.sizes [--quick]
+
+Needs nothing but the project.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks import pictures
+from benchmarks.measuring import interleave, medians
+from benchmarks.methods import Method
+from benchmarks.tables import Table, command
+from lambdanet import params
+from lambdanet.models import count_parameters, create_model
+from lambdanet.report.studies import multiply_adds
+
+BATCH = 128
+LIMIT = 60  # seconds of turns
+PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
+
+
+def measure(quick: bool = False) -> Iterator[Table]:
+    """Time an inference of every model and variation as the profile `paper` has it."""
+    known = params.load(PARAMS)
+    names = [*known.models, *known.variations]
+    # Trained otherwise, but the same network.
+    configs = {name: known.model("paper", name) for name in (names[::8] if quick else names)}
+    batch = 8 if quick else BATCH
+    networks = {name: create_model(**config) for name, config in configs.items()}
+    _, noisy = pictures.pairs(batch)
+    calls = {name: Method(network).inference(noisy) for name, network in networks.items()}
+    seconds = interleave(calls, 1 if quick else 5, limit=LIMIT)
+    microseconds = medians(seconds, batch / 1e6)
+    rows = [
+        {
+            "network": name,
+            "parameters": count_parameters(networks[name]),
+            "multiply-adds": multiply_adds(config),
+            "us an image": microseconds[name],
+        }
+        for name, config in configs.items()
+    ]
+    about = (
+        f"Inference on {batch} images of 32 x 32, {torch.get_num_threads()} threads, the fastest path that "
+        "fits: medians of all networks in turns. Multiply-adds are those of the paper's formulas."
+    )
+    yield Table("Inference of every network", about, rows, seconds=seconds)
+
+
+main = command(measure)
+
+if __name__ == "__main__":
+    main()
