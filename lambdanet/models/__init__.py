@@ -11,11 +11,13 @@ from torch import nn
 
 from lambdanet import files
 from lambdanet.models.autoencoder import AutoEncoder
+from lambdanet.models.cnn import ConvNet
 from lambdanet.models.dncnn import DnCNN
 from lambdanet.models.lambdanet import LambdaNet, paths
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "autoencoder": AutoEncoder,
+    "cnn": ConvNet,
     "dncnn": DnCNN,
     "lambdanet": LambdaNet,
 }
