@@ -27,6 +27,7 @@ NETWORKS = {
     "cnn": {"name": "cnn", "width": 4},
     "dncnn": helpers.DNCNN | {"width": 2},
     "lambdanet": helpers.LAMBDANET,
+    "skip-autoencoder": {"name": "skip-autoencoder", "width": 2},
 }
 CLEAN, NOISY = "c" * 64, "d" * 64
 

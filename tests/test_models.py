@@ -32,6 +32,8 @@ OTHERWISE = {
     ("lambdanet", "heads", 2): 8_943,
     ("lambdanet", "d", 32): 9_575,
     ("lambdanet", "embedding_std", 0.5): 9_083,
+    ("skip-autoencoder", "width", 8): 21_395,
+    ("skip-autoencoder", "levels", 2): 75_843,
 }
 
 
@@ -184,7 +186,7 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
     [
         (
             {"name": "resnet"},
-            "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambdanet",
+            "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambdanet, skip-autoencoder",
         ),
         (
             {"name": "lambdanet", "q": 1},
@@ -197,6 +199,13 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
         ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
         ({"name": "cnn", "slope": -0.2}, "slope is -0.2, must be above 0 and below 1"),
         ({"name": "cnn", "levels": 2}, "model 'cnn' has no parameter levels; it takes: width, slope"),
+        ({"name": "skip-autoencoder", "width": -1}, "width is -1, must be at least 1"),
+        ({"name": "skip-autoencoder", "levels": 0}, "levels is 0, must be from 1 to 3"),
+        ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
+        (
+            {"name": "skip-autoencoder", "slope": 0.1},
+            "model 'skip-autoencoder' has no parameter slope; it takes: width, levels",
+        ),
         ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
         ({"name": "dncnn", "width": 0}, "width is 0, must be at least 1"),
         ({"name": "lambdanet", "u": 0}, "u is 0, must be at least 1"),
@@ -226,6 +235,8 @@ def test_create_model_says_what_is_wrong(config, message):
         ("cnn", "width", 32.0),
         ("cnn", "slope", float("nan")),
         ("cnn", "slope", "0.2"),
+        ("skip-autoencoder", "width", "32"),
+        ("skip-autoencoder", "levels", True),
         ("dncnn", "residual", "false"),
         ("dncnn", "depth", True),
     ],
@@ -356,6 +367,7 @@ def test_weights_come_back_equal(tmp_path):
         SMALL,
         {"name": "dncnn", "depth": 3, "width": 4, "residual": True},
         {"name": "cnn", "width": 2, "slope": 0.1},
+        {"name": "skip-autoencoder", "width": 2, "levels": 2},
     ):
         model = create_model(**config)
         model(images(4, 3, 8, 8))
