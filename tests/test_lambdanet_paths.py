@@ -246,7 +246,8 @@ def test_device_may_name_a_path():
 def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(monkeypatch):
     for units, expected in ((True, paths.BF16), (False, paths.REFERENCE)):
         monkeypatch.setattr(paths, "_multiplies_bf16", lambda _device, units=units: units)
-        assert path("dncnn", "cpu") == path("autoencoder", "cpu") == expected
+        for name in ("autoencoder", "cnn", "dncnn", "skip-autoencoder"):
+            assert path(name, "cpu") == expected
         assert path("lambdanet", "cpu") == paths.FUSED
         with paths.forced(paths.REFERENCE):
             assert path("dncnn", "cpu") == paths.REFERENCE

@@ -2,6 +2,7 @@ import inspect
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from lambdanet import models
 from lambdanet.corruption import corrupt
 from lambdanet.denoise import denoise
 from lambdanet.evaluation import evaluate
@@ -19,6 +21,8 @@ from lambdanet.noise import create_noise
 # Every hyperparameter once, at a value that is not its default: the parameters that it leads to.
 OTHERWISE = {
     ("autoencoder", "width", 6): 12_159,
+    ("cnn", "width", 8): 2_195,
+    ("cnn", "slope", 0.1): 29_507,
     ("dncnn", "depth", 5): 114_432,
     ("dncnn", "width", 8): 9_312,
     ("dncnn", "residual", True): 558_336,
@@ -34,6 +38,8 @@ OTHERWISE = {
     ("lambdanet", "side", 16): 9_083,
     ("lambdanet", "norm", "layer"): 9_083,
     ("lambdanet", "activation", "elu"): 9_083,
+    ("skip-autoencoder", "width", 8): 21_395,
+    ("skip-autoencoder", "levels", 2): 75_843,
 }
 
 
@@ -49,6 +55,24 @@ def randomised(model, seed=0):
 
 def images(*shape, seed=0, dtype=torch.float32):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_code_is_found_by_the_models_name(name):
+    folder = Path(models.__file__).parent
+    assert (folder / name).resolve() == Path(inspect.getfile(MODELS[name])).resolve().parent
+    assert f"class {MODELS[name].__name__}(" in models.source(name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initial_weights_follow_from_the_seed(name):
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(create_model(name).state_dict())
+    first, again, other = states
+    assert all(torch.equal(again[key], value) for key, value in first.items())
+    assert sum(not torch.equal(other[key], value) for key, value in first.items()) >= 3
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -195,7 +219,7 @@ def test_residual_dncnn_subtracts_what_the_plain_one_gives():
 
 
 def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
-    for name in ("lambdanet", "autoencoder"):
+    for name in ("lambdanet", "autoencoder", "cnn"):
         output = randomised(create_model(name))(10 * images(1, 3, 32, 32, dtype=torch.float64) - 5)
         assert ((output >= 0) & (output <= 1)).all()
 
@@ -203,7 +227,10 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "resnet"}, "unknown model 'resnet'; choose one of autoencoder, dncnn, lambdanet"),
+        (
+            {"name": "resnet"},
+            "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambdanet, skip-autoencoder",
+        ),
         (
             {"name": "lambdanet", "q": 1},
             "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, embedding_std, "
@@ -224,6 +251,18 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
         ),
         ({"name": "autoencoder", "depth": 3}, "model 'autoencoder' has no parameter depth; it takes: width"),
         ({"name": "autoencoder", "width": 0}, "width is 0, must be at least 1"),
+        ({"name": "cnn", "width": 0}, "width is 0, must be at least 1"),
+        ({"name": "cnn", "slope": 0}, "slope is 0, must be above 0 and below 1"),
+        ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
+        ({"name": "cnn", "slope": -0.2}, "slope is -0.2, must be above 0 and below 1"),
+        ({"name": "cnn", "levels": 2}, "model 'cnn' has no parameter levels; it takes: width, slope"),
+        ({"name": "skip-autoencoder", "width": -1}, "width is -1, must be at least 1"),
+        ({"name": "skip-autoencoder", "levels": 0}, "levels is 0, must be from 1 to 3"),
+        ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
+        (
+            {"name": "skip-autoencoder", "slope": 0.1},
+            "model 'skip-autoencoder' has no parameter slope; it takes: width, levels",
+        ),
         ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
         ({"name": "dncnn", "width": 0}, "width is 0, must be at least 1"),
         ({"name": "lambdanet", "u": 0}, "u is 0, must be at least 1"),
@@ -250,6 +289,11 @@ def test_create_model_says_what_is_wrong(config, message):
         ("lambdanet", "u", 1.5),
         ("lambdanet", "embedding_std", float("nan")),
         ("autoencoder", "width", None),
+        ("cnn", "width", 32.0),
+        ("cnn", "slope", float("nan")),
+        ("cnn", "slope", "0.2"),
+        ("skip-autoencoder", "width", "32"),
+        ("skip-autoencoder", "levels", True),
         ("dncnn", "residual", "false"),
         ("dncnn", "depth", True),
     ],
@@ -376,7 +420,12 @@ def weights(tmp_path):
 
 
 def test_weights_come_back_equal(tmp_path):
-    for config in (SMALL, {"name": "dncnn", "depth": 3, "width": 4, "residual": True}):
+    for config in (
+        SMALL,
+        {"name": "dncnn", "depth": 3, "width": 4, "residual": True},
+        {"name": "cnn", "width": 2, "slope": 0.1},
+        {"name": "skip-autoencoder", "width": 2, "levels": 2},
+    ):
         model = create_model(**config)
         model(images(4, 3, 8, 8))
         save_weights(tmp_path / "w", model, {"model": config, "note": "ü"})

@@ -24,8 +24,8 @@ def loaded():
 
 def test_paper_profile_is_table_1(loaded):
     epochs = {"lambdanet": 50, "lambdanet-u4-m7": 50, "autoencoder": 300, "dncnn": 200}
-    assert list(loaded.models) == list(epochs)
-    for name in loaded.models:
+    assert list(loaded.models)[:4] == list(epochs)
+    for name in epochs:
         training = loaded.training("paper", name)
         assert training == Training(
             epochs=epochs[name],
