@@ -52,6 +52,7 @@ def test_noises_and_models_are_the_papers(loaded):
         "salt-and-pepper": {"name": "salt-and-pepper", "amount": 0.05},
     }
     counts = {"lambdanet": 9_083, "lambdanet-u4-m7": 3_959, "autoencoder": 47_355, "dncnn": 558_336}
+    counts |= {"skip-autoencoder": 334_403, "cnn": 29_507}  # not the paper's
     for profile in ("quick", "paper"):  # sample has a smaller DnCNN
         assert {
             name: sum(p.numel() for p in create_model(**loaded.model(profile, name)).parameters())
@@ -69,7 +70,7 @@ def test_everything_named_exists(loaded):
 
 def test_cells_are_every_combination_in_order(loaded):
     cells = loaded.cells("quick")
-    assert len(set(cells)) == len(cells) == 5 * 4 * len(loaded.seeds)
+    assert len(set(cells)) == len(cells) == 5 * 6 * len(loaded.seeds)
     assert cells[0] == Cell("quick", "gaussian-01", "lambdanet", loaded.seeds[0])
     assert cells[0].name == f"gaussian-01-lambdanet-{loaded.seeds[0]}"
     assert [cell.noise for cell in cells] == sorted(
