@@ -28,20 +28,22 @@ PLUMBING = {
     "lambdanet/timing.py": "how long it took, which only the log holds",
     "stages/door.py": "command line and errors",
 }
+# What made the stored images, which are a dependency themselves; datasets/__init__.py reads them.
+MAKERS = {f"lambdanet/datasets/{path.name}" for path in (ROOT / "lambdanet/datasets").glob("*.py")}
+# Of these, evaluation takes its two photographs from photos.py, and plot their names only.
+PHOTOS = "lambdanet/datasets/photos.py"
 # A change of a noise changes the noisy images, which are a dependency.
-NOISE = {"lambdanet/noise.py", "lambdanet/datasets/__init__.py", "lambdanet/datasets/cifar10.py"}
-# datasets/__init__.py reads the stored images, which are a dependency themselves.
+NOISE = MAKERS - {PHOTOS} | {"lambdanet/noise.py"}
 # experiment.py serves training and evaluation; each uses its half.
-EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise", "datasets/photos")}
+EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise")} | {PHOTOS}
 # Reached through live.py, whose process only reads what the stage writes.
 FOLLOWER = {"lambdanet/tracking.py"}
 OTHER_HALF = {
     "download": set(),
-    "corrupt": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
+    "corrupt": MAKERS,
     "train": NOISE | EVALUATION | FOLLOWER,
     "evaluate": NOISE | FOLLOWER | {"lambdanet/training.py"},
-    # the photographs' names only
-    "plot": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
+    "plot": MAKERS,
     # what a traced network is checked against, never what is registered; how scores and histories are read
     "register": {"lambdanet/denoise.py", "lambdanet/report/tables.py"},
 }
