@@ -28,8 +28,11 @@ PLUMBING = {
     "lambdanet/timing.py": "how long it took, which only the log holds",
     "stages/door.py": "command line and errors",
 }
+# It reads the photographs of a folder, for which `download` has to be forced anyway.
+IMAGEFILE = "lambdanet/imagefile.py"
 # What made the stored images, which are a dependency themselves; datasets/__init__.py reads them.
 MAKERS = {f"lambdanet/datasets/{path.name}" for path in (ROOT / "lambdanet/datasets").glob("*.py")}
+MAKERS |= {IMAGEFILE}
 # Of these, evaluation takes its two photographs from photos.py, and plot their names only.
 PHOTOS = "lambdanet/datasets/photos.py"
 # A change of a noise changes the noisy images, which are a dependency.
@@ -39,7 +42,7 @@ EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "deno
 # Reached through live.py, whose process only reads what the stage writes.
 FOLLOWER = {"lambdanet/tracking.py"}
 OTHER_HALF = {
-    "download": set(),
+    "download": {IMAGEFILE},
     "corrupt": MAKERS,
     "train": NOISE | EVALUATION | FOLLOWER,
     "evaluate": NOISE | FOLLOWER | {"lambdanet/training.py"},
