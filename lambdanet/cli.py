@@ -58,11 +58,12 @@ def main() -> None:
 
 @main.command()
 def check() -> None:
-    """Check params.yaml: every key, every noise and every model of every profile."""
+    """Check params.yaml: every key, every noise and every model of every profile, the active one's images."""
     click.echo(_check())
 
 
 def _check() -> str:
+    from lambdanet.datasets import DATASETS, folder
     from lambdanet.models import create_model
     from lambdanet.noise import create_noise
 
@@ -74,6 +75,10 @@ def _check() -> str:
         for name in loaded.models:
             with _within(f"models.{name} under profile {profile}"):
                 create_model(**loaded.model(profile, name))
+    dataset = loaded.downloads[loaded.profile].dataset
+    if dataset not in DATASETS:
+        with _within(f"profiles.{loaded.profile}.download"):
+            folder.locate(dataset)
     cells = len(loaded.cells(loaded.profile))
     return f"params.yaml is valid; profile {loaded.profile} has {cells} trainings"
 
@@ -245,7 +250,7 @@ def publish(profile: str | None) -> None:
 
     loaded = _params()
     profile = profile or loaded.profile
-    images = params.look_up(loaded.downloads, profile, "profile").train
+    images = params.look_up(loaded.downloads, profile, "profile").train_images
     logs, results = Path("logs", profile), Path("results", profile)
     trained = publish.from_outputs(
         loaded.cells(profile), Path("models", profile), Path("scores", profile), logs
@@ -360,14 +365,8 @@ def _data(loaded: params.Params, profile: str, noise: str, data: Path | None) ->
         return
     with tempfile.TemporaryDirectory() as temporary:
         clean, noisy = Path(temporary, "clean"), Path(temporary, noise)
-        datasets.prepare(
-            config.dataset,
-            {"train": config.train, "test": config.test},
-            config.seed,
-            clean,
-            source=os.environ.get("LAMBDANET_CIFAR10"),
-            downloads=Path("downloads"),
-        )
+        source = os.environ.get(datasets.SOURCES.get(config.dataset, ""))
+        datasets.prepare(config, clean, source=source, downloads=Path("downloads"))
         corruption.prepare_noisy(clean, noise_config, loaded.noise_seed, noisy)
         yield clean, noisy
 

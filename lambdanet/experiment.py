@@ -18,6 +18,7 @@ from lambdanet.noise import create_noise
 from lambdanet.params import Cell, Training
 from lambdanet.training import Pairs, train
 
+MONITORED_SIDE = 64  # of a test image, while it trains: whole photographs as one batch need gigabytes
 WEIGHTS, MODEL, HISTORY = FILES = ("weights.safetensors", "model.json", "history.csv")
 
 
@@ -89,7 +90,7 @@ def train_cell(
         smaller = f"lower batch_size, now {settings.batch_size}"
         with devices.memory_errors_in_one_line(where, smaller):
             model, history = train(
-                model_config, noise_config, settings, pairs["train"], pairs["test"],
+                model_config, noise_config, settings, pairs["train"], _middle(pairs["test"]),
                 seed=cell.seed, device=where, checkpoints=checkpoints, label=cell.name, on_epoch=on_epoch,
             )  # fmt: skip
         with files.new_folder(out) as new:
@@ -203,6 +204,15 @@ def evaluate_cell(
     evaluation.write_panel(model, create_noise(**noise_config), panel, device=where)
     files.write_json(out, asdict(cell) | scores)
     record.finish(scores["weights_sha256"], scores=scores, inference_seconds_per_image=seconds)
+
+
+def _middle(pairs: Pairs) -> Pairs:
+    """The middle of images that are larger than what is monitored."""
+    middle = tuple(
+        slice(max(0, side - MONITORED_SIDE) // 2, max(0, side - MONITORED_SIDE) // 2 + MONITORED_SIDE)
+        for side in pairs.clean.shape[1:3]
+    )
+    return Pairs(pairs.clean[:, *middle], pairs.noisy[:, *middle])
 
 
 def _digests(pairs: Pairs) -> dict:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -23,19 +24,8 @@ _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false"
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` under a temporary name beside `path`, flush it to disk and rename it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _new_file(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -58,10 +48,28 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as .npy, readable with `mmap_mode`."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
+    """Write an array as .npy, readable with `mmap_mode`, without a copy in memory; see `write_bytes`."""
+    with _new_file(path) as file:
+        # Of a real file numpy writes the end itself, and does not notice when the disk is full.
+        only_write = types.SimpleNamespace(write=file.write)
+        np.save(only_write, np.ascontiguousarray(array), allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[io.BufferedWriter]:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

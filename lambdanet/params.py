@@ -23,26 +23,69 @@ _Yaml.add_implicit_resolver(
 )
 
 
-def _number(low: float, high: float = float("inf"), *, above: bool = False, **default: float) -> typing.Any:
-    """A field that must lie in [low, high], or in (low, high] with `above`."""
-    return field(metadata={"low": low, "high": high, "above": above}, **default)
+def _number(
+    low: float, high: float = float("inf"), *, above: bool = False, step: int = 1, **default: float
+) -> typing.Any:
+    """A field that must lie in [low, high], or in (low, high] with `above`; a multiple of `step`."""
+    return field(metadata={"low": low, "high": high, "above": above, "step": step}, **default)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """Which clean images.
+    """Which clean images; of the data sets photos and cifar10, and what all others share.
 
     Attributes:
-        dataset: "photos" or "cifar10".
+        dataset: a name of `DOWNLOADS`, or the path of a folder of photographs.
         train: number of training images.
         test: number of test images.
         seed: of the choice, where a data set holds more.
     """
 
-    dataset: typing.Literal["photos", "cifar10"]
+    dataset: str
     train: int = _number(1)
     test: int = _number(1)
     seed: int = _number(0, LARGEST_SEED, default=0)
+
+    @property
+    def train_images(self) -> int:
+        """How many images, or patches of such, train.npy holds."""
+        return self.train
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadBsds500(Download):
+    """The same of BSDS500: whole test images, training images cut into patches of 40 x 40.
+
+    Attributes:
+        patches: of a training image; 214 of all 400 are 85,600.
+    """
+
+    patches: int = _number(1, default=214)
+
+    @property
+    def train_images(self) -> int:
+        return self.train * self.patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadFolder(Download):
+    """The same of a folder of photographs: `train` and `test` are files, all cut into patches.
+
+    Attributes:
+        size: edge of the patches; a multiple of 8, as the auto-encoder halves it three times.
+        patches: of a file.
+    """
+
+    size: int = _number(16, step=8, default=64)
+    patches: int = _number(1, default=16)
+
+    @property
+    def train_images(self) -> int:
+        return self.train * self.patches
+
+
+# What a data set takes; any other name is that of a folder.
+DOWNLOADS = {"photos": Download, "cifar10": Download, "bsds500": DownloadBsds500}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +104,7 @@ class Training:
         loss: "mse", or "bce" (binary cross-entropy).
         optimizer: "adam", "adamax", or "sgd" (with momentum 0.9); each with its L2 term.
         fresh_noise: draw the training noise anew each epoch instead of using the stored pairs.
-        monitored: number of test images whose PSNR goes into the history.
+        monitored: number of test images whose PSNR, in their middle 64 x 64, goes into the history.
     """
 
     epochs: int = _number(1)
@@ -281,7 +324,7 @@ def _parse(raw: dict) -> Params:
         where = f"profiles.{name}"
         content = _mapping(content, where)
         _only(content, ("download", "train", "models", "study", "rival"), where)
-        downloads[name] = build(Download, content.get("download"), f"{where}.download")
+        downloads[name] = _download(content.get("download"), f"{where}.download")
         overrides = _mapping(content.get("models"), f"{where}.models")
         _only(overrides, models, f"{where}.models")
         trainings[name], changes[name] = {}, {}
@@ -349,6 +392,21 @@ class _Corrupt:
     seed: int = _number(0, LARGEST_SEED)
 
 
+def _download(raw: object, where: str) -> Download:
+    dataset = _mapping(raw, where).get("dataset", "")
+    if "dataset" in raw and (not isinstance(dataset, str) or not dataset.strip()):
+        names = ", ".join(DOWNLOADS)
+        raise ValueError(
+            f"{where}.dataset is {dataset!r}, must be one of {names}, or the path of a folder of photographs"
+        )
+    kind = DOWNLOADS.get(dataset, DownloadFolder)
+    keys = [f.name for f in dataclasses.fields(kind)]
+    for key in ("size", "patches"):
+        if key in raw and key not in keys:
+            raise ValueError(f"{where}.{key} is not a key of {dataset}; allowed: {', '.join(keys)}")
+    return build(kind, raw, where)
+
+
 def _named(raw: object, where: str) -> dict[str, dict]:
     """Noises or models: names that may stand in a path and in a stage's name, each with a `name`."""
     entries = _mapping(raw, where)
@@ -403,4 +461,6 @@ def _value(raw: object, kind: typing.Any, spec: dataclasses.Field, where: str) -
             f" and at most {high}" if high < float("inf") else ""
         )
         raise ValueError(f"{where} is {raw!r}, must be {limits}")
+    if kind is int and raw % (step := spec.metadata.get("step", 1)):
+        raise ValueError(f"{where} is {raw!r}, must be a multiple of {step}")
     return raw

@@ -14,9 +14,8 @@ def main() -> None:
     params = door.load_params()
     config = look_up(params.downloads, profile, "profile")
     door.announce(f"download@{profile}", params, profile)
-    counts = {"train": config.train, "test": config.test}
-    source = os.environ.get("LAMBDANET_CIFAR10")
-    datasets.prepare(config.dataset, counts, config.seed, Path(out), source=source, downloads=Path(downloads))
+    source = os.environ.get(datasets.SOURCES.get(config.dataset, ""))
+    datasets.prepare(config, Path(out), source=source, downloads=Path(downloads))
 
 
 if __name__ == "__main__":

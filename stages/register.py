@@ -12,7 +12,7 @@ def main() -> None:
         "PROFILE MODELS SCORES LOGS RESULTS RECEIPT"
     )
     params = door.load_params()
-    images = look_up(params.downloads, profile, "profile").train
+    images = look_up(params.downloads, profile, "profile").train_images
     door.announce(f"register@{profile}", params, profile)
     from lambdanet import publish
 

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LAMBDANET_DEVICE"] = "cpu"
 os.environ["LAMBDANET_TRACKING"] = "off"  # what is about MLflow switches it on
 os.environ.pop("LAMBDANET_CIFAR10", None)
+os.environ.pop("LAMBDANET_BSDS500", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lambdanet-tests-")  # for compiled kernels
 

@@ -58,6 +58,14 @@ def test_check_accepts_the_projects_parameters(project, lambdanet):
     assert done.output == "params.yaml is valid; profile sample has 20 trainings\n"
 
 
+def test_check_accepts_a_folder_of_photographs(project, lambdanet):
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    raw["profiles"]["sample"]["download"]["dataset"] = "photographs"
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    (project / "photographs").mkdir()
+    assert lambdanet("check").output.startswith("params.yaml is valid")
+
+
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
@@ -71,6 +79,12 @@ def test_check_accepts_the_projects_parameters(project, lambdanet):
         (["models", "dncnn", "dept"], 4, "model 'dncnn' has no parameter dept; it takes: depth, width"),
         (["train", "batch_size"], 0, "batch_size is 0, must be at least 1"),
         (["profile"], "huge", "profile is 'huge', must be one of sample, quick, paper"),
+        (
+            ["profiles", "sample", "download", "dataset"],
+            "cifra10",
+            "params.yaml: profiles.sample.download: dataset is 'cifra10', neither one of photos, cifar10, "
+            "bsds500 nor a folder that exists",
+        ),
     ],
 )
 def test_check_names_what_is_wrong(project, lambdanet, path, value, says):

@@ -31,21 +31,26 @@ PLUMBING = {
 }
 SCRIPTS = {"study": "train", "rival": "train"}  # of stages that are not named after theirs
 DOORS = {"door", "handover"}  # scripts that are no stage
+# It reads the photographs of a folder, for which `download` has to be forced anyway.
+IMAGEFILE = "lambdanet/imagefile.py"
+# What made the stored images, which are a dependency themselves; datasets/__init__.py reads them.
+MAKERS = {f"lambdanet/datasets/{path.name}" for path in (ROOT / "lambdanet/datasets").glob("*.py")}
+MAKERS |= {IMAGEFILE}
+# Of these, evaluation takes its two photographs from photos.py, and plot their names only.
+PHOTOS = "lambdanet/datasets/photos.py"
 # A change of a noise changes the noisy images, which are a dependency.
-NOISE = {"lambdanet/noise.py", "lambdanet/datasets/__init__.py", "lambdanet/datasets/cifar10.py"}
-# datasets/__init__.py reads the stored images, which are a dependency themselves.
+NOISE = MAKERS - {PHOTOS} | {"lambdanet/noise.py"}
 # experiment.py serves training and evaluation; each uses its half.
-EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise", "datasets/photos")}
+EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise")} | {PHOTOS}
 # Reached through live.py, whose process only reads what the stage writes.
 FOLLOWER = {"lambdanet/tracking.py"}
 OTHER_HALF = {
-    "download": set(),
-    "corrupt": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
+    "download": {IMAGEFILE},
+    "corrupt": MAKERS,
     "train": NOISE | EVALUATION | FOLLOWER,
     "evaluate": NOISE | FOLLOWER | {"lambdanet/training.py"},
-    "compare": NOISE | {"lambdanet/training.py", "lambdanet/datasets/photos.py"},
-    # the photographs' names only
-    "plot": {f"lambdanet/datasets/{name}.py" for name in ("__init__", "photos", "cifar10")},
+    "compare": NOISE | {"lambdanet/training.py", PHOTOS},
+    "plot": MAKERS,
     # what a traced network is checked against, never what is registered; how scores and histories are read
     "register": {"lambdanet/denoise.py", "lambdanet/report/tables.py"},
 }

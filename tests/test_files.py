@@ -59,6 +59,35 @@ def test_json_is_indented_and_finite(tmp_path):
     assert json.loads((tmp_path / "f").read_text()) == {"b": 1, "a": [0.1]}
 
 
+@pytest.mark.parametrize("array", [helpers.patches(3), helpers.patches(3)[:, ::2].astype(np.float16)])
+def test_array_is_written_as_numpy_saves_it(array, tmp_path):
+    files.write_array(tmp_path / "f.npy", array)
+    np.save(tmp_path / "g.npy", np.ascontiguousarray(array))
+    written = helpers.contents(tmp_path)
+    assert written["f.npy"] == written["g.npy"]
+
+
+WRITE_WITH_LIMIT = """
+import resource, signal, sys
+import numpy as np
+from lambdanet import files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
+try:
+    files.write_array(sys.argv[1], np.zeros(10_000, np.uint8))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_array_that_does_not_fit_is_an_error(tmp_path):
+    """Numpy's own way of writing to a file says nothing for these numbers."""
+    words = [sys.executable, "-c", WRITE_WITH_LIMIT, str(tmp_path / "f.npy")]
+    done = subprocess.run(words, cwd=helpers.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    assert helpers.contents(tmp_path) == {}
+
+
 def test_csv_keeps_full_precision(tmp_path):
     files.write_csv(tmp_path / "f", [{"x": 0.1 + 0.2, "y": 1}, {"x": 1e-17, "y": 2}])
     assert (tmp_path / "f").read_bytes() == b"x,y\n0.30000000000000004,1\n1e-17,2\n"

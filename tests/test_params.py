@@ -107,6 +107,34 @@ def test_a_profile_overrides_table_1_and_a_model_overrides_both(load):
     assert loaded.models["dncnn"] == helpers.DNCNN
 
 
+def download(load, **keys):
+    return load(helpers.changed(helpers.PARAMS, (*TINY, "download"), keys)).downloads["tiny"]
+
+
+def test_keys_of_a_download_depend_on_the_data_set(load):
+    counts = {"train": 10, "test": 2}
+    for dataset in ("photos", "cifar10"):
+        plain = download(load, dataset=dataset, **counts)
+        assert dataclasses.asdict(plain) == {"dataset": dataset, **counts, "seed": 0}
+        assert plain.train_images == 10
+    bsds500 = download(load, dataset="bsds500", **counts)
+    assert dataclasses.asdict(bsds500) == {"dataset": "bsds500", **counts, "seed": 0, "patches": 214}
+    assert bsds500.train_images == 2140
+    folder = download(load, dataset="/home/me/photos", **counts)
+    assert dataclasses.asdict(folder) == (
+        {"dataset": "/home/me/photos", **counts, "seed": 0, "size": 64, "patches": 16}
+    )
+    assert folder.train_images == 160
+    small = download(load, dataset="Photos", **counts, size=16, patches=3, seed=7)
+    assert (small.size, small.patches, small.seed, small.train_images) == (16, 3, 7, 30)
+
+
+def test_no_data_set_is_named_with_what_it_may_be(load):
+    text = "must be one of photos, cifar10, bsds500, or the path of a folder of photographs$"
+    with pytest.raises(ValueError, match=text):
+        download(load, dataset=7, train=1, test=1)
+
+
 def test_whole_numbers_are_numbers(load):
     rate = (
         load(helpers.changed(helpers.PARAMS, ("train", "learning_rate"), 1))
@@ -149,6 +177,41 @@ BAD = {
         ((*TINY, "download", "colour"), 1),
         ["profiles.tiny.download.colour", "dataset, train, test, seed"],
     ),
+    **{
+        f"{key} of {dataset}": (
+            ((*TINY, "download"), {"dataset": dataset, "train": 1, "test": 1, key: 16}),
+            [f"profiles.tiny.download.{key} is not a key of {dataset}; allowed: dataset, train, test, seed"],
+        )
+        for dataset, key in [
+            ("photos", "size"),
+            ("photos", "patches"),
+            ("cifar10", "size"),
+            ("cifar10", "patches"),
+            ("bsds500", "size"),
+        ]
+    },
+    "unknown key of a folder": (
+        ((*TINY, "download"), {"dataset": "photographs", "train": 1, "test": 1, "colour": 1}),
+        ["profiles.tiny.download.colour", "allowed: dataset, train, test, seed, size, patches"],
+    ),
+    "unknown key of bsds500": (
+        ((*TINY, "download"), {"dataset": "bsds500", "train": 1, "test": 1, "colour": 1}),
+        ["profiles.tiny.download.colour", "allowed: dataset, train, test, seed, patches"],
+    ),
+    **{
+        f"{key} of a folder: {value!r}": (
+            ((*TINY, "download"), {"dataset": "a/b", "train": 1, "test": 1, key: value}),
+            [f"profiles.tiny.download.{key} is {value!r}, must be {allowed}"],
+        )
+        for key, value, allowed in [
+            ("size", 8, "at least 16"),
+            ("size", 60, "a multiple of 8"),
+            ("size", "64", "a whole number"),
+            ("size", None, "a whole number"),
+            ("patches", 0, "at least 1"),
+            ("patches", 1.5, "a whole number"),
+        ]
+    },
     "unknown key in a profile's train": (
         ((*TINY, "train", "colour"), 1),
         ["profiles.tiny.train.colour", "epochs"],
@@ -226,7 +289,7 @@ VALUES = {
     ("train", "fresh_noise"): (1, "true", None),
     ("train", "monitored"): (0, 1.5),
     ("corrupt", "seed"): (-1, 0.5, "0", None),
-    (*TINY, "download", "dataset"): (1, None, ["photos"]),
+    (*TINY, "download", "dataset"): (1, None, ["photos"], {}, True, "", " "),
     (*TINY, "download", "train"): (0, "32", 1.0),
     (*TINY, "download", "test"): (0, -5),
     (*TINY, "download", "seed"): (-1, "x"),

@@ -1,8 +1,9 @@
 """Clean images as arrays: where they come from, how they are stored and read back.
 
-A data set is two uint8 arrays, `train` and `test`, (n, 32, 32, 3), in a fixed order.
+A data set is two uint8 arrays, `train` and `test`, each (n, h, w, 3) of a size of its own, in a fixed order.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,52 +11,68 @@ from pathlib import Path
 import numpy as np
 
 from lambdanet import files
-from lambdanet.datasets import cifar10, photos
+from lambdanet.datasets import bsds500, cifar10, folder, photos
+from lambdanet.params import Download
 
 SPLITS = ("train", "test")
 Images = dict[str, np.ndarray]
+# Of (what is wanted, source on disk or None, folder for downloads): the images, and what the card
+# says of them, its `origin` first.
+Load = Callable[[Download, str | None, Path], tuple[Images, dict]]
 
-# name -> function of (source on disk or None, folder for downloads) to (images, where they came from)
-DATASETS: dict[str, Callable[[str | None, Path], tuple[Images, str]]] = {
-    "cifar10": cifar10.load,
-    "photos": photos.load,
+# The environment variable that names a data set's archive or folder on disk.
+SOURCES = {"cifar10": "LAMBDANET_CIFAR10", "bsds500": "LAMBDANET_BSDS500"}
+
+
+def subset_of(
+    load: Callable[[str | None, Path], tuple[Images, str]],
+    wanted: Download,
+    source: str | None,
+    downloads: Path,
+) -> tuple[Images, dict]:
+    """Load a data set that comes as two arrays of images of one size, and choose from each."""
+    images, origin = load(source, downloads)
+    counts = {"train": wanted.train, "test": wanted.test}
+    chosen = {
+        split: choose(images[split], counts[split], wanted.seed, f"{wanted.dataset}'s {split} split")
+        for split in SPLITS
+    }
+    return chosen, {"origin": origin}
+
+
+# Any other name is that of a folder.
+DATASETS: dict[str, Load] = {
+    "bsds500": bsds500.load,
+    "cifar10": functools.partial(subset_of, cifar10.load),
+    "photos": functools.partial(subset_of, photos.load),
 }
 
 
-def prepare(
-    name: str, counts: dict[str, int], seed: int, folder: Path, *, source: str | None, downloads: Path
-) -> dict:
+def prepare(wanted: Download, out: Path, *, source: str | None, downloads: Path) -> dict:
     """Write a data set as `train.npy`, `test.npy` and a card, `card.json`.
 
     Args:
-        name: one of `DATASETS`.
-        counts: images wanted of each split; fewer than there are: a random subset, in order.
-        seed: of the choice of that subset.
-        folder: replaced as a whole.
-        source: an archive or folder on disk to read instead of downloading.
+        wanted: which data set, how many of its images, and the seed of the choice.
+        out: folder, replaced as a whole.
+        source: an archive or folder on disk to read instead of downloading, see `SOURCES`.
         downloads: where downloaded archives stay.
 
     Returns:
-        The card: name, origin, counts and the content's digests.
+        The card: name, origin, counts and the content's digests, and what else there is to say.
 
     Raises:
         ValueError: unknown name, too few images, or a source that is not what it should be.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}; choose one of {', '.join(sorted(DATASETS))}")
-    images, origin = DATASETS[name](source, downloads)
-    chosen = {
-        split: choose(images[split], counts[split], seed, f"{name}'s {split} split") for split in SPLITS
-    }
+    images, notes = DATASETS.get(wanted.dataset, folder.load)(wanted, source, downloads)
     card = {
-        "dataset": name,
-        "origin": origin,
-        "images": {split: len(chosen[split]) for split in SPLITS},
-        "sha256": {split: digest(chosen[split]) for split in SPLITS},
-    }
-    with files.new_folder(folder) as new:
+        "dataset": wanted.dataset,
+        "origin": notes.pop("origin"),
+        "images": {split: len(images[split]) for split in SPLITS},
+        "sha256": {split: digest(images[split]) for split in SPLITS},
+    } | notes
+    with files.new_folder(out) as new:
         for split in SPLITS:
-            files.write_array(new / f"{split}.npy", chosen[split])
+            files.write_array(new / f"{split}.npy", images[split])
         files.write_json(new / "card.json", card)
     return card
 

@@ -8,15 +8,14 @@ read in place, and of a python batch only the pickle's opcodes are parsed, nothi
 
 import hashlib
 import io
-import logging
 import pickletools
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-log = logging.getLogger(__name__)
+from lambdanet.datasets import archives
 
 ARCHIVES = {  # the official page's MD5; the binary form first, as it needs no pickle parser
     "cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530",
@@ -73,26 +72,15 @@ def download(folder: Path, mirrors: Iterable[str] = MIRRORS) -> Path:
     Raises:
         ValueError: no mirror delivered it; names each one's reason.
     """
-    import pooch
-    import requests
-
-    reasons = []
-    for url in mirrors:
-        name = url.rsplit("/", 1)[-1]
-        fetcher = pooch.create(
-            folder, base_url="", registry={name: ARCHIVES[name]}, urls={name: url}, retry_if_failed=TRIES - 1
-        )
-        downloader = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS, progressbar=True)
-        pooch.get_logger().setLevel("WARNING")
-        try:
-            return Path(fetcher.fetch(name, downloader=downloader))
-        except (requests.RequestException, ValueError, OSError) as error:
-            reasons.append(f"{url}: {_reason(error)}")
-            log.warning("no luck with %s", reasons[-1])
-    raise ValueError(
-        "CIFAR-10 could not be downloaded; set LAMBDANET_CIFAR10 to an archive or folder on disk, "
-        f"or choose profile: sample. Tried {'; '.join(reasons)}"
-    )
+    names = {url: url.rsplit("/", 1)[-1] for url in mirrors}
+    known = [archives.Mirror(url, name, ARCHIVES[name]) for url, name in names.items()]
+    try:
+        return archives.first_mirror(known, folder, lambda path: path, seconds=TIMEOUT_SECONDS, tries=TRIES)
+    except ValueError as error:
+        raise ValueError(
+            "CIFAR-10 could not be downloaded; set LAMBDANET_CIFAR10 to an archive or folder on disk, "
+            f"or choose profile: sample. Tried {error}"
+        ) from None
 
 
 def read_records(path: Path) -> Records:
@@ -103,7 +91,7 @@ def read_records(path: Path) -> Records:
     """
     records: Records = {"train": [], "test": []}
     try:
-        for name, size, file in _folder(path) if path.is_dir() else _archive(path):
+        for name, size, file in archives.members(path):
             member = _describe(name)
             if size > LARGEST_MEMBER and (member or path.is_file()):
                 # Of an archive even one to be skipped: tarfile would read on to its claimed end.
@@ -135,25 +123,6 @@ def _verify(parts: list[np.ndarray], split: str, path: Path) -> np.ndarray:
     if hashlib.sha256(records).hexdigest() != DIGESTS[split]:
         raise ValueError(f"{path}: the {split} images are not CIFAR-10's (content digest differs)")
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-
-
-def _archive(path: Path) -> Iterator[tuple[str, int, io.BufferedIOBase]]:
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            parts = PurePosixPath(member.name).parts
-            if member.name.startswith("/") or ".." in parts:
-                raise ValueError(f"member {member.name!r} points outside the archive's folder; not used")
-            if member.isfile():
-                yield member.name, member.size, archive.extractfile(member)
-            elif not member.isdir():
-                raise ValueError(f"member {member.name!r} is a link or a device; not used")
-
-
-def _folder(path: Path) -> Iterator[tuple[str, int, io.BufferedIOBase]]:
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            with open(file, "rb") as opened:
-                yield file.relative_to(path).as_posix(), file.stat().st_size, opened
 
 
 def _describe(name: str) -> tuple[str, str, int] | None:
@@ -213,10 +182,3 @@ def _read_png(content: bytes, label: int) -> np.ndarray:
 
 
 _READERS = {"binary": _read_binary, "python": _read_python, "png": _read_png}
-
-
-def _reason(error: Exception) -> str:
-    """The innermost cause of a request's failure, in one line."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return " ".join(str(error).split())[:200]

@@ -19,6 +19,7 @@ from PIL import Image
 
 from lambdanet import datasets
 from lambdanet.datasets import cifar10
+from lambdanet.params import Download
 
 COUNTS = {"train": 20, "test": 6}
 
@@ -353,10 +354,9 @@ def refused(tmp_path):
     def refused(source):
         place = tmp_path / "place"
         place.mkdir()
+        wanted = Download(dataset="cifar10", **COUNTS)
         with pytest.raises(ValueError, match=r"^") as caught:
-            datasets.prepare(
-                "cifar10", COUNTS, 0, place / "clean", source=str(source), downloads=place / "downloads"
-            )
+            datasets.prepare(wanted, place / "clean", source=str(source), downloads=place / "downloads")
         assert list(place.iterdir()) == []
         message = str(caught.value)
         assert "\n" not in message

@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import os
@@ -11,20 +12,21 @@ from lambdanet import datasets
 from lambdanet.corruption import corrupt, prepare_noisy
 from lambdanet.datasets import choose, digest, load_images, prepare
 from lambdanet.noise import create_noise
+from lambdanet.params import DOWNLOADS, Download
 
 
 @pytest.fixture
 def sample(monkeypatch):
     """A data set "sample" of 12 and 5 images."""
     images = {"train": helpers.patches(12, seed=1), "test": helpers.patches(5, seed=2)}
-    monkeypatch.setitem(datasets.DATASETS, "sample", lambda _source, _downloads: (images, "nowhere"))
+    load = functools.partial(datasets.subset_of, lambda _source, _downloads: (images, "nowhere"))
+    monkeypatch.setitem(datasets.DATASETS, "sample", load)
     return images
 
 
 def make(folder, counts=None, seed=0, name="sample"):
-    return prepare(
-        name, counts or {"train": 12, "test": 5}, seed, folder, source=None, downloads=folder.parent / "d"
-    )
+    wanted = Download(dataset=name, seed=seed, **(counts or {"train": 12, "test": 5}))
+    return prepare(wanted, folder, source=None, downloads=folder.parent / "d")
 
 
 def test_prepare_writes_arrays_and_a_card(sample, tmp_path):
@@ -56,7 +58,7 @@ def test_prepare_replaces_the_folder_as_a_whole(sample, tmp_path):
 
 
 def test_prepare_refuses_before_it_writes(sample, tmp_path):
-    with pytest.raises(ValueError, match="unknown dataset 'mnist'; choose one of cifar10, photos, sample"):
+    with pytest.raises(ValueError, match="neither one of photos, cifar10, bsds500 nor a folder that exists"):
         make(tmp_path / "clean", name="mnist")
     with pytest.raises(ValueError, match="sample's test split has 5 images, 6 are asked for"):
         make(tmp_path / "clean", {"train": 1, "test": 6})
@@ -67,6 +69,46 @@ def test_photos_is_prepared(tmp_path):
     card = make(tmp_path / "clean", {"train": 20, "test": 10}, name="photos")
     assert card["origin"] == "photographs of the scikit-image package"
     assert load_images(tmp_path / "clean", "train").shape == (20, 32, 32, 3)
+
+
+def test_photos_is_what_it_always_was(tmp_path):
+    """DVC knows a data set by its files' bytes, so the card is one of them."""
+    make(tmp_path / "clean", {"train": 1000, "test": 100}, name="photos")
+    content = (tmp_path / "clean/card.json").read_bytes()
+    pixels = json.loads(content)["sha256"]
+    assert content == CARD % (pixels["train"].encode(), pixels["test"].encode())
+
+
+CARD = b"""{
+  "dataset": "photos",
+  "origin": "photographs of the scikit-image package",
+  "images": {
+    "train": 1000,
+    "test": 100
+  },
+  "sha256": {
+    "train": "%s",
+    "test": "%s"
+  }
+}
+"""
+
+
+def test_what_params_knows_is_what_there_is():
+    assert set(DOWNLOADS) == set(datasets.DATASETS)
+    assert set(datasets.SOURCES) == set(DOWNLOADS) - {"photos"}
+
+
+def test_noisy_copy_of_test_images_of_another_size(tmp_path):
+    clean = {"train": helpers.patches(7, size=16), "test": helpers.patches(2, size=40)[:, :, :24]}
+    (tmp_path / "clean").mkdir()
+    for split, images in clean.items():
+        np.save(tmp_path / "clean" / f"{split}.npy", images)
+    prepare_noisy(tmp_path / "clean", helpers.GAUSSIAN, 0, tmp_path / "noisy")
+    for split, images in clean.items():
+        noise = load_images(tmp_path / "noisy", split).astype(float) - images / 255
+        assert noise.shape == images.shape
+        assert abs(noise.std() - 0.1) < 0.005
 
 
 def test_choice_keeps_the_order_and_repeats_nothing():

@@ -196,7 +196,7 @@ def test_data_of_different_shapes_is_refused(name, refused, project):
 def test_unknown_dataset_lists_the_known(refused, project):
     helpers.write_project(project, changed(PARAMS, ("profiles", "tiny", "download", "dataset"), "mnist"))
     assert refused("download") == (
-        "params.yaml: profiles.tiny.download.dataset is 'mnist', must be one of photos, cifar10"
+        "dataset is 'mnist', neither one of photos, cifar10, bsds500 nor a folder that exists"
     )
 
 
@@ -206,11 +206,12 @@ def test_too_many_images_are_refused(refused, project):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage"], ids=["missing", "empty", "garbage"])
-def test_bad_cifar10_on_disk_is_named(content, refused, project, monkeypatch):
-    helpers.write_project(project, changed(PARAMS, ("profiles", "tiny", "download", "dataset"), "cifar10"))
+@pytest.mark.parametrize("dataset", ["cifar10", "bsds500"])
+def test_bad_archive_on_disk_is_named(dataset, content, refused, project, monkeypatch):
+    helpers.write_project(project, changed(PARAMS, ("profiles", "tiny", "download", "dataset"), dataset))
     if content is not None:
         (project / "archive").write_bytes(content)
-    monkeypatch.setenv("LAMBDANET_CIFAR10", "archive")
+    monkeypatch.setenv(f"LAMBDANET_{dataset.upper()}", "archive")
     assert "archive" in refused("download")
 
 
