@@ -11,7 +11,17 @@ from pathlib import Path
 
 from torch import nn
 
-from lambdanet import checkpoint, datasets, devices, evaluation, files, models, provenance, timing
+from lambdanet import (
+    checkpoint,
+    datasets,
+    devices,
+    evaluation,
+    examination,
+    files,
+    models,
+    provenance,
+    timing,
+)
 from lambdanet.images import to_tensor
 from lambdanet.models import load_weights, save_weights
 from lambdanet.noise import create_noise
@@ -139,6 +149,38 @@ def compare_cells(
         for cell in found:
             scores, _ = evaluate_weights(trained / cell.name / WEIGHTS, clean, noisy, device=device)
             files.write_json(new / f"{cell.name}.json", asdict(cell) | scores)
+
+
+def examine_cell(
+    cell: Cell, trained: Path, clean: Path, noisy: Path, out: Path, folder: Path, *, device: str = "auto"
+) -> None:
+    """Score a cell of a set into a JSON file; write its noise levels and examples to a folder.
+
+    Args:
+        cell: what was trained.
+        trained: folder of `train_cell`.
+        clean: folder with train.npy and test.npy.
+        noisy: the same with noise.
+        out: JSON file: the scores, and those on training images as train_...
+        folder: replaced as a whole: levels.csv and PNG files.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: weights or data that cannot be read or do not fit.
+    """
+    where = devices.choose_device(device)
+    scores, model = evaluate_weights(trained / WEIGHTS, clean, noisy, device=device)
+    images = {
+        split: (datasets.load_images(clean, split), datasets.load_images(noisy, split))
+        for split in datasets.SPLITS
+    }
+    scores |= examination.on_training_images(model, *images["train"], device=where)
+    with files.new_folder(folder) as new:
+        examination.write_levels(
+            new / "levels.csv", examination.levels(model, images["test"][0], device=where)
+        )
+        examination.write_examples(model, *images["test"], new, device=where)
+    files.write_json(out, asdict(cell) | scores)
 
 
 def export_weights(digests: Path, trained: Path, out: Path) -> int:

@@ -1,4 +1,4 @@
-"""The paper's five noises (section 3.2) as three functions of an image and named parameters.
+"""The paper's five noises (section 3.2) as three functions of an image and named parameters; two more.
 
 Images are float tensors in [0, 1]. Which of them are clipped was measured on the authors' results:
 Gaussian noise is not, speckle is; salt and pepper needs no clipping.
@@ -19,6 +19,20 @@ def gaussian(images: Tensor, generator: torch.Generator, *, sigma: float) -> Ten
     return images + sigma * _standard_normal(images, generator)
 
 
+def clipped_gaussian(images: Tensor, generator: torch.Generator, *, sigma: float) -> Tensor:
+    """Y = clip(x + sigma * n): Gaussian noise as an 8-bit image can hold it."""
+    return gaussian(images, generator, sigma=sigma).clamp(0, 1)
+
+
+def blind_gaussian(images: Tensor, generator: torch.Generator, *, low: float, high: float) -> Tensor:
+    """The same with a sigma of each image's own, uniform from `low` to `high` (Zhang et al. 2017, III-D)."""
+    if low >= high:
+        raise ValueError(f"low is {low}, must be below high ({high})")
+    share = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype)
+    sigma = (low + (high - low) * share).view(-1, *[1] * (images.ndim - 1))
+    return (images + sigma * _standard_normal(images, generator)).clamp(0, 1)
+
+
 def speckle(images: Tensor, generator: torch.Generator, *, variance: float) -> Tensor:
     """Y = clip(x + x * n), n normal of the given variance (scikit-image's "speckle")."""
     noise = _standard_normal(images, generator)
@@ -35,6 +49,8 @@ def salt_and_pepper(images: Tensor, generator: torch.Generator, *, amount: float
 
 
 NOISES: dict[str, Callable[..., Tensor]] = {
+    "blind-gaussian": blind_gaussian,
+    "clipped-gaussian": clipped_gaussian,
     "gaussian": gaussian,
     "salt-and-pepper": salt_and_pepper,
     "speckle": speckle,

@@ -85,7 +85,7 @@ class DownloadFolder(Download):
 
 
 # What a data set takes; any other name is that of a folder.
-DOWNLOADS = {"photos": Download, "cifar10": Download, "bsds500": DownloadBsds500}
+DOWNLOADS = {"photos": Download, "cifar10": Download, "cifar10-split": Download, "bsds500": DownloadBsds500}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +147,23 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """A training of a study: a model with other hyperparameters or another way to train it.
+    """A training beside the table's: a model with other hyperparameters or another way to train it.
 
     Attributes:
-        study: by its name in params.yaml.
+        study: by its name in params.yaml; empty for a network of a set.
         model: the model that it varies, likewise.
         changes: hyperparameters of the model.
         train: settings of the training.
+        set: the set of images that it is trained on; empty for the profile's.
+        noise: what it is trained on instead of the set's noise; may be empty.
     """
 
-    study: str
+    study: str = ""
     model: str
     changes: dict
     train: dict
+    set: str = ""
+    noise: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,8 @@ class Params:
         studies: name to what is asked.
         variations: name to a study's training; all that params.yaml knows.
         chosen: the names of those that are run.
+        sets: name of a set of images to its noise, keyword arguments of `create_noise`.
+        set_downloads: profile to set to its images.
     """
 
     profile: str
@@ -206,12 +212,15 @@ class Params:
     studies: dict[str, Study]
     variations: dict[str, Variation]
     chosen: tuple[str, ...]
+    sets: dict[str, dict]
+    set_downloads: dict[str, dict[str, Download]]
 
     def model(self, profile: str, name: str) -> dict:
         """Keyword arguments of `create_model` for one model or variation as a profile trains it."""
         changes = look_up(self.model_changes, profile, "profile")
         if variation := self.variations.get(name):
-            return self.models[variation.model] | changes[variation.model] | variation.changes
+            of_profile = changes[variation.set or variation.model]
+            return self.models[variation.model] | of_profile | variation.changes
         return look_up(self.models, name, "model") | changes[name]
 
     def training(self, profile: str, model: str) -> Training:
@@ -219,8 +228,19 @@ class Params:
         return look_up(look_up(self.trainings, profile, "profile"), model, "model")
 
     def noise(self, name: str) -> dict:
-        """Keyword arguments of `create_noise` for one noise."""
-        return look_up(self.noises, name, "noise")
+        """Keyword arguments of `create_noise` for one noise, or for the noise of a set."""
+        return look_up(self.noises | self.sets, name, "noise")
+
+    def training_noise(self, cell: Cell) -> dict:
+        """The same for what a cell is trained on."""
+        variation = self.variations.get(cell.model)
+        return (variation and variation.noise) or self.noise(cell.noise)
+
+    def download(self, profile: str, name: str = "") -> Download:
+        """A profile's images, or those of a set."""
+        if not name:
+            return look_up(self.downloads, profile, "profile")
+        return look_up(look_up(self.set_downloads, profile, "profile"), name, "set")
 
     def cells(self, profile: str) -> list[Cell]:
         """All cells of a profile, in the order of the tables."""
@@ -228,12 +248,28 @@ class Params:
 
     def study_cells(self, profile: str, *, chosen_only: bool = False) -> list[Cell]:
         """All cells of the studies, in the order of params.yaml, or those that are run."""
-        names = [name for name in self.variations if name in self.chosen or not chosen_only]
+        names = [
+            name
+            for name, variation in self.variations.items()
+            if variation.study and (name in self.chosen or not chosen_only)
+        ]
         return [Cell(profile, STUDY_NOISE, name, seed) for name in names for seed in self.seeds]
+
+    def set_cells(self, profile: str) -> list[Cell]:
+        """All cells on sets of their own images; the set stands in the noise's place."""
+        return [
+            Cell(profile, variation.set, name, seed)
+            for name, variation in self.variations.items()
+            if variation.set
+            for seed in self.seeds
+        ]
 
     def stage_of(self, stage: str, cell: Cell) -> str:
         """The name of the DVC stage that trains or evaluates a cell."""
-        if variation := self.variations.get(cell.model):
+        variation = self.variations.get(cell.model)
+        if variation and variation.set:
+            return f"{stage}-{variation.set}@{cell.profile}-{cell.model}-{cell.seed}"
+        if variation:
             stage = "study" if self.models[variation.model]["name"] == "lambdanet" else "rival"
             return f"{stage}@{cell.profile}-{cell.model}-{cell.seed}"
         return f"{stage}@{cell.profile}-{cell.name}"
@@ -246,6 +282,9 @@ class Params:
             f"download@{profile}",
             *(f"corrupt@{profile}-{noise}" for noise in self.noises),
             *(self.stage_of("train", cell) for cell in [*cells, *studied]),
+            *(f"{stage}@{profile}-{name}" for stage in ("download-set", "corrupt-set") for name in self.sets),
+            *(self.stage_of("train", cell) for cell in self.set_cells(profile)),
+            *(self.stage_of("examine", cell) for cell in self.set_cells(profile)),
             *(self.stage_of("evaluate", cell) for cell in cells),
             *([f"compare@{profile}"] if studied else []),
             f"plot@{profile}",
@@ -299,7 +338,7 @@ def build(kind: type, raw: object, where: str, *, partly: bool = False) -> typin
 
 def _parse(raw: dict) -> Params:
     needed = ("profile", "seeds", "noises", "models", "corrupt", "train", "profiles")
-    studying = ("studies", "studied", "variations", "rivals")
+    studying = ("studies", "studied", "variations", "rivals", "sets", "own")
     _only(raw, (*needed, *studying), "")
     for key in needed:
         if key not in raw:
@@ -318,12 +357,14 @@ def _parse(raw: dict) -> Params:
     noises, models = (_named(raw[key], key) for key in ("noises", "models"))
     corrupt = build(_Corrupt, raw["corrupt"], "corrupt")
     studies, variations, chosen = _studies(raw, models)
+    sets = _named(raw.get("sets", {}), "sets")
+    variations |= _own(raw, models, sets, variations)
 
-    downloads, trainings, changes = {}, {}, {}
+    downloads, trainings, changes, set_downloads = {}, {}, {}, {}
     for name, content in profiles.items():
         where = f"profiles.{name}"
         content = _mapping(content, where)
-        _only(content, ("download", "train", "models", "study", "rival"), where)
+        _only(content, ("download", "train", "models", "study", "rival", "sets"), where)
         downloads[name] = _download(content.get("download"), f"{where}.download")
         overrides = _mapping(content.get("models"), f"{where}.models")
         _only(overrides, models, f"{where}.models")
@@ -337,16 +378,30 @@ def _parse(raw: dict) -> Params:
             shared = build(Training, content.get("train", {}), f"{where}.train", partly=True)
             own = build(Training, own, here, partly=True)
             trainings[name][model] = build(Training, base | shared | own, here)
+        of_sets = _mapping(content.get("sets", {}), f"{where}.sets")
+        _only(of_sets, sets, f"{where}.sets")
+        set_downloads[name], sizes = {}, {}
+        for one in sets:
+            here = f"{where}.sets.{one}"
+            if one not in of_sets:
+                raise ValueError(f"{here} is missing")
+            own = _mapping(of_sets[one], here)
+            _only(own, ("download", "train", "model"), here)
+            set_downloads[name][one] = _download(own.get("download"), f"{here}.download")
+            changes[name][one] = _mapping(own.get("model", {}), f"{here}.model")
+            sizes[one] = build(Training, own.get("train", {}), f"{here}.train", partly=True)
+        for kind in ("study", "rival"):
+            sizes[kind] = build(Training, content.get(kind, {}), f"{where}.{kind}", partly=True)
         for one, variation in variations.items():
             kind = "study" if models[variation.model]["name"] == "lambdanet" else "rival"
-            size = build(Training, content.get(kind, {}), f"{where}.{kind}", partly=True)
             trainings[name][one] = dataclasses.replace(
-                trainings[name][variation.model], **size | variation.train
+                trainings[name][variation.model], **sizes[variation.set or kind] | variation.train
             )
     return Params(
         profile=raw["profile"], seeds=tuple(seeds), noises=noises, models=models, downloads=downloads,
         noise_seed=corrupt.seed, trainings=trainings, model_changes=changes,
         studies=studies, variations=variations, chosen=chosen,
+        sets=sets, set_downloads=set_downloads,
     )  # fmt: skip
 
 
@@ -385,6 +440,28 @@ def _studies(
         variations,
         tuple(_mapping(raw.get("variations", {}), "variations") | raw.get("rivals", {})),
     )
+
+
+def _own(
+    raw: dict, models: dict[str, dict], sets: dict[str, dict], others: dict[str, Variation]
+) -> dict[str, Variation]:
+    """The networks of the sets by name."""
+    found: dict[str, Variation] = {}
+    networks = _mapping(raw.get("own", {}), "own")
+    _only(networks, sets, "own")
+    for one, entries in networks.items():
+        for name, entry in _mapping(entries, f"own.{one}").items():
+            here = f"own.{one}.{_checked_name(name, f'own.{one}')}"
+            own = dict(_mapping(entry, here))
+            model = own.pop("model", None)
+            if model not in models:
+                raise ValueError(f"{here}.model is {model!r}, must be one of models: {', '.join(models)}")
+            if name in models or name in others or name in found:
+                raise ValueError(f"{here}: something else has this name")
+            noise = _mapping(own.pop("noise", {}), f"{here}.noise")
+            train = build(Training, own.pop("train", {}), f"{here}.train", partly=True)
+            found[name] = Variation(model=model, changes=own, train=train, set=one, noise=noise)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""DVC stage `corrupt`: one noise, added to a profile's clean images."""
+"""DVC stages `corrupt` and `corrupt-set`: one noise, added to a profile's clean images or to a set."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ def main() -> None:
     profile, noise, clean, out = door.arguments("PROFILE NOISE CLEAN OUT")
     params = door.load_params()
     config = params.noise(noise)
-    door.announce(f"corrupt@{profile}-{noise}", params, profile)
+    stage = "corrupt-set" if noise in params.sets else "corrupt"
+    door.announce(f"{stage}@{profile}-{noise}", params, profile)
     corruption.prepare_noisy(Path(clean), config, params.noise_seed, Path(out))
 
 

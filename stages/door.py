@@ -25,11 +25,14 @@ interruption.remember_dvc()  # before torch is loaded, while the `dvc` that runs
 def arguments(usage: str) -> list[str]:
     """The command line's words, one for each of `usage`; another number ends with the usage.
 
+    Words in brackets at its end may be missing.
+
     Raises:
         ValueError: too many or too few words.
     """
-    words = sys.argv[1:]
-    if len(words) != len(usage.split()):
+    words, needed = sys.argv[1:], usage.split()
+    fewest = sum(not word.startswith("[") for word in needed)
+    if not fewest <= len(words) <= len(needed):
         raise ValueError(f"usage: python {sys.argv[0]} {usage}")
     return words
 

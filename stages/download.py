@@ -1,4 +1,4 @@
-"""DVC stage `download`: the clean images of a profile."""
+"""DVC stages `download` and `download-set`: the clean images of a profile, or of one of its sets."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import door
 
 from lambdanet import datasets
-from lambdanet.params import look_up
 
 
 def main() -> None:
-    profile, downloads, out = door.arguments("PROFILE DOWNLOADS OUT")
+    profile, downloads, out, *of_set = door.arguments("PROFILE DOWNLOADS OUT [SET]")
     params = door.load_params()
-    config = look_up(params.downloads, profile, "profile")
-    door.announce(f"download@{profile}", params, profile)
+    config = params.download(profile, *of_set)
+    door.announce(
+        "-".join([f"download-set@{profile}", *of_set] if of_set else [f"download@{profile}"]), params, profile
+    )
     source = os.environ.get(datasets.SOURCES.get(config.dataset, ""))
     datasets.prepare(config, Path(out), source=source, downloads=Path(downloads))
 

@@ -17,6 +17,7 @@ def main() -> None:
     from lambdanet import publish
 
     cells = {"": params.cells(profile), "studies": params.study_cells(profile)}
+    cells["sets"] = params.set_cells(profile)
     trained = [
         one
         for folder, some in cells.items()

@@ -18,7 +18,7 @@ def main() -> None:
         experiment.train_cell(
             cell,
             params.model(cell.profile, cell.model),
-            params.noise(cell.noise),
+            params.training_noise(cell),
             params.training(cell.profile, cell.model),
             Path(clean),
             Path(noisy),

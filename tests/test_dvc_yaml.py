@@ -29,7 +29,9 @@ PLUMBING = {
     "stages/door.py": "command line and errors",
     "stages/handover.py": "which process runs it",
 }
-SCRIPTS = {"study": "train", "rival": "train"}  # of stages that are not named after theirs
+# Of stages that are not named after their script.
+SCRIPTS = {"study": "train", "rival": "train", "download-set": "download", "corrupt-set": "corrupt"}
+SCRIPTS |= {f"{script}-{name}": script for script in ("train", "examine") for name in PARAMS["sets"]}
 DOORS = {"door", "handover"}  # scripts that are no stage
 # It reads the photographs of a folder, for which `download` has to be forced anyway.
 IMAGEFILE = "lambdanet/imagefile.py"
@@ -44,12 +46,14 @@ NOISE = MAKERS - {PHOTOS} | {"lambdanet/noise.py"}
 EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise")} | {PHOTOS}
 # Reached through live.py, whose process only reads what the stage writes.
 FOLLOWER = {"lambdanet/tracking.py"}
+EXAMINATION = {"lambdanet/examination.py", "lambdanet/corruption.py"}
 OTHER_HALF = {
     "download": {IMAGEFILE},
     "corrupt": MAKERS,
-    "train": NOISE | EVALUATION | FOLLOWER,
-    "evaluate": NOISE | FOLLOWER | {"lambdanet/training.py"},
-    "compare": NOISE | {"lambdanet/training.py", PHOTOS},
+    "train": NOISE | EVALUATION | FOLLOWER | EXAMINATION,
+    "evaluate": NOISE | FOLLOWER | EXAMINATION | {"lambdanet/training.py"},
+    "examine": NOISE - {"lambdanet/noise.py"} | {"lambdanet/training.py", PHOTOS},
+    "compare": NOISE | EXAMINATION | {"lambdanet/training.py", PHOTOS},
     "plot": MAKERS,
     # what a traced network is checked against, never what is registered; how scores and histories are read
     "register": {"lambdanet/denoise.py", "lambdanet/report/tables.py"},
@@ -99,6 +103,8 @@ STUDIED = {
     "rival": {one["model"] for one in PARAMS["studied"]["all-rivals"].values()},
 }
 STUDIED["compare"] = STUDIED["study"] | STUDIED["rival"]
+for one, entries in PARAMS["own"].items():
+    STUDIED[f"train-{one}"] = STUDIED[f"examine-{one}"] = {entry["model"] for entry in entries.values()}
 
 
 @pytest.mark.parametrize("model", PARAMS["models"])
@@ -111,7 +117,7 @@ def test_deps_are_the_modules_that_decide_the_output(stage, model):
     for name in STUDIED.get(stage, [model] if stage in ("train", "evaluate") else []):
         expected |= network_files(name)
     deps = code_deps(stage, model)
-    if stage == "download":
+    if script == "download":
         expected |= {f for f in deps if f.startswith("lambdanet/datasets/")}
     assert deps == expected
 

@@ -14,9 +14,36 @@ PAPER = {
     "gaussian": [{"sigma": 0.1}, {"sigma": 0.2}, {"sigma": 0.3}],
     "salt-and-pepper": [{"amount": 0.05}],
     "speckle": [{"variance": 0.1}],
+    # not the paper's
+    "clipped-gaussian": [{"sigma": 25 / 255}],
+    "blind-gaussian": [{"low": 1 / 255, "high": 55 / 255}],
 }
 CASES = [(name, parameters) for name, cases in PAPER.items() for parameters in cases]
 every = pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
+SINGLE = [case for case in CASES if len(case[1]) == 1]
+with_one_parameter = pytest.mark.parametrize(("name", "parameters"), SINGLE, ids=str)
+
+
+def test_clipped_gaussian_has_the_noisy_psnr_of_its_document(photograph):
+    images = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
+    noisy = create_noise("clipped-gaussian", sigma=25 / 255)(images, generator())
+    assert (noisy.min(), noisy.max()) == (0, 1)
+    assert torch.equal(noisy, create_noise("gaussian", sigma=25 / 255)(images, generator()).clamp(0, 1))
+    assert 20.2 < -10 * (noisy - images).square().mean().log10() < 21.2
+
+
+def test_blind_gaussian_draws_a_sigma_for_each_image():
+    noise = create_noise("blind-gaussian", low=0.02, high=0.2)
+    sigmas = (noise(flat(0.5, 400), generator()) - 0.5).std((1, 2, 3))
+    assert sigmas.min() > 0.0195
+    assert sigmas.max() < 0.205
+    deciles = torch.quantile(sigmas, torch.linspace(0.1, 0.9, 9))
+    torch.testing.assert_close(deciles, 0.02 + 0.18 * torch.linspace(0.1, 0.9, 9), atol=0.02, rtol=0)
+
+
+def test_blind_gaussian_wants_low_below_high():
+    with pytest.raises(ValueError, match=r"^low is 0\.2, must be below high \(0\.1\)$"):
+        create_noise("blind-gaussian", low=0.2, high=0.1)
 
 
 def generator(seed=0):
@@ -134,6 +161,7 @@ def test_salt_and_pepper_takes_each_colour_value_on_its_own():
     assert hit.mean((0, 2, 3)).tolist() == pytest.approx([0.2] * 3, rel=0.02)
 
 
+    "clipped-gaussian": lambda parameters: {"mode": "gaussian", "var": parameters["sigma"] ** 2, "clip": True},
 SKIMAGE = {
     "gaussian": lambda parameters: {"mode": "gaussian", "var": parameters["sigma"] ** 2, "clip": False},
     "speckle": lambda parameters: {"mode": "speckle", "var": parameters["variance"]},
@@ -141,7 +169,7 @@ SKIMAGE = {
 }
 
 
-@every
+@with_one_parameter
 def test_distribution_is_that_of_scikit_image(name, parameters, photograph):
     clean = bytes_of(photograph)
     ours = corrupt(clean, create_noise(name, **parameters), seed=0).astype(float)
@@ -201,11 +229,12 @@ def refusal(name, **parameters):
 
 
 def test_unknown_noise_lists_the_names():
-    expected = "unknown noise 'poisson'; choose one of gaussian, salt-and-pepper, speckle"
+    known = "blind-gaussian, clipped-gaussian, gaussian, salt-and-pepper, speckle"
+    expected = f"unknown noise 'poisson'; choose one of {known}"
     assert refusal("poisson", rate=1) == expected
 
 
-@every
+@with_one_parameter
 def test_unknown_and_missing_parameters_are_named(name, parameters):
     (key,) = parameters
     assert refusal(name) == f"noise {name!r} takes {key}; given: none"
@@ -213,7 +242,7 @@ def test_unknown_and_missing_parameters_are_named(name, parameters):
     assert refusal(name, **parameters, clip=True) == f"noise {name!r} takes {key}; given: {key}, clip"
 
 
-@every
+@with_one_parameter
 @pytest.mark.parametrize("value", [0, -0.1, True, "0.1", None, float("nan"), [0.1]], ids=str)
 def test_parameter_must_be_a_number_above_zero(name, parameters, value):
     (key,) = parameters

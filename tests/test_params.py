@@ -130,7 +130,7 @@ def test_keys_of_a_download_depend_on_the_data_set(load):
 
 
 def test_no_data_set_is_named_with_what_it_may_be(load):
-    text = "must be one of photos, cifar10, bsds500, or the path of a folder of photographs$"
+    text = "must be one of photos, cifar10, cifar10-split, bsds500, or the path of a folder of photographs$"
     with pytest.raises(ValueError, match=text):
         download(load, dataset=7, train=1, test=1)
 

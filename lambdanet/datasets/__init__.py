@@ -21,7 +21,11 @@ Images = dict[str, np.ndarray]
 Load = Callable[[Download, str | None, Path], tuple[Images, dict]]
 
 # The environment variable that names a data set's archive or folder on disk.
-SOURCES = {"cifar10": "LAMBDANET_CIFAR10", "bsds500": "LAMBDANET_BSDS500"}
+SOURCES = {
+    "cifar10": "LAMBDANET_CIFAR10",
+    "cifar10-split": "LAMBDANET_CIFAR10",
+    "bsds500": "LAMBDANET_BSDS500",
+}
 
 
 def subset_of(
@@ -40,10 +44,20 @@ def subset_of(
     return chosen, {"origin": origin}
 
 
+def split_of_cifar10(source: str | None, downloads: Path) -> tuple[Images, str]:
+    """CIFAR-10's training images alone, four fifths of them to learn from and one to test on."""
+    images, origin = cifar10.load(source, downloads)
+    order = np.random.default_rng(0).permutation(len(images["train"]))
+    cut = len(order) * 4 // 5
+    parts = {"train": np.sort(order[:cut]), "test": np.sort(order[cut:])}
+    return {name: images["train"][places] for name, places in parts.items()}, origin
+
+
 # Any other name is that of a folder.
 DATASETS: dict[str, Load] = {
     "bsds500": bsds500.load,
     "cifar10": functools.partial(subset_of, cifar10.load),
+    "cifar10-split": functools.partial(subset_of, split_of_cifar10),
     "photos": functools.partial(subset_of, photos.load),
 }
 

@@ -182,7 +182,8 @@ def test_name_of_nothing_is_refused(name, refused, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("a file, no folder")
     monkeypatch.chdir(tmp_path)
     message = refused(wanted(name))
-    assert message == f"dataset is {name!r}, neither one of photos, cifar10, bsds500 nor a folder that exists"
+    known = "photos, cifar10, cifar10-split, bsds500"
+    assert message == f"dataset is {name!r}, neither one of {known} nor a folder that exists"
 
 
 def test_folder_without_images_is_refused(refused, tmp_path):

@@ -58,7 +58,9 @@ def test_prepare_replaces_the_folder_as_a_whole(sample, tmp_path):
 
 
 def test_prepare_refuses_before_it_writes(sample, tmp_path):
-    with pytest.raises(ValueError, match="neither one of photos, cifar10, bsds500 nor a folder that exists"):
+    with pytest.raises(
+        ValueError, match="neither one of photos, cifar10, cifar10-split, bsds500 nor a folder that exists"
+    ):
         make(tmp_path / "clean", name="mnist")
     with pytest.raises(ValueError, match="sample's test split has 5 images, 6 are asked for"):
         make(tmp_path / "clean", {"train": 1, "test": 6})

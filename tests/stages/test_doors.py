@@ -22,7 +22,7 @@ WORDS = {
     "evaluate": EVALUATE,
 }
 USAGES = {
-    "download": "PROFILE DOWNLOADS OUT",
+    "download": "PROFILE DOWNLOADS OUT [SET]",
     "corrupt": "PROFILE NOISE CLEAN OUT",
     "train": "PROFILE NOISE MODEL SEED CLEAN NOISY CHECKPOINTS LOG OUT",
     "evaluate": "PROFILE NOISE MODEL SEED TRAINED CLEAN NOISY LOG OUT PANEL",
@@ -196,7 +196,7 @@ def test_data_of_different_shapes_is_refused(name, refused, project):
 def test_unknown_dataset_lists_the_known(refused, project):
     helpers.write_project(project, changed(PARAMS, ("profiles", "tiny", "download", "dataset"), "mnist"))
     assert refused("download") == (
-        "dataset is 'mnist', neither one of photos, cifar10, bsds500 nor a folder that exists"
+        "dataset is 'mnist', neither one of photos, cifar10, cifar10-split, bsds500 nor a folder that exists"
     )
 
 
@@ -225,7 +225,11 @@ def test_bad_archive_on_disk_is_named(dataset, content, refused, project, monkey
             "sigma of noise 'gaussian' is '0.1', must be a number above 0",
         ),
         ({"name": "gaussian", "std": 1}, "noise 'gaussian' takes sigma; given: std"),
-        ({"name": "fog"}, "unknown noise 'fog'; choose one of gaussian, salt-and-pepper, speckle"),
+        (
+            {"name": "fog"},
+            "unknown noise 'fog'; choose one of blind-gaussian, clipped-gaussian, "
+            "gaussian, salt-and-pepper, speckle",
+        ),
         ({"name": "salt-and-pepper", "amount": 2}, "amount is 2, must be at most 1"),
     ],
     ids=str,
