@@ -161,8 +161,8 @@ def test_salt_and_pepper_takes_each_colour_value_on_its_own():
     assert hit.mean((0, 2, 3)).tolist() == pytest.approx([0.2] * 3, rel=0.02)
 
 
-    "clipped-gaussian": lambda parameters: {"mode": "gaussian", "var": parameters["sigma"] ** 2, "clip": True},
 SKIMAGE = {
+    "clipped-gaussian": lambda p: {"mode": "gaussian", "var": p["sigma"] ** 2, "clip": True},
     "gaussian": lambda parameters: {"mode": "gaussian", "var": parameters["sigma"] ** 2, "clip": False},
     "speckle": lambda parameters: {"mode": "speckle", "var": parameters["variance"]},
     "salt-and-pepper": lambda parameters: {"mode": "s&p", "amount": parameters["amount"]},
