@@ -30,7 +30,7 @@ def write_report(
         benchmarks: JSON file of the benchmarks, for the networks' times; may be absent.
         folder: replaced as a whole: table2.csv, table2.md, report.html, digests.json (which data and
             weights each score is of), and the folders scores, histories, figures and studies (a table for
-            each, and pareto.csv).
+            each, and pareto.csv), and sets.csv.
 
     Raises:
         ValueError: no cell has a score, or a file is not what it should be.
@@ -67,9 +67,10 @@ def write_report(
         answers = _write_studies(
             new, params, profile, scores / "studies", models / "studies", scored, benchmarks
         )
+        own = _write_sets(new, params, profile, scores / "sets", panels / "sets")
         authors = studies.authors_convergence()
         figures.write_against_authors(new / "figures" / "authors.png", histories, authors)
-        page.write_page(new / "report.html", table, scored, logged, new / "figures", answers)
+        page.write_page(new / "report.html", table, scored, logged, new / "figures", answers, own)
 
 
 @dataclass(frozen=True)
@@ -125,3 +126,32 @@ def _write_studies(
     figures.write_pareto(new / "figures" / "pareto.png", networks)
     shown = networks.astype(object).where(networks.notna(), None).to_dict("records")
     return Answers(answered, shown, without)
+
+
+def _write_sets(new: Path, params: Params, profile: str, scores: Path, panels: Path) -> list[dict]:
+    """What was found on sets of their own images, for the page: title, text, rows and figures' names."""
+    from lambdanet.report import figures, sets
+
+    found = {
+        cell: tables.read_json(scores / f"{cell.name}.json")
+        for cell in params.set_cells(profile)
+        if (scores / f"{cell.name}.json").is_file()
+    }
+    whole, sections = sets.table(params, profile, found), []
+    if found:
+        files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
+    for name in params.sets:
+        cells = [cell for cell in found if cell.noise == name]
+        title, text = sets.ABOUT.get(name, (f"The set {name}", ""))
+        rows = whole[whole["set"] == name].astype(object)
+        section = {"name": name, "title": title, "text": text, "figures": []}
+        section["rows"] = rows.where(rows.notna(), None).to_dict("records")
+        if cells:
+            folders = {cell: panels / cell.name for cell in cells}
+            figures.write_levels(new / "figures" / f"levels-{name}.png", sets.levels(folders))
+            first = {cell.model: folders[cell] for cell in reversed(cells)}
+            ordered = {cell.model: first[cell.model] for cell in cells}
+            figures.write_examples(new / "figures" / f"examples-{name}.png", ordered)
+            section["figures"] = [f"examples-{name}", f"levels-{name}"]
+        sections.append(section)
+    return sections

@@ -183,6 +183,54 @@ def write_pareto(path: Path, networks: pd.DataFrame) -> None:
         _save(path, figure)
 
 
+def write_levels(path: Path, levels: dict[str, pd.DataFrame]) -> None:
+    """PSNR of the denoised images over the noise level, a line a network; dashed: the noisy images.
+
+    Args:
+        path: PNG to write.
+        levels: of `sets.levels`, of networks that were tried on the same images.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        axis = figure.subplots()
+        for colour, (name, rows) in zip(COLOURS, levels.items(), strict=False):
+            axis.plot(rows["sigma"], rows["psnr"], marker="o", color=colour, label=name)
+        rows = next(iter(levels.values()))
+        axis.plot(rows["sigma"], rows["noisy_psnr"], "--", color=MUTED, label="noisy images")
+        axis.set(xlabel="sigma of the noise, of 255", ylabel="PSNR (dB)")
+        _legend(figure, axis)
+        _save(path, figure)
+
+
+def write_examples(path: Path, folders: dict[str, Path]) -> None:
+    """Test images, a row each: clean, noisy and a column a network; below each its middle, enlarged.
+
+    Args:
+        path: PNG to write.
+        folders: network to the folder that `examine` wrote.
+    """
+    some = next(iter(folders.values()))
+    columns = [("clean", some, "clean"), ("noisy", some, "noisy")]
+    columns += [(name, folder, "denoised") for name, folder in folders.items()]
+    rows = []
+    for number in range(len(list(some.glob("*-clean.png")))):
+        pictures = [imread(folder / f"{number}-{kind}.png") for _, folder, kind in columns]
+        rows.append(pictures)
+        h, w = (side // 2 for side in pictures[0].shape[:2])
+        side = min(20, h // 2)  # a patch of 40 x 40, where there is one
+        rows.append([picture[h - side : h + side, w - side : w + side] for picture in pictures])
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(1.9 * len(columns), 1.6 * len(rows)), layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        for line, pictures in zip(axes, rows, strict=True):
+            for axis, picture in zip(line, pictures, strict=True):
+                axis.imshow(picture, interpolation="nearest")
+                axis.set_axis_off()
+        for axis, (title, _, _) in zip(axes[0], columns, strict=True):
+            axis.set_title(title, fontsize=10)
+        _save(path, figure)
+
+
 def write_against_authors(path: Path, histories: dict[Cell, pd.DataFrame], authors: pd.DataFrame) -> bool:
     """Figure 9: training loss by epoch, ours over what the authors logged; says whether there is anything.
 

@@ -24,6 +24,7 @@ def write_page(
     records: dict[Cell, dict | None],
     figures: Path,
     answers: "Answers",
+    own: list[dict],
 ) -> None:
     """Write the page; everything it shows is inside the file.
 
@@ -34,6 +35,7 @@ def write_page(
         records: what each training left in the logs, or None.
         figures: folder of the PNG files.
         answers: what the studies found.
+        own: sections on the sets of their own images.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lambdanet.report", "."),
@@ -50,6 +52,14 @@ def write_page(
         authors_batches=AUTHORS_BATCHES,
         pareto=_inline(figures / "pareto.png"),
         answers=answers,
+        own=own,
+        own_figures={
+            name: _photographs(figures / f"{name}.png")
+            if name.startswith("examples")
+            else _inline(figures / f"{name}.png")
+            for section in own
+            for name in section["figures"]
+        },
         study_figures={one["name"]: _inline(figures / f"study-{one['name']}.png") for one in answers.studies},
         provenance=_provenance(scores, records),
         digests=_digests(scores),

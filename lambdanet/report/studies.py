@@ -36,6 +36,8 @@ def table(params: Params, profile: str, scores: dict[Cell, dict]) -> pd.DataFram
     base = [s["psnr"] for cell, s in scores.items() if params.variations[cell.model].study == BASE]
     rows = []
     for name, variation in params.variations.items():
+        if not variation.study:
+            continue
         study = params.studies[variation.study]
         config = params.model(profile, name)
         row = {"study": variation.study, "variation": name, "model": variation.model}
