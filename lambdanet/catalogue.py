@@ -9,7 +9,8 @@ RULE = (
     "Only scores on the same test images are compared: of the profile with the most training images, those "
     "on the images that it was published with last. `champion` is the best test PSNR of these, `compact` the "
     f"best with fewer than {COMPACT:,} parameters, and each architecture's name the best of that "
-    "architecture; at equal PSNR fewer parameters win, then the older version."
+    "architecture. With several seeds the mean of a model's decides, and its best seed stands for it; at "
+    "equal PSNR fewer parameters win, then the older version."
 )
 RESERVED = ("champion", "compact")
 
@@ -72,7 +73,13 @@ def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:
     comparable = [one for one in denoisers if tests(one) == tests(decisive)]
 
     def best(candidates: list[Denoiser]) -> Denoiser:
-        return min(candidates, key=lambda one: (-one.psnr, one.parameters, one.version))
+        groups: dict[tuple[str, str], list[Denoiser]] = {}
+        for one in candidates:
+            groups.setdefault((one.model, one.profile), []).append(one)
+        order = [
+            (-mean_psnr(group), _first(group).parameters, _first(group).version) for group in groups.values()
+        ]
+        return _first(list(groups.values())[order.index(min(order))])
 
     chosen = {"champion": best(comparable)}
     if compact := [one for one in comparable if one.parameters < COMPACT]:
@@ -80,6 +87,18 @@ def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:
     for model in dict.fromkeys(one.model for one in comparable):
         chosen[model] = best([one for one in comparable if one.model == model])
     return chosen
+
+
+def mean_psnr(denoisers: list[Denoiser]) -> float:
+    """Over the seeds of one model, each with the best of its trainings, dB."""
+    of_seed: dict[int, float] = {}
+    for one in denoisers:
+        of_seed[one.seed] = max(one.psnr, of_seed.get(one.seed, one.psnr))
+    return sum(of_seed.values()) / len(of_seed)
+
+
+def _first(denoisers: list[Denoiser]) -> Denoiser:
+    return min(denoisers, key=lambda one: (-one.psnr, one.parameters, one.version))
 
 
 def newest(denoisers: list[Denoiser]) -> Denoiser:

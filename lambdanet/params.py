@@ -364,7 +364,7 @@ def _parse(raw: dict) -> Params:
     for name, content in profiles.items():
         where = f"profiles.{name}"
         content = _mapping(content, where)
-        _only(content, ("download", "train", "models", "study", "rival", "sets"), where)
+        _only(content, ("download", "train", "models", "study", "rival", "sets", "studied"), where)
         downloads[name] = _download(content.get("download"), f"{where}.download")
         overrides = _mapping(content.get("models"), f"{where}.models")
         _only(overrides, models, f"{where}.models")

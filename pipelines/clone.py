@@ -140,7 +140,7 @@ def _forget_old(folders: Path) -> None:
 
 def _only_profile_changed() -> bool:
     before, now = git("show", "HEAD:params.yaml"), profiles.PARAMS.read_text()
-    return profiles.with_profile(before, "x") == profiles.with_profile(now, "x")
+    return profiles.with_choice_of(now, before) == before
 
 
 def _fetch() -> None:

@@ -22,6 +22,8 @@ import yaml
 
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 _WORD = re.compile(r"^(profile:[ \t]*[\"']?)([\w-]+)", re.MULTILINE)
+# Which of the studies' trainings are run: the name of an anchor further up.
+_ALIAS = re.compile(r"^((variations|rivals):[ \t]*\*)([\w-]+)", re.MULTILINE)
 
 
 @contextlib.contextmanager
@@ -31,13 +33,13 @@ def active_profile(name: str) -> Iterator[None]:
     Raises:
         ValueError: params.yaml has no such profile.
     """
-    before = active()
+    before = PARAMS.read_text()
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         make_active(name)
         yield
     finally:
-        make_active(before)
+        _replace(with_choice_of(PARAMS.read_text(), before))
         signal.signal(signal.SIGTERM, handler)
 
 
@@ -56,14 +58,30 @@ def make_active(name: str) -> None:
     known = list(yaml.safe_load(text)["profiles"])
     if name not in known:
         raise ValueError(f"unknown profile {name!r}; params.yaml has {', '.join(known)}")
-    part = PARAMS.with_name(f".{PARAMS.name}.part")
-    part.write_text(with_profile(text, name))
-    os.replace(part, PARAMS)
+    _replace(with_profile(text, name))
 
 
 def with_profile(text: str, name: str) -> str:
-    """The text of a params.yaml with another active profile."""
-    return _WORD.sub(rf"\g<1>{name}", text, count=1)
+    """The text of a params.yaml with another active profile, and as many of the studies as it says."""
+    studied = yaml.safe_load(text)["profiles"][name].get("studied")
+    text = _WORD.sub(rf"\g<1>{name}", text, count=1)
+    if not studied:
+        return text
+    suffix = {"variations": "", "rivals": "-rivals"}
+    return _ALIAS.sub(lambda found: found[1] + studied + suffix[found[2]], text)
+
+
+def with_choice_of(text: str, other: str) -> str:
+    """The text of a params.yaml with another one's active profile and choice of the studies."""
+    text = _WORD.sub(rf"\g<1>{_WORD.search(other).group(2)}", text, count=1)
+    names = {found[2]: found[3] for found in _ALIAS.finditer(other)}
+    return _ALIAS.sub(lambda found: found[1] + names.get(found[2], found[3]), text)
+
+
+def _replace(text: str) -> None:
+    part = PARAMS.with_name(f".{PARAMS.name}.part")
+    part.write_text(text)
+    os.replace(part, PARAMS)
 
 
 def recorded_profiles() -> list[str]:
@@ -99,7 +117,9 @@ def main(words: list[str]) -> int:
     if words[:1] == ["table"] and len(words) == 2:
         with active_profile(words[1]):
             # `dvc checkout` and `dvc exp run` take an inactive profile's outputs out of the workspace.
-            restore = ["dvc", "checkout", "--quiet", "--allow-missing", "train", "evaluate"]
+            trained = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+            stages = [one for one in trained if one not in ("download", "corrupt", "plot", "register")]
+            restore = ["dvc", "checkout", "--quiet", "--allow-missing", *stages]
             return subprocess.call(restore) or subprocess.call(
                 ["dvc", "repro", "--single-item", f"plot@{words[1]}"]
             )

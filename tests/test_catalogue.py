@@ -73,3 +73,18 @@ def test_only_scores_on_the_newest_test_images_are_compared():
 
 def test_profiles_of_one_size_on_the_same_images_are_compared():
     assert versions(denoiser(1), denoiser(2, profile="again", psnr=25.0))["champion"] == 2
+
+
+def test_mean_over_the_seeds_decides_and_the_best_seed_stands_for_it():
+    found = aliases(
+        [
+            denoiser(1, model="dncnn", seed=0, psnr=28.0),
+            denoiser(2, model="dncnn", seed=1, psnr=26.0),  # 27.0
+            denoiser(3, model="lambdanet", seed=0, psnr=27.4),
+            denoiser(4, model="lambdanet", seed=1, psnr=27.2),  # 27.3
+            denoiser(5, model="lambdanet", seed=1, psnr=20.0),  # the same seed again, worse
+        ]
+    )
+    assert {name: one.version for name, one in found.items() if name != "compact"} == {
+        "champion": 3, "dncnn": 1, "lambdanet": 3,
+    }  # fmt: skip

@@ -64,10 +64,40 @@ print(json.dumps({"runs": runs, "models": models}))
 """
 
 
-class Clone:
-    """A copy of the working tree in a repository of its own, with two tiny profiles."""
+SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 4, "heads": 2, "d": 4}
+# Beside the table: dvc.yaml names their models and has a matrix over them.
+BESIDE = {
+    "models": {
+        "lambdanet": SMALL,
+        "autoencoder": {"name": "autoencoder", "width": 4},
+        "dncnn": {"name": "dncnn", "depth": 3, "width": 4, "residual": True},
+        "cnn": {"name": "cnn", "width": 4},
+    },
+    "studies": {
+        "base": {"title": "Base"},
+        "channels": {"title": "d", "axis": "d"},
+        "size": {"title": "Size"},
+    },
+    "variations": {"base": {"study": "base"}, "channels-d8": {"study": "channels", "d": 8}},
+    "rivals": {"size-autoencoder-3": {"study": "size", "model": "autoencoder", "width": 3}},
+    "sets": {
+        "bsds500": {"name": "clipped-gaussian", "sigma": 0.1},
+        "split": {"name": "gaussian", "sigma": 0.1},
+    },
+    "own": {"bsds500": {"dncnn-25": {"model": "dncnn"}}, "split": {"cnn-bce": {"model": "cnn"}}},
+}
+STUDYING = {"study", "rival", "compare"}
+SETS = {f"{stage}-set" for stage in ("download", "corrupt")}
+SETS |= {f"{stage}-{name}" for stage in ("train", "examine") for name in BESIDE["sets"]}
 
-    def __init__(self, folder: Path) -> None:
+
+class Clone:
+    """A copy of the working tree in a repository of its own, with two tiny profiles.
+
+    Without what is trained beside the table, which has a test of its own; or with it alone.
+    """
+
+    def __init__(self, folder: Path, *, beside: bool = False) -> None:
         self.folder = folder
         listed = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"],
@@ -78,15 +108,29 @@ class Clone:
         )
         for name in listed.stdout.splitlines():
             kept = not name.startswith(("results/", "weights/")) and name != "dvc.lock"
+            kept = kept or name == "results/benchmarks.json"
             if kept and (ROOT / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
         raw = yaml.safe_load((folder / "params.yaml").read_text())
         raw["noises"] = {name: raw["noises"][name] for name in ("gaussian-01", "speckle")}
-        small = {"name": "lambdanet", "u": 2, "m": 3, "k": 4, "heads": 2, "d": 4}
-        raw["models"] = {"lambdanet-u4-m7": small, "autoencoder": raw["models"]["autoencoder"]}
+        raw["models"] = {"lambdanet-u4-m7": SMALL, "autoencoder": raw["models"]["autoencoder"]}
         raw["profiles"] = {"quick": TINY, "paper": TINY | {"train": TINY["train"] | {"batch_size": 8}}}
         raw["profile"] = "quick"
+        raw["studied"] = {}
+        raw |= {"studies": {}, "variations": {}, "rivals": {}, "sets": {}, "own": {}}
+        if beside:
+            own = {"download": TINY["download"], "train": {}}
+            tiny = TINY | {
+                "models": {name: {"epochs": 1} for name in BESIDE["models"]},
+                "study": {"epochs": 2}, "rival": {"epochs": 1}, "sets": {"bsds500": own, "split": own},
+            }  # fmt: skip
+            raw |= BESIDE | {"profiles": {"quick": tiny}}
+        else:
+            stages = yaml.safe_load((folder / "dvc.yaml").read_text())
+            for name in STUDYING | SETS:
+                del stages["stages"][name]
+            (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
         self.write_params(raw)
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
             self.git(*command)
@@ -116,9 +160,9 @@ class Clone:
         """What the clone's MLflow holds, without ids: see DUMP."""
         return json.loads(self.run(sys.executable, "-c", DUMP))
 
-    def repro(self) -> set[str]:
+    def repro(self, *targets: str) -> set[str]:
         """Run `dvc repro`; the stages whose commands were really executed."""
-        return set(re.findall(r"Running stage '(.+?)'", self.run(*DVC, "repro")))
+        return set(re.findall(r"Running stage '(.+?)'", self.run(*DVC, "repro", *targets)))
 
 
 @pytest.fixture(scope="module")
@@ -337,3 +381,35 @@ def test_switching_profiles_deletes_nothing(clone):
         for profile in ("quick", "paper"):
             assert (clone.folder / "results" / profile / "table2.md").is_file()
     clone.git("checkout", "params.yaml")
+
+
+def test_studies_and_sets_run_and_a_changed_one_runs_its_own_stages_only(tmp_path):
+    clone = Clone(tmp_path, beside=True)
+    targets = ["compare@quick", "examine-bsds500", "examine-split"]
+    studied = {f"study@quick-{name}-0" for name in BESIDE["variations"]} | {
+        "rival@quick-size-autoencoder-3-0"
+    }
+    sets = {f"{stage}-set@quick-{name}" for stage in ("download", "corrupt") for name in BESIDE["sets"]}
+    sets |= {f"{stage}-bsds500@quick-dncnn-25-0" for stage in ("train", "examine")}
+    sets |= {f"{stage}-split@quick-cnn-bce-0" for stage in ("train", "examine")}
+    images = {"download@quick", "corrupt@quick-gaussian-01"}
+    assert clone.repro(*targets) == images | studied | sets | {"compare@quick"}
+    scores = clone.folder / "scores/quick"
+    names = ("base", "channels-d8", "size-autoencoder-3")
+    assert {path.name for path in (scores / "studies").iterdir()} == {
+        f"gaussian-01-{n}-0.json" for n in names
+    }
+    examined = json.loads((scores / "sets/bsds500-dncnn-25-0.json").read_text())
+    assert {"psnr", "train_psnr", "noisy_psnr"} <= set(examined)
+    panel = clone.folder / "panels/quick/sets/split-cnn-bce-0"
+    assert (panel / "levels.csv").read_text().splitlines()[0] == "sigma,noisy_psnr,psnr,images"
+    assert len(list(panel.glob("*.png"))) == 6
+
+    raw = clone.params()
+    raw["variations"]["channels-d8"]["d"] = 12
+    raw["own"]["split"]["cnn-bce"]["slope"] = 0.1
+    clone.write_params(raw)
+    changed = {"study@quick-channels-d8-0", "compare@quick"}
+    changed |= {f"{stage}-split@quick-cnn-bce-0" for stage in ("train", "examine")}
+    assert clone.repro(*targets) == changed
+    assert clone.repro(*targets) == set()

@@ -12,6 +12,7 @@ from PIL import Image
 from lambdanet import files
 from lambdanet.params import Cell
 from lambdanet.report.studies import AUTHORS_BATCHES
+from lambdanet.report.tables import seed_sentences
 
 if TYPE_CHECKING:
     from lambdanet.report import Answers
@@ -45,6 +46,7 @@ def write_page(
     text = environment.get_template("report.html.j2").render(
         profile=next(iter(scores)).profile,
         rows=table.astype(object).where(table.notna(), None).to_dict("records"),
+        seeds=seed_sentences(table),
         convergence=_inline(figures / "convergence.png"),
         psnr=_inline(figures / "psnr.png"),
         panels={p.stem.removeprefix("panel-"): _photographs(p) for p in sorted(figures.glob("panel-*.png"))},

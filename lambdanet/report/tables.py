@@ -1,5 +1,6 @@
 """Table 2: this run's scores beside the paper's."""
 
+import itertools
 import json
 from importlib import resources
 from pathlib import Path
@@ -79,8 +80,9 @@ def table2(cells: list[Cell], scores: dict[Cell, dict]) -> pd.DataFrame:
     Returns:
         noise, model, psnr (dB, pooled), ssim, parameters, paper_psnr, paper_ssim, psnr_difference
         and ssim_difference (ours minus the paper's), psnr_per_image (dB, mean), the same of the
-        noisy input, images, seeds (how many were run), best (of its noise), paper_note. Empty
-        where nothing was run or the paper has no value.
+        noisy input, images, seeds (how many were run), best (of its noise), paper_note; with more
+        than one seed psnr_std, the standard deviation over them. Empty where nothing was run or
+        the paper has no value.
 
     Raises:
         ValueError: cells of one noise were scored on different test images.
@@ -92,6 +94,7 @@ def table2(cells: list[Cell], scores: dict[Cell, dict]) -> pd.DataFrame:
         if found:
             row |= {name: sum(score[name] for score in found) / len(found) for name in MEASURES}
             row |= {"parameters": found[0]["parameters"], "images": found[0]["images"]}
+            row["psnr_std"] = pd.Series([score["psnr"] for score in found]).std()
         rows.append(row)
     for noise in dict.fromkeys(cell.noise for cell in cells):
         tests = {(s["clean_sha256"], s["noisy_sha256"]) for c, s in scores.items() if c.noise == noise}
@@ -107,7 +110,32 @@ def table2(cells: list[Cell], scores: dict[Cell, dict]) -> pd.DataFrame:
     order = ["noise", "model", "psnr", "ssim", "parameters"]
     order += ["paper_psnr", "paper_ssim", "psnr_difference", "ssim_difference"]
     order += [*MEASURES[2:], "images", "seeds", "best", "paper_note"]
+    if (table["seeds"] > 1).any():
+        order.insert(3, "psnr_std")
     return table[order]
+
+
+def seed_sentences(table: pd.DataFrame) -> list[str]:
+    """For each noise with several seeds, which models' differences are larger than the spread.
+
+    A difference counts where it exceeds twice the larger of both standard deviations.
+    """
+    said = []
+    if "psnr_std" not in table:
+        return said
+    for noise, rows in table[table["seeds"] > 1].groupby("noise", sort=False):
+        ordered = rows.sort_values("psnr", ascending=False).to_dict("records")
+        unsure = [
+            f"{a['model']} and {b['model']}"
+            for a, b in itertools.pairwise(ordered)
+            if a["psnr"] - b["psnr"] <= 2 * max(a["psnr_std"], b["psnr_std"])
+        ]
+        names = " > ".join(row["model"] for row in ordered)
+        end = (
+            f"not told apart: {', '.join(unsure)}" if unsure else "each difference is larger than the spread"
+        )
+        said.append(f"{noise}: {names}; {end}.")
+    return said
 
 
 def cell_row(cell: Cell, scores: Path, trained: Path) -> dict[str, object]:
@@ -150,6 +178,8 @@ def as_markdown(table: pd.DataFrame) -> str:
             lines.append(f"| {row['noise']} | {row['model']} | | not run | {_paper(row)} | | | | | |")
             continue
         psnr = f"**{row['psnr']:.2f}**" if row["best"] else f"{row['psnr']:.2f}"
+        if pd.notna(row.get("psnr_std")):
+            psnr += f" ± {row['psnr_std']:.2f}"
         lines.append(
             f"| {row['noise']} | {row['model']} | {row['parameters']:,} "
             f"| {psnr} | {_paper(row)} | {_number(row['psnr_difference'], '+.2f')} "

@@ -72,3 +72,17 @@ def test_recorded_profiles_are_those_of_the_lock(project):
         Path("dvc.lock").write_text(damaged)
         with pytest.raises(ValueError, match=r"^dvc.lock is damaged: `lambdanet doctor --fix`$"):
             profiles.recorded_profiles()
+
+
+def test_a_profile_brings_its_choice_of_the_studies_and_takes_it_away(project):
+    text = (
+        "studied: {few: &few {a: 1}, few-rivals: &few-rivals {}, all: &all {}, all-rivals: &all-rivals {}}\n"
+        "profile: sample\nvariations: *few # some\nrivals: *all-rivals\n"
+        "profiles:\n  sample: {studied: few}\n  quick: {studied: all}\n"
+    )
+    (project / "params.yaml").write_text(text)
+    with profiles.active_profile("quick"):
+        assert Path("params.yaml").read_text().splitlines()[1:4] == [
+            "profile: quick", "variations: *all # some", "rivals: *all-rivals",
+        ]  # fmt: skip
+    assert (project / "params.yaml").read_text() == text  # also what was chosen by hand

@@ -212,3 +212,17 @@ def test_one_cell_is_its_score_beside_the_paper_or_before_that_its_last_epoch(tm
     small = Cell("sample", "speckle", "lambdanet-u4-m7", 0)
     (tmp_path / "scores" / f"{small.name}.json").write_text(json.dumps(score(24.0)))
     assert tables.cell_row(small, tmp_path / "scores", tmp_path / "models")["paper"] is None
+
+
+def test_several_seeds_give_a_spread_and_say_what_it_tells_apart():
+    grid = cells(("gaussian-01", "lambdanet"), ("gaussian-01", "dncnn"), ("gaussian-01", "cnn"), seeds=(0, 1))
+    psnrs = [26.0, 26.2, 26.1, 26.2, 24.0, 24.1]
+    table = tables.table2(grid, {cell: score(psnr) for cell, psnr in zip(grid, psnrs, strict=True)})
+    assert list(table["psnr_std"].round(4)) == [0.1414, 0.0707, 0.0707]
+    assert "| 26.10 ± 0.14 |" in tables.as_markdown(table)
+    assert tables.seed_sentences(table) == [
+        "gaussian-01: dncnn > lambdanet > cnn; not told apart: dncnn and lambdanet."
+    ]
+    one = tables.table2(grid[:1], {grid[0]: score(26.0)})
+    assert "psnr_std" not in one
+    assert tables.seed_sentences(one) == []
