@@ -55,7 +55,7 @@ def test_trains_and_scores_a_cell_without_dvc(project, lambdanet):
 
 def test_check_accepts_the_projects_parameters(project, lambdanet):
     done = lambdanet("check")
-    assert done.output == "params.yaml is valid; profile sample has 20 trainings\n"
+    assert done.output == "params.yaml is valid; profile sample has 30 trainings\n"
 
 
 def test_check_accepts_a_folder_of_photographs(project, lambdanet):
@@ -82,7 +82,7 @@ def test_check_accepts_a_folder_of_photographs(project, lambdanet):
         (
             ["profiles", "sample", "download", "dataset"],
             "cifra10",
-            "params.yaml: profiles.sample.download: dataset is 'cifra10', neither one of photos, cifar10, "
+            "params.yaml: profiles.sample.download: dataset is 'cifra10', neither one of photos, cifar10, cifar10-split, "
             "bsds500 nor a folder that exists",
         ),
     ],

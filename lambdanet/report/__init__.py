@@ -122,8 +122,9 @@ def _write_studies(
         files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
     seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
     networks = studies.pareto(params, profile, grid, found, seconds)
-    files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
-    figures.write_pareto(new / "figures" / "pareto.png", networks)
+    if not networks.empty:
+        files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
+        figures.write_pareto(new / "figures" / "pareto.png", networks)
     shown = networks.astype(object).where(networks.notna(), None).to_dict("records")
     return Answers(answered, shown, without)
 

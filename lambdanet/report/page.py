@@ -52,7 +52,7 @@ def write_page(
         panels={p.stem.removeprefix("panel-"): _photographs(p) for p in sorted(figures.glob("panel-*.png"))},
         authors=_inline(figures / "authors.png") if (figures / "authors.png").is_file() else None,
         authors_batches=AUTHORS_BATCHES,
-        pareto=_inline(figures / "pareto.png"),
+        pareto=_inline(figures / "pareto.png") if answers.networks else None,
         answers=answers,
         own=own,
         own_figures={

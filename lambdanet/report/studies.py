@@ -162,7 +162,7 @@ def pareto(
 
     Returns:
         name, family, parameters, multiply_adds, psnr, ssim, microseconds (an image, where measured), seeds,
-        front (no network with as few parameters is better), by size.
+        front (no network with as few parameters is better), by size; empty without any.
     """
     cells = {cell: s for cell, s in grid.items() if cell.noise == STUDY_NOISE} | studies
     rows = []
@@ -181,6 +181,8 @@ def pareto(
                 "seeds": len(found),
             }
         )
+    if not rows:
+        return pd.DataFrame()
     ordered = pd.DataFrame(rows).sort_values(["parameters", "psnr"], ascending=[True, False])
     best_before = ordered["psnr"].cummax().shift(fill_value=float("-inf"))
     return ordered.assign(front=ordered["psnr"] > best_before).reset_index(drop=True)
