@@ -82,8 +82,8 @@ def test_check_accepts_a_folder_of_photographs(project, lambdanet):
         (
             ["profiles", "sample", "download", "dataset"],
             "cifra10",
-            "params.yaml: profiles.sample.download: dataset is 'cifra10', neither one of photos, cifar10, cifar10-split, "
-            "bsds500 nor a folder that exists",
+            "params.yaml: profiles.sample.download: dataset is 'cifra10', neither one of photos, cifar10, "
+            "cifar10-split, bsds500 nor a folder that exists",
         ),
     ],
 )
