@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pickle
+from pathlib import Path
 
 import helpers
 import numpy as np
@@ -209,3 +210,14 @@ def test_pickled_array_is_not_executed(tmp_path):
 def test_missing_array_says_how_to_make_it(tmp_path):
     with pytest.raises(ValueError, match=r"test.npy is missing; make it with `dvc repro`"):
         load_images(tmp_path, "test")
+
+
+def test_split_of_cifar10_is_four_fifths_and_the_rest_of_its_training_images(monkeypatch):
+    numbered = np.arange(50, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
+    images = {"train": numbered, "test": np.full((9, 32, 32, 3), 99, np.uint8)}
+    monkeypatch.setattr(datasets.cifar10, "load", lambda source, downloads: (images, "there"))
+    parts, origin = datasets.split_of_cifar10(None, Path("unused"))
+    assert origin == "there"
+    train, test = (set(parts[split][:, 0, 0, 0].tolist()) for split in ("train", "test"))
+    assert (len(train), len(test)) == (40, 10)
+    assert train | test == set(range(50))
