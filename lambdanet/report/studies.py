@@ -94,10 +94,10 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     base = done[done["study"] == BASE]
     if len(base) and best["study"] != BASE:
         gain = best["psnr"] - base.iloc[0]["psnr"]
-        second = f"That is {gain:.2f} dB above the paper's choice"
+        second = f"That is {gain:.2f} dB above the base"
     elif len(base):
         runner_up = done[done["study"] != BASE]["psnr"].max()
-        second = f"So the paper's choice stands, {best['psnr'] - runner_up:.2f} dB above the next"
+        second = f"So the base stands, {best['psnr'] - runner_up:.2f} dB above the next"
     else:
         second = f"They lie {best['psnr'] - worst['psnr']:.2f} dB apart"
     if smallest["variation"] != best["variation"]:

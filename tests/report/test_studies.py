@@ -47,14 +47,14 @@ def test_sentences_say_what_came_out(known):
     said = studies.sentences(rows_of(known, "channels", base=26.8, channels_d4=25.0, channels_d128=27.5))
     assert said == [
         "The best is channels-d128 with 27.50 dB and 17,903 parameters, the worst channels-d4 with 25.00 dB.",
-        "That is 0.70 dB above the paper's choice.",
+        "That is 0.70 dB above the base.",
         "The largest deviation from the released weights' values is -0.60 dB, at channels-d4 "
         "(those for d = 4 and 8 were read off the paper's figure).",
     ]
     said = studies.sentences(rows_of(known, "loss", base=26.8, loss_bce=26.75))
     assert said == [
         "The best is base with 26.80 dB and 9,083 parameters, the worst loss-bce with 26.75 dB.",
-        "So the paper's choice stands, 0.05 dB above the next; loss-bce comes within 0.1 dB of the best with "
+        "So the base stands, 0.05 dB above the next; loss-bce comes within 0.1 dB of the best with "
         "1,000 parameters.",
     ]
     assert studies.sentences(rows_of(known, "loss", base=26.8)) == []
