@@ -38,21 +38,16 @@ def write_report(
     from lambdanet.report import figures, page, studies  # here: who reads a table needs no matplotlib
 
     cells = params.cells(profile)
-    done = [cell for cell in cells if (scores / f"{cell.name}.json").is_file()]
-    if not done:
+    scored = tables.read_scores(cells, scores)
+    if not scored:
         raise ValueError(f"{scores} holds no scores of profile {profile}; make them with `dvc repro` first")
-    scored = {cell: tables.read_json(scores / f"{cell.name}.json") for cell in done}
-    histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in done}
-    logged = {
-        cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=scored[cell]["weights_sha256"])
-        for cell in done
-    }
+    histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in scored}
     table = tables.table2(cells, scored)
     with files.new_folder(folder) as new:
-        files.write_json(new / "digests.json", {cell.name: tables.digests(scored[cell]) for cell in done})
-        for cell in done:
+        files.write_json(new / "digests.json", {cell.name: tables.digests(s) for cell, s in scored.items()})
+        for cell, score in scored.items():
             # Names and digests would drown the numbers in `dvc metrics show`.
-            numbers = {key: value for key, value in scored[cell].items() if isinstance(value, int | float)}
+            numbers = {key: value for key, value in score.items() if isinstance(value, int | float)}
             del numbers["seed"]
             files.write_json(new / "scores" / f"{cell.name}.json", numbers)
             files.write_text(new / "histories" / f"{cell.name}.csv", histories[cell].to_csv(index=False))
@@ -60,17 +55,21 @@ def write_report(
         files.write_text(new / "table2.md", tables.as_markdown(table))
         figures.write_convergence(new / "figures" / "convergence.png", histories)
         figures.write_psnr(new / "figures" / "psnr.png", table)
-        for noise in dict.fromkeys(cell.noise for cell in done):
-            first_seed = {c.model: panels / c.name for c in reversed(done) if c.noise == noise}
-            ordered = {c.model: first_seed[c.model] for c in done if c.noise == noise}
-            figures.write_panel(new / "figures" / f"panel-{noise}.png", ordered)
-        answers = _write_studies(
-            new, params, profile, scores / "studies", models / "studies", scored, benchmarks
-        )
-        own = _write_sets(new, params, profile, scores / "sets", panels / "sets")
+        for noise in dict.fromkeys(cell.noise for cell in scored):
+            folders = _of_first_seed([cell for cell in scored if cell.noise == noise], panels)
+            figures.write_panel(new / "figures" / f"panel-{noise}.png", folders)
+        studied = tables.read_scores(params.study_cells(profile), scores / "studies")
+        answers = _write_studies(new, params, profile, studied, models / "studies", scored, benchmarks)
+        on_sets = tables.read_scores(params.set_cells(profile), scores / "sets")
+        own = _write_sets(new, params, profile, on_sets, panels / "sets")
         authors = studies.authors_convergence()
         figures.write_against_authors(new / "figures" / "authors.png", histories, authors)
-        page.write_page(new / "report.html", table, scored, logged, new / "figures", answers, own)
+        everything = scored | studied | on_sets
+        logged = {
+            cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
+            for cell, score in everything.items()
+        }
+        page.write_page(new / "report.html", table, everything, logged, new / "figures", answers, own)
 
 
 @dataclass(frozen=True)
@@ -92,18 +91,13 @@ def _write_studies(
     new: Path,
     params: Params,
     profile: str,
-    scores: Path,
+    found: dict[Cell, dict],
     models: Path,
     grid: dict[Cell, dict],
     benchmarks: Path,
 ) -> Answers:
     from lambdanet.report import figures, studies
 
-    found = {
-        cell: tables.read_json(scores / f"{cell.name}.json")
-        for cell in params.study_cells(profile)
-        if (scores / f"{cell.name}.json").is_file()
-    }
     whole, answered, without = studies.table(params, profile, found), [], []
     for name, study in params.studies.items():
         rows = studies.of_study(whole, name, params, profile)
@@ -115,8 +109,8 @@ def _write_studies(
             continue
         files.write_text(new / "studies" / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
         figures.write_study(new / "figures" / f"study-{name}.png", study, rows)
-        shown = rows.astype(object).where(rows.notna(), None).to_dict("records")
-        answered.append({"name": name, "title": study.title, "said": said, "rows": shown})
+        shown = {"name": name, "title": study.title, "said": said, "rows": tables.as_rows(rows)}
+        answered.append(shown)
     for cell in found:
         history = tables.read_history(models / cell.name / "history.csv")
         files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
@@ -125,34 +119,33 @@ def _write_studies(
     if not networks.empty:
         files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
         figures.write_pareto(new / "figures" / "pareto.png", networks)
-    shown = networks.astype(object).where(networks.notna(), None).to_dict("records")
-    return Answers(answered, shown, without)
+    return Answers(answered, tables.as_rows(networks), without)
 
 
-def _write_sets(new: Path, params: Params, profile: str, scores: Path, panels: Path) -> list[dict]:
+def _write_sets(new: Path, params: Params, profile: str, found: dict[Cell, dict], panels: Path) -> list[dict]:
     """What was found on sets of their own images, for the page: title, text, rows and figures' names."""
     from lambdanet.report import figures, sets
 
-    found = {
-        cell: tables.read_json(scores / f"{cell.name}.json")
-        for cell in params.set_cells(profile)
-        if (scores / f"{cell.name}.json").is_file()
-    }
     whole, sections = sets.table(params, profile, found), []
     if found:
         files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
     for name in params.sets:
         cells = [cell for cell in found if cell.noise == name]
         title, text = sets.ABOUT.get(name, (f"The set {name}", ""))
-        rows = whole[whole["set"] == name].astype(object)
-        section = {"name": name, "title": title, "text": text, "figures": []}
-        section["rows"] = rows.where(rows.notna(), None).to_dict("records")
+        rows = tables.as_rows(whole[whole["set"] == name])
+        section = {"name": name, "title": title, "text": text, "figures": [], "rows": rows}
         if cells:
-            folders = {cell: panels / cell.name for cell in cells}
+            folders = _of_first_seed(cells, panels)
             figures.write_levels(new / "figures" / f"levels-{name}.png", sets.levels(folders))
-            first = {cell.model: folders[cell] for cell in reversed(cells)}
-            ordered = {cell.model: first[cell.model] for cell in cells}
-            figures.write_examples(new / "figures" / f"examples-{name}.png", ordered)
+            figures.write_examples(new / "figures" / f"examples-{name}.png", folders)
             section["figures"] = [f"examples-{name}", f"levels-{name}"]
         sections.append(section)
     return sections
+
+
+def _of_first_seed(cells: list[Cell], folder: Path) -> dict[str, Path]:
+    """By model, the folder of its cell with the first seed, in the order of the cells."""
+    found: dict[str, Path] = {}
+    for cell in cells:
+        found.setdefault(cell.model, folder / cell.name)
+    return found

@@ -221,13 +221,7 @@ def write_examples(path: Path, folders: dict[str, Path]) -> None:
         rows.append([picture[h - side : h + side, w - side : w + side] for picture in pictures])
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(1.9 * len(columns), 1.6 * len(rows)), layout="constrained")
-        axes = figure.subplots(len(rows), len(columns), squeeze=False)
-        for line, pictures in zip(axes, rows, strict=True):
-            for axis, picture in zip(line, pictures, strict=True):
-                axis.imshow(picture, interpolation="nearest")
-                axis.set_axis_off()
-        for axis, (title, _, _) in zip(axes[0], columns, strict=True):
-            axis.set_title(title, fontsize=10)
+        _draw_pictures(figure, rows, [title for title, _, _ in columns], interpolation="nearest")
         _save(path, figure)
 
 
@@ -287,16 +281,28 @@ def write_panel(path: Path, panels: dict[str, Path]) -> None:
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         inches = TILE / 100
         figure = Figure(figsize=(inches * len(columns), inches * len(rows) + 0.3), dpi=100)
-        axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        _draw_pictures(figure, rows, [title for title, _, _ in columns], interpolation="none", pad=4)
         head = 0.3 / (inches * len(rows) + 0.3)
         figure.subplots_adjust(0, 0, 1, 1 - head, wspace=0.02, hspace=0.02)
-        for line, pictures in zip(axes, rows, strict=True):
-            for axis, picture in zip(line, pictures, strict=True):
-                axis.imshow(picture, interpolation="none")
-                axis.set_axis_off()
-        for axis, (title, _, _) in zip(axes[0], columns, strict=True):
-            axis.set_title(title, fontsize=10, pad=4)
         _save(path, figure)
+
+
+def _draw_pictures(
+    figure: Figure,
+    rows: list[list[np.ndarray]],
+    titles: list[str],
+    *,
+    interpolation: str,
+    pad: float | None = None,
+) -> None:
+    """Rows of pictures without axes, each column under its title."""
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, pictures in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture, interpolation=interpolation)
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10, pad=pad)
 
 
 def _resized(picture: np.ndarray) -> np.ndarray:
@@ -319,9 +325,7 @@ def _legend(figure: Figure, axis: object, columns: int | None = None) -> None:
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     columns = columns or min(len(unique), int(figure.get_figwidth() // 1.5))
-    figure.legend(
-        unique.values(), unique.keys(), loc="outside lower center", ncols=columns or min(6, len(unique))
-    )
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns)
 
 
 def _save(path: Path, figure: Figure) -> None:

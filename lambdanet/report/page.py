@@ -12,7 +12,7 @@ from PIL import Image
 from lambdanet import files
 from lambdanet.params import Cell
 from lambdanet.report.studies import AUTHORS_BATCHES
-from lambdanet.report.tables import seed_sentences
+from lambdanet.report.tables import as_rows, seed_sentences
 
 if TYPE_CHECKING:
     from lambdanet.report import Answers
@@ -32,8 +32,8 @@ def write_page(
     Args:
         path: HTML file.
         table: of `tables.table2`.
-        scores: what `evaluate` wrote.
-        records: what each training left in the logs, or None.
+        scores: of every cell that was run: of the table, the studies and the sets.
+        records: what each of their trainings left in the logs, or None.
         figures: folder of the PNG files.
         answers: what the studies found.
         own: sections on the sets of their own images.
@@ -45,7 +45,7 @@ def write_page(
     )
     text = environment.get_template("report.html.j2").render(
         profile=next(iter(scores)).profile,
-        rows=table.astype(object).where(table.notna(), None).to_dict("records"),
+        rows=as_rows(table),
         seeds=seed_sentences(table),
         convergence=_inline(figures / "convergence.png"),
         psnr=_inline(figures / "psnr.png"),
@@ -64,7 +64,7 @@ def write_page(
         },
         study_figures={one["name"]: _inline(figures / f"study-{one['name']}.png") for one in answers.studies},
         provenance=_provenance(scores, records),
-        digests=_digests(scores),
+        digests=_digests(scores, {section["name"] for section in own}),
     )
     files.write_text(path, text)
 
@@ -86,10 +86,12 @@ def _provenance(scores: dict[Cell, dict], records: dict[Cell, dict | None]) -> l
     ]
 
 
-def _digests(scores: dict[Cell, dict]) -> dict[str, str]:
+def _digests(scores: dict[Cell, dict], sets: set[str]) -> dict[str, str]:
+    """Of the test images, which the cells of a noise share; the cells of `sets` have clean ones too."""
     found = {}
     for cell, score in scores.items():
-        found["clean test images"] = score["clean_sha256"]
+        clean = f"clean test images of {cell.noise}" if cell.noise in sets else "clean test images"
+        found[clean] = score["clean_sha256"]
         found[f"with {cell.noise}"] = score["noisy_sha256"]
     return found
 

@@ -59,19 +59,19 @@ def table(params: Params, profile: str, scores: dict[Cell, dict]) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns)
 
 
-def levels(folders: dict[Cell, Path]) -> dict[str, pd.DataFrame]:
+def levels(folders: dict[str, Path]) -> dict[str, pd.DataFrame]:
     """By network, what `examine` wrote of noise levels: sigma, noisy_psnr, psnr.
 
     Raises:
         ValueError: a file is missing or is none of those.
     """
     found = {}
-    for cell, folder in folders.items():
+    for model, folder in folders.items():
         try:
             rows = pd.read_csv(folder / "levels.csv")
         except (OSError, ValueError) as error:
             raise ValueError(f"{folder / 'levels.csv'} cannot be read ({error})") from None
         if missing := {"sigma", "noisy_psnr", "psnr"} - set(rows.columns):
             raise ValueError(f"{folder / 'levels.csv'} lacks the columns {', '.join(sorted(missing))}")
-        found.setdefault(cell.model, rows)
+        found[model] = rows
     return found

@@ -38,6 +38,21 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def read_scores(cells: list[Cell], folder: Path) -> dict[Cell, dict]:
+    """The scores of those cells that have a JSON file in a folder, in their order.
+
+    Raises:
+        ValueError: a file is no JSON object.
+    """
+    paths = {cell: folder / f"{cell.name}.json" for cell in cells}
+    return {cell: read_json(path) for cell, path in paths.items() if path.is_file()}
+
+
+def as_rows(table: pd.DataFrame) -> list[dict]:
+    """A table's rows as dicts, for a page: None where nothing is."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
 def digests(score: dict) -> dict[str, str]:
     """What a score is of: the digests of its clean and noisy test images and of the weights."""
     return {key.removesuffix("_sha256"): score[key] for key in DIGESTS}
