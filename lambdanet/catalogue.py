@@ -76,10 +76,10 @@ def aliases(denoisers: list[Denoiser]) -> dict[str, Denoiser]:
         groups: dict[tuple[str, str], list[Denoiser]] = {}
         for one in candidates:
             groups.setdefault((one.model, one.profile), []).append(one)
-        order = [
-            (-mean_psnr(group), _first(group).parameters, _first(group).version) for group in groups.values()
-        ]
-        return _first(list(groups.values())[order.index(min(order))])
+        first = min(
+            groups.values(), key=lambda one: (-mean_psnr(one), _first(one).parameters, _first(one).version)
+        )
+        return _first(first)
 
     chosen = {"champion": best(comparable)}
     if compact := [one for one in comparable if one.parameters < COMPACT]:

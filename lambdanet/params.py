@@ -152,6 +152,7 @@ class Variation:
     Attributes:
         study: by its name in params.yaml; empty for a network of a set.
         model: the model that it varies, likewise.
+        kind: "study" of LambdaNet, "rival" of another network: the DVC stage, and the profile's settings.
         changes: hyperparameters of the model.
         train: settings of the training.
         set: the set of images that it is trained on; empty for the profile's.
@@ -160,6 +161,7 @@ class Variation:
 
     study: str = ""
     model: str
+    kind: str
     changes: dict
     train: dict
     set: str = ""
@@ -270,8 +272,7 @@ class Params:
         if variation and variation.set:
             return f"{stage}-{variation.set}@{cell.profile}-{cell.model}-{cell.seed}"
         if variation:
-            stage = "study" if self.models[variation.model]["name"] == "lambdanet" else "rival"
-            return f"{stage}@{cell.profile}-{cell.model}-{cell.seed}"
+            return f"{variation.kind}@{cell.profile}-{cell.model}-{cell.seed}"
         return f"{stage}@{cell.profile}-{cell.name}"
 
     def stages(self, profile: str) -> list[str]:
@@ -357,6 +358,7 @@ def _parse(raw: dict) -> Params:
     noises, models = (_named(raw[key], key) for key in ("noises", "models"))
     corrupt = build(_Corrupt, raw["corrupt"], "corrupt")
     studies, variations, chosen = _studies(raw, models)
+    choices = [name for name in raw.get("studied", {}) if not name.endswith("-rivals")]
     sets = _named(raw.get("sets", {}), "sets")
     variations |= _own(raw, models, sets, variations)
 
@@ -366,6 +368,10 @@ def _parse(raw: dict) -> Params:
         content = _mapping(content, where)
         _only(content, ("download", "train", "models", "study", "rival", "sets", "studied"), where)
         downloads[name] = _download(content.get("download"), f"{where}.download")
+        if "studied" in content and content["studied"] not in choices:
+            raise ValueError(
+                f"{where}.studied is {content['studied']!r}, must be one of {', '.join(choices) or 'none'}"
+            )
         overrides = _mapping(content.get("models"), f"{where}.models")
         _only(overrides, models, f"{where}.models")
         trainings[name], changes[name] = {}, {}
@@ -393,9 +399,8 @@ def _parse(raw: dict) -> Params:
         for kind in ("study", "rival"):
             sizes[kind] = build(Training, content.get(kind, {}), f"{where}.{kind}", partly=True)
         for one, variation in variations.items():
-            kind = "study" if models[variation.model]["name"] == "lambdanet" else "rival"
             trainings[name][one] = dataclasses.replace(
-                trainings[name][variation.model], **sizes[variation.set or kind] | variation.train
+                trainings[name][variation.model], **sizes[variation.set or variation.kind] | variation.train
             )
     return Params(
         profile=raw["profile"], seeds=tuple(seeds), noises=noises, models=models, downloads=downloads,
@@ -419,18 +424,12 @@ def _studies(
         for name, entry in _mapping(entries, where).items():
             here = f"{where}.{_checked_name(name, where)}"
             own = dict(_mapping(entry, here))
-            variation = Variation(
-                study=own.pop("study", None),
-                model=own.pop("model", "lambdanet"),
-                train=build(Training, own.pop("train", {}), f"{here}.train", partly=True),
-                changes=own,
-            )
-            if variation.study not in studies:
+            study = own.pop("study", None)
+            if study not in studies:
                 known = ", ".join(studies) or "none"
-                raise ValueError(f"{here}.study is {variation.study!r}, must be one of studies: {known}")
-            if variation.model not in models:
-                known = ", ".join(models)
-                raise ValueError(f"{here}.model is {variation.model!r}, must be one of models: {known}")
+                raise ValueError(f"{here}.study is {study!r}, must be one of studies: {known}")
+            own = {"model": "lambdanet"} | own
+            variation = _variation(own, models, here, study=study)
             if name in models:
                 raise ValueError(f"{here}: a model has this name")
             if variations.setdefault(name, variation) != variation:
@@ -453,15 +452,23 @@ def _own(
         for name, entry in _mapping(entries, f"own.{one}").items():
             here = f"own.{one}.{_checked_name(name, f'own.{one}')}"
             own = dict(_mapping(entry, here))
-            model = own.pop("model", None)
-            if model not in models:
-                raise ValueError(f"{here}.model is {model!r}, must be one of models: {', '.join(models)}")
+            noise = _mapping(own.pop("noise", {}), f"{here}.noise")
+            variation = _variation(own, models, here, set=one, noise=noise)
             if name in models or name in others or name in found:
                 raise ValueError(f"{here}: something else has this name")
-            noise = _mapping(own.pop("noise", {}), f"{here}.noise")
-            train = build(Training, own.pop("train", {}), f"{here}.train", partly=True)
-            found[name] = Variation(model=model, changes=own, train=train, set=one, noise=noise)
+            found[name] = variation
     return found
+
+
+def _variation(raw: dict, models: dict[str, dict], where: str, **of_kind: typing.Any) -> Variation:
+    """What an entry of a study and one of a set share: a model, how it is trained, and hyperparameters."""
+    changes = dict(raw)
+    model = changes.pop("model", None)
+    if model not in models:
+        raise ValueError(f"{where}.model is {model!r}, must be one of models: {', '.join(models)}")
+    train = build(Training, changes.pop("train", {}), f"{where}.train", partly=True)
+    kind = "study" if models[model]["name"] == "lambdanet" else "rival"
+    return Variation(kind=kind, model=model, changes=changes, train=train, **of_kind)
 
 
 @dataclass(frozen=True, kw_only=True)
