@@ -68,12 +68,17 @@ def _check() -> str:
     from lambdanet.noise import create_noise
 
     loaded = _params()
-    for name, config in loaded.noises.items():
-        with _within(f"noises.{name}"):
+    noises = {f"noises.{name}": config for name, config in loaded.noises.items()}
+    noises |= {f"sets.{name}": config for name, config in loaded.sets.items()}
+    noises |= {f"own.{v.set}.{name}.noise": v.noise for name, v in loaded.variations.items() if v.noise}
+    for where, config in noises.items():
+        with _within(where):
             create_noise(**config)
     for profile in loaded.trainings:
-        for name in loaded.models:
-            with _within(f"models.{name} under profile {profile}"):
+        places = {name: f"models.{name}" for name in loaded.models}
+        places |= {name: f"the variation {name}" for name in loaded.variations}
+        for name, where in places.items():
+            with _within(f"{where} under profile {profile}"):
                 create_model(**loaded.model(profile, name))
     dataset = loaded.downloads[loaded.profile].dataset
     if dataset not in DATASETS:
@@ -252,11 +257,9 @@ def publish(profile: str | None) -> None:
     profile = profile or loaded.profile
     images = params.look_up(loaded.downloads, profile, "profile").train_images
     logs, results = Path("logs", profile), Path("results", profile)
-    trained = publish.from_outputs(
-        loaded.cells(profile), Path("models", profile), Path("scores", profile), logs
-    )
-    if len(trained) < len(loaded.cells(profile)) and Path("weights", profile).is_dir():
-        here = {one.training.cell for one in trained}
+    trained = publish.from_stages(loaded, profile, Path("models", profile), Path("scores", profile), logs)
+    here = {one.training.cell for one in trained}
+    if not here.issuperset(loaded.cells(profile)) and Path("weights", profile).is_dir():
         committed = publish.from_committed(Path("weights", profile), results, logs)
         missing = [one for one in committed if one.training.cell not in here]
         click.echo(f"{len(missing)} trainings from weights/{profile}, as DVC's outputs of them are not here")

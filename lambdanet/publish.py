@@ -9,7 +9,7 @@ import pandas as pd
 from lambdanet import files, registry, tracking
 from lambdanet.catalogue import Denoiser
 from lambdanet.models import read_description
-from lambdanet.params import Cell
+from lambdanet.params import Cell, Params
 from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.tracking import Training
@@ -65,6 +65,27 @@ def from_outputs(cells: Iterable[Cell], models: Path, scores: Path, logs: Path) 
             history = read_history(models / cell.name / "history.csv")
             found.append(_trained(weights, history, read_json(path), logs))
     return found
+
+
+def from_stages(params: Params, profile: str, models: Path, scores: Path, logs: Path) -> list[Trained]:
+    """All of a profile's trained and scored cells: of the table, of the studies and of the sets.
+
+    Args:
+        params: all of params.yaml.
+        profile: whose.
+        models: folder with one folder a cell of the table, and the folders studies and sets of such.
+        scores: the same with one JSON file a cell.
+        logs: folder with the cells' logs; may be incomplete or absent.
+
+    Raises:
+        ValueError: an output cannot be read, or scores are of other weights.
+    """
+    table, studies, sets = params.cells(profile), params.study_cells(profile), params.set_cells(profile)
+    return [
+        *from_outputs(table, models, scores, logs),
+        *from_outputs(studies, models / "studies", scores / "studies", logs),
+        *from_outputs(sets, models / "sets", scores / "sets", logs),
+    ]
 
 
 def from_committed(weights: Path, results: Path, logs: Path) -> list[Trained]:

@@ -16,13 +16,7 @@ def main() -> None:
     door.announce(f"register@{profile}", params, profile)
     from lambdanet import publish
 
-    cells = {"": params.cells(profile), "studies": params.study_cells(profile)}
-    cells["sets"] = params.set_cells(profile)
-    trained = [
-        one
-        for folder, some in cells.items()
-        for one in publish.from_outputs(some, Path(models, folder), Path(scores, folder), Path(logs))
-    ]
+    trained = publish.from_stages(params, profile, Path(models), Path(scores), Path(logs))
     for line in publish.publish(trained, profile, images, Path(results)).lines():
         print(line)
     publish.write_receipt(Path(receipt), trained)
