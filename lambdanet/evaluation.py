@@ -1,5 +1,7 @@
 """Score a denoiser on a stored test set, and show it on photographs."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,40 @@ PANEL_SIZE = 512
 PANEL_SEED = 1
 
 
-def evaluate(model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: torch.device) -> dict:
+@dataclass(frozen=True)
+class Input:
+    """What can be said of test images before a network has seen them.
+
+    Attributes:
+        scores: of the noisy images: noisy_psnr, noisy_ssim, noisy_psnr_per_image.
+        described: images, clean_sha256, noisy_sha256.
+    """
+
+    scores: dict
+    described: dict
+
+
+def score_input(clean: np.ndarray, noisy: np.ndarray, *, device: torch.device) -> Input:
+    """Score noisy images as they are; for `evaluate`, where several networks get the same.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+    """
+    parts = [_per_image(x, y) for x, y in _chunks(clean, noisy, device)]
+    return Input(
+        {f"noisy_{key}": value for key, value in _summary(parts).items()},
+        {"images": len(clean), "clean_sha256": digest(clean), "noisy_sha256": digest(noisy)},
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    clean: np.ndarray,
+    noisy: np.ndarray,
+    *,
+    device: torch.device,
+    before: Input | None = None,
+) -> dict:
     """Score a denoiser, and its noisy input beside it, as the paper does.
 
     Outputs and noisy inputs are clipped to [0, 1] for scoring only.
@@ -28,6 +63,7 @@ def evaluate(model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: 
         clean: uint8, (n, h, w, 3).
         noisy: float16, the same shape.
         device: where the denoiser runs.
+        before: of `score_input` for these images, where it is known.
 
     Returns:
         psnr (dB, of the MSE pooled over all images), ssim (mean over images) and psnr_per_image
@@ -37,19 +73,21 @@ def evaluate(model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: 
     Raises:
         ValueError: the arrays differ in shape.
     """
-    if clean.shape != noisy.shape:
-        raise ValueError(f"clean and noisy images differ in shape: {clean.shape} and {noisy.shape}")
+    before = before or score_input(clean, noisy, device=device)
     model = model.to(device)
-    output, before = [], []
-    chunk = max(1, CHUNK // (clean.shape[1] * clean.shape[2]))
-    for start in range(0, len(clean), chunk):
-        x = to_tensor(clean[start : start + chunk], device)
-        y = to_tensor(noisy[start : start + chunk], device)
-        output.append(_per_image(x, denoise(model, y)))
-        before.append(_per_image(x, y))
-    scores = _summary(output) | {f"noisy_{key}": value for key, value in _summary(before).items()}
-    scores |= {"parameters": count_parameters(model), "images": len(clean)}
-    return scores | {"clean_sha256": digest(clean), "noisy_sha256": digest(noisy)}
+    after = [_per_image(x, denoise(model, y)) for x, y in _chunks(clean, noisy, device)]
+    return _summary(after) | before.scores | {"parameters": count_parameters(model)} | before.described
+
+
+def pooled_psnr(
+    model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: torch.device
+) -> dict[str, float]:
+    """Only psnr and noisy_psnr of `evaluate`, without SSIM, which takes longer than a small network."""
+    model, mse = model.to(device), {"noisy_psnr": [], "psnr": []}
+    for x, y in _chunks(clean, noisy, device):
+        for key, image in (("noisy_psnr", y), ("psnr", denoise(model, y))):
+            mse[key].append(metrics.mean_squared_error(x, image.clamp(0, 1)).cpu())
+    return {key: metrics.psnr(torch.cat(parts).mean().item(), data_range=1) for key, parts in mse.items()}
 
 
 def write_panel(model: nn.Module, noise: Noise, folder: Path, *, device: torch.device) -> None:
@@ -63,6 +101,16 @@ def write_panel(model: nn.Module, noise: Noise, folder: Path, *, device: torch.d
             denoised = denoise(model.to(device), noisy.to(device)).cpu()
             for kind, image in {"clean": clean, "noisy": noisy, "denoised": denoised}.items():
                 imsave(new / f"{name}-{kind}.png", to_bytes(image)[0], check_contrast=False)
+
+
+def _chunks(clean: np.ndarray, noisy: np.ndarray, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images as tensors on the device, in pieces."""
+    if clean.shape != noisy.shape:
+        raise ValueError(f"clean and noisy images differ in shape: {clean.shape} and {noisy.shape}")
+    chunk = max(1, CHUNK // (clean.shape[1] * clean.shape[2]))
+    for start in range(0, len(clean), chunk):
+        some = slice(start, start + chunk)
+        yield to_tensor(clean[some], device), to_tensor(noisy[some], device)
 
 
 def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from lambdanet import evaluation, files
+from lambdanet import evaluation
 from lambdanet.corruption import corrupt
-from lambdanet.images import to_bytes
+from lambdanet.denoise import denoise
+from lambdanet.images import to_bytes, to_tensor
 from lambdanet.noise import create_noise
 
 LEVELS = (5, 15, 25, 35, 45, 55)  # sigma of clipped Gaussian noise, of 255
@@ -30,9 +31,8 @@ def levels(model: nn.Module, clean: np.ndarray, *, device: torch.device) -> list
     rows = []
     for sigma in LEVELS:
         noise = create_noise("clipped-gaussian", sigma=sigma / 255)
-        scores = evaluation.evaluate(model, some, corrupt(some, noise, SEED), device=device)
-        row = {"sigma": sigma, "noisy_psnr": scores["noisy_psnr"], "psnr": scores["psnr"]}
-        rows.append(row | {"images": len(some)})
+        scores = evaluation.pooled_psnr(model, some, corrupt(some, noise, SEED), device=device)
+        rows.append({"sigma": sigma} | scores | {"images": len(some)})
     return rows
 
 
@@ -40,19 +40,17 @@ def on_training_images(
     model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: torch.device
 ) -> dict:
     """PSNR on the first `TRAINING` stored training images: train_psnr, train_noisy_psnr, train_images."""
-    scores = evaluation.evaluate(model, clean[:TRAINING], noisy[:TRAINING], device=device)
+    some = clean[:TRAINING]
+    scores = evaluation.pooled_psnr(model, some, noisy[:TRAINING], device=device)
     found = {f"train_{key}": scores[key] for key in ("psnr", "noisy_psnr")}
-    return found | {"train_images": scores["images"]}
+    return found | {"train_images": len(some)}
 
 
 def write_examples(
     model: nn.Module, clean: np.ndarray, noisy: np.ndarray, folder: Path, *, device: torch.device
 ) -> None:
     """Denoise the first test images and write each as NUMBER-clean, -noisy and -denoised.png."""
-    from skimage.io import imsave
-
-    from lambdanet.denoise import denoise
-    from lambdanet.images import to_tensor
+    from skimage.io import imsave  # not for those who only score
 
     for number in range(min(EXAMPLES, len(clean))):
         y = to_tensor(noisy[number : number + 1], device)
@@ -62,8 +60,3 @@ def write_examples(
             path = folder / f"{number}-{kind}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             imsave(path, picture, check_contrast=False)
-
-
-def write_levels(path: Path, rows: list[dict]) -> None:
-    """The rows of `levels` as CSV."""
-    files.write_csv(path, rows)

@@ -145,9 +145,16 @@ def compare_cells(
     found = [cell for cell in cells if (trained / cell.name / WEIGHTS).is_file()]
     if not found:
         raise ValueError(f"{trained} holds no training of a study; run `dvc repro`")
+    devices.be_deterministic()
+    where = devices.choose_device(device)
+    images = datasets.load_images(clean, "test"), datasets.load_images(noisy, "test")
+    before = evaluation.score_input(*images, device=where)
     with files.new_folder(out) as new:
         for cell in found:
-            scores, _ = evaluate_weights(trained / cell.name / WEIGHTS, clean, noisy, device=device)
+            weights = trained / cell.name / WEIGHTS
+            model, _ = load_weights(weights)
+            scores = evaluation.evaluate(model, *images, device=where, before=before)
+            scores |= {"weights_sha256": files.sha256(weights)}
             files.write_json(new / f"{cell.name}.json", asdict(cell) | scores)
 
 
@@ -176,9 +183,7 @@ def examine_cell(
     }
     scores |= examination.on_training_images(model, *images["train"], device=where)
     with files.new_folder(folder) as new:
-        examination.write_levels(
-            new / "levels.csv", examination.levels(model, images["test"][0], device=where)
-        )
+        files.write_csv(new / "levels.csv", examination.levels(model, images["test"][0], device=where))
         examination.write_examples(model, *images["test"], new, device=where)
     files.write_json(out, asdict(cell) | scores)
 
@@ -250,10 +255,8 @@ def evaluate_cell(
 
 def _middle(pairs: Pairs) -> Pairs:
     """The middle of images that are larger than what is monitored."""
-    middle = tuple(
-        slice(max(0, side - MONITORED_SIDE) // 2, max(0, side - MONITORED_SIDE) // 2 + MONITORED_SIDE)
-        for side in pairs.clean.shape[1:3]
-    )
+    starts = (max(0, side - MONITORED_SIDE) // 2 for side in pairs.clean.shape[1:3])
+    middle = [slice(start, start + MONITORED_SIDE) for start in starts]
     return Pairs(pairs.clean[:, *middle], pairs.noisy[:, *middle])
 
 
