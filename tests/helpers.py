@@ -1,9 +1,11 @@
 """What several test files use: tiny data, tiny projects, and the stages as processes."""
 
 import copy
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ import yaml
 from torch import nn
 
 from lambdanet.corruption import corrupt
+from lambdanet.denoise import denoise_photograph
 from lambdanet.noise import create_noise
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,6 +163,38 @@ def contents(folder):
     """Every file below a folder, by its path: bytes."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def tar(path, members, mode="w:gz", links=None):
+    """An archive of files, name to content, and of symbolic links, name to target."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    return path
+
+
+def folder(path, members):
+    """The same files in a folder."""
+    for name, content in members.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def assert_tiles_fit(model, size):
+    """A photograph denoised in small tiles is the one denoised whole."""
+    image = np.random.default_rng(0).integers(0, 2**16, (*size, 3), np.uint16)
+    cpu = torch.device("cpu")
+    whole = denoise_photograph(model, image, cpu, tile=1024)
+    tiles = denoise_photograph(model, image, cpu, tile=16)
+    assert np.abs(tiles.astype(int) - whole.astype(int)).max() <= 1
+    assert whole.std() > 100
 
 
 def start_dvc(script, stage, words, folder):

@@ -1,11 +1,10 @@
 import helpers
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lambdanet import portable
-from lambdanet.denoise import denoise, denoise_photograph
+from lambdanet.denoise import denoise
 from lambdanet.images import to_tensor
 from lambdanet.models import count_parameters, create_model
 from lambdanet.models.skip_autoencoder import DEEPEST, SkipAutoEncoder
@@ -137,11 +136,7 @@ def test_output_pixels_see_no_further_than_the_halo(levels, expected):
 @pytest.mark.parametrize("size", [(1, 40), (33, 31), (70, 45), (64, 97)], ids=str)
 def test_tiles_give_what_the_whole_gives(levels, size):
     model = create(width=4, levels=levels)
-    image = np.random.default_rng(0).integers(0, 2**16, (*size, 3), np.uint16)
-    whole = denoise_photograph(model, image, CPU, tile=1024)
-    tiles = denoise_photograph(model, image, CPU, tile=16)
-    assert np.abs(tiles.astype(int) - whole.astype(int)).max() <= 1
-    assert whole.std() > 100
+    helpers.assert_tiles_fit(model, size)
 
 
 @pytest.mark.parametrize("levels", LEVELS)

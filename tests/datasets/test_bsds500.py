@@ -69,26 +69,6 @@ def github(jpegs):
 FORMS = {"bare": bare, "berkeley": berkeley, "github": github}
 
 
-def tar(path, members, mode="w:gz", *, link=False):
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        if link:
-            info = tarfile.TarInfo("BSR/bench/source/Makefile")
-            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            archive.addfile(info)
-    return path
-
-
-def folder(path, members):
-    for name, content in members.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
-
-
 def wanted(train=5, test=4, **more):
     return DownloadBsds500(dataset="bsds500", train=train, test=test, **{"patches": 6} | more)
 
@@ -99,7 +79,7 @@ def load(source, **more):
 
 @pytest.fixture
 def source(jpegs, tmp_path):
-    return tar(tmp_path / "source.tar", bare(jpegs), "w")
+    return helpers.tar(tmp_path / "source.tar", bare(jpegs), "w")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -107,7 +87,7 @@ def source(jpegs, tmp_path):
 def test_every_form_gives_the_same_arrays(form, kept, jpegs, source, tmp_path):
     members = FORMS[form](jpegs)
     path = tmp_path / "other"
-    other = folder(path, members) if kept == "folder" else tar(path, members, kept)
+    other = helpers.folder(path, members) if kept == "folder" else helpers.tar(path, members, kept)
     expected, notes = load(source)
     images, same = load(other)
     assert notes == same
@@ -117,14 +97,14 @@ def test_every_form_gives_the_same_arrays(form, kept, jpegs, source, tmp_path):
 
 
 def test_folder_may_be_the_innermost_one(jpegs, source, tmp_path, monkeypatch):
-    inner = folder(tmp_path / "unpacked", bare(jpegs)) / "BSDS500/images"
+    inner = helpers.folder(tmp_path / "unpacked", bare(jpegs)) / "BSDS500/images"
     np.testing.assert_array_equal(load(inner)[0]["train"], load(source)[0]["train"])
     monkeypatch.chdir(inner)
     assert len(bsds500.read_files(inner.relative_to(inner))) == 9
 
 
 def test_links_beside_the_images_are_passed_over(jpegs, tmp_path):
-    path = tar(tmp_path / "a", berkeley(jpegs), link=True)
+    path = helpers.tar(tmp_path / "a", berkeley(jpegs), links={"BSR/bench/source/Makefile": "/etc/passwd"})
     assert bsds500.read_files(path) == jpegs
 
 
@@ -255,14 +235,14 @@ def refused(tmp_path):
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_other_content_is_refused(damage, kept, jpegs, tmp_path, refused):
     change, text = DAMAGED[damage]
-    source = (folder if kept == "folder" else tar)(tmp_path / "source", change(bare(jpegs)))
+    source = (helpers.folder if kept == "folder" else helpers.tar)(tmp_path / "source", change(bare(jpegs)))
     message = refused(source)
     assert message.startswith(f"{source}: ")
     assert text in message
 
 
 def test_same_image_twice_does_no_harm(jpegs, tmp_path):
-    path = tar(tmp_path / "a", bare(jpegs) | github(jpegs))
+    path = helpers.tar(tmp_path / "a", bare(jpegs) | github(jpegs))
     assert bsds500.read_files(path) == jpegs
 
 
@@ -290,12 +270,12 @@ def test_hostile_archive_is_refused(attack, tmp_path, refused):
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        tar(path, content)
+        helpers.tar(path, content)
     assert text in refused(path)
 
 
 def test_cut_archive_is_refused(jpegs, tmp_path, refused):
-    whole = tar(tmp_path / "whole", bare(jpegs)).read_bytes()
+    whole = helpers.tar(tmp_path / "whole", bare(jpegs)).read_bytes()
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
     assert "damaged or cut short" in refused(tmp_path / "cut")
 
@@ -330,8 +310,10 @@ def mirrors(jpegs, tmp_path, monkeypatch):
     """Mirrors in place of the network: a wrong page, a broken archive, BSDS500; and what was fetched."""
     bodies = {
         "https://a/page": b"<!DOCTYPE html>",
-        "https://b/other.tgz": tar(tmp_path / "other", without(bare(jpegs), "val/1000.jpg")).read_bytes(),
-        "https://c/master.tar.gz": tar(tmp_path / "good", github(jpegs)).read_bytes(),
+        "https://b/other.tgz": helpers.tar(
+            tmp_path / "other", without(bare(jpegs), "val/1000.jpg")
+        ).read_bytes(),
+        "https://c/master.tar.gz": helpers.tar(tmp_path / "good", github(jpegs)).read_bytes(),
     }
     fetched = []
 
@@ -366,7 +348,7 @@ def test_kept_archive_is_not_fetched_again(mirrors, jpegs, tmp_path):
 
 def test_damaged_kept_archive_is_fetched_again(mirrors, jpegs, tmp_path):
     known, fetched = mirrors
-    folder(tmp_path, {"downloads/master.tar.gz": b"half of it"})
+    helpers.folder(tmp_path, {"downloads/master.tar.gz": b"half of it"})
     assert bsds500.download(tmp_path / "downloads", known[2:]) == jpegs
     assert len(fetched) == 1
 

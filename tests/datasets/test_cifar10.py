@@ -112,22 +112,6 @@ def png(records):
     return made
 
 
-def tar(path, members, mode="w:gz"):
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def folder(path, members):
-    for name, content in members.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
-
-
 def images_of(records):
     """What every form must give: images in the order of their records as byte strings."""
     arrays = {}
@@ -168,9 +152,9 @@ def test_every_form_gives_the_same_arrays(form, kept, records, tmp_path):
     members = FORMS[form](records)
     source = tmp_path / f"source.{kept}"
     if kept == "folder":
-        folder(source, members)
+        helpers.folder(source, members)
     else:
-        tar(source, members, "w:gz" if kept == "tar.gz" else "w")
+        helpers.tar(source, members, "w:gz" if kept == "tar.gz" else "w")
     images, origin = cifar10.load(str(source), tmp_path / "downloads")
     assert origin == "CIFAR-10"
     assert_is_tiny(images, records)
@@ -179,23 +163,25 @@ def test_every_form_gives_the_same_arrays(form, kept, records, tmp_path):
 
 @pytest.mark.parametrize("mode", ["w:bz2", "w:xz"])
 def test_other_compressions_are_read(mode, records, tmp_path):
-    assert_is_tiny(cifar10.load(str(tar(tmp_path / "a", binary(records), mode)), tmp_path)[0], records)
+    assert_is_tiny(
+        cifar10.load(str(helpers.tar(tmp_path / "a", binary(records), mode)), tmp_path)[0], records
+    )
 
 
 def test_folder_may_be_the_innermost_one(records, tmp_path):
     for form, inner in ((python, "cifar-10-batches-py"), (binary, "cifar-10-batches-bin"), (png, "cifar10")):
-        source = folder(tmp_path / inner, form(records)) / inner
+        source = helpers.folder(tmp_path / inner, form(records)) / inner
         assert_is_tiny(cifar10.load(str(source), tmp_path)[0], records)
 
 
 def test_members_may_stand_in_any_order(records, tmp_path):
     members = dict(reversed(png(records).items()))
-    assert_is_tiny(cifar10.load(str(tar(tmp_path / "a", members)), tmp_path)[0], records)
+    assert_is_tiny(cifar10.load(str(helpers.tar(tmp_path / "a", members)), tmp_path)[0], records)
 
 
 def test_home_is_expanded(records, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    tar(tmp_path / "a.tar.gz", binary(records))
+    helpers.tar(tmp_path / "a.tar.gz", binary(records))
     assert_is_tiny(cifar10.load("~/a.tar.gz", tmp_path)[0], records)
 
 
@@ -220,7 +206,9 @@ def test_pickle_is_not_executed_even_beside_good_data(records, tmp_path):
         batch = pickle.loads(python_3_pickle(part, 4))
         return pickle.dumps(batch | {"more": Bomb(marker)}, 4)
 
-    assert_is_tiny(cifar10.load(str(tar(tmp_path / "a", python(records, pickled))), tmp_path)[0], records)
+    assert_is_tiny(
+        cifar10.load(str(helpers.tar(tmp_path / "a", python(records, pickled))), tmp_path)[0], records
+    )
     assert not marker.exists()
 
 
@@ -370,7 +358,7 @@ def refused(tmp_path):
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_content_is_refused(damage, kept, records, tmp_path, refused):
     make, text = DAMAGED[damage]
-    source = (folder if kept == "folder" else tar)(tmp_path / "source", make(records))
+    source = (helpers.folder if kept == "folder" else helpers.tar)(tmp_path / "source", make(records))
     assert text in refused(source)
 
 
@@ -450,7 +438,7 @@ def test_malicious_pickle_is_refused_and_not_executed(records, tmp_path, refused
     marker = tmp_path / "marker"
     for number, name in enumerate(("test_batch", "data_batch_1", "batches.meta")):
         bomb = one_changed(python, name, lambda _content: pickle.dumps(Bomb(marker)))
-        source = tar(tmp_path / f"source{number}", bomb(records))
+        source = helpers.tar(tmp_path / f"source{number}", bomb(records))
         if name == "batches.meta":  # not even looked at
             assert_is_tiny(cifar10.load(str(source), tmp_path)[0], records)
         else:
@@ -495,7 +483,7 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror(records, tmp_path, monkeypatch):
     """A server on this machine: a function of how it behaves to a URL."""
-    archive = tar(tmp_path / "archive", binary(records)).read_bytes()
+    archive = helpers.tar(tmp_path / "archive", binary(records)).read_bytes()
     handler = type("Handler", (Mirror,), {"body": archive})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
