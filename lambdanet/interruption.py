@@ -79,7 +79,7 @@ def remember_dvc() -> None:
     above = process.parents()
     for number, ancestor in enumerate(above):
         with contextlib.suppress(psutil.Error):
-            if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in ancestor.cmdline()[:3]):
+            if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in ancestor.cmdline()[:4]):
                 above = above[: number + 1]
                 break
     else:

@@ -2,7 +2,7 @@
 
 import json
 
-from test_pipeline import BESIDE, Clone
+from pipeline_helpers import BESIDE, Clone
 
 
 def test_studies_and_sets_run_and_a_changed_one_runs_its_own_stages_only(tmp_path):

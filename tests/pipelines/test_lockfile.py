@@ -1,0 +1,119 @@
+"""What is written instead of DVC's own dvc.lock is what DVC would have written."""
+
+import copy
+import shutil
+import subprocess
+import sys
+
+import pytest
+from dvc.utils.serialize import modify_yaml
+from helpers import ROOT
+
+from pipelines.lockfile import Entries, modify_lock
+
+LOCK = (ROOT / "dvc.lock").read_text()
+AWKWARD = {
+    "cmd": "python stages/train.py " + " ".join(f"--word-{n}" for n in range(40)),
+    "deps": [{"path": "a: b", "hash": "md5", "md5": "0123", "size": 12}, {"path": "00", "md5": "1e5"}],
+    "params": {
+        "params.yaml": {
+            "rate": 1e-05, "large": 2e22, "whole": 3.0, "no": None, "on": "yes", "flag": True, "text": "0.1",
+            "title": "the encoder's output channels d, with \u03bb", "empty": {}, "list": [1, [2, {"a": 3}]],
+            "lines": "one\n two\n", "nested": {"a": {"b": {"c": "#"}}},
+        }
+    },
+}  # fmt: skip
+
+
+def both(text, change, folder):
+    """The files that DVC and we write after the same change."""
+    written = []
+    for name, modify in (("a", modify_yaml), ("b", modify_lock)):
+        (folder / name).mkdir()
+        path = folder / name / "dvc.lock"
+        path.write_bytes(text.encode())
+        with modify(str(path)) as data:
+            change(data, copy.deepcopy)
+        assert [one.name for one in path.parent.iterdir()] == ["dvc.lock"]
+        written.append(path.read_text())
+    return written
+
+
+def test_changed_new_and_removed_stages_are_written_as_dvc_writes_them(tmp_path):
+    names = list(Entries(LOCK))
+
+    def change(data, new):
+        data["stages"].update({names[3]: new(AWKWARD), "new@of-it": new(AWKWARD)})
+        data["stages"].update({names[-1]: new(data["stages"][names[0]])})
+        del data["stages"][names[5]]
+
+    dvc, ours = both(LOCK, change, tmp_path)
+    assert ours == dvc
+    assert "new@of-it" in ours
+    assert names[5] not in Entries(ours)
+
+
+def test_entries_are_what_dvc_reads_and_nothing_is_lost():
+    entries = Entries(LOCK)
+    assert str(entries) == LOCK
+    assert "plot@quick" in entries
+    assert [out["path"] for out in entries["plot@quick"]["outs"]] == ["results/quick"]
+    assert entries.get("none", {}) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "schema: '2.0'\n",
+        "schema: '2.0'\nstages: {}\n",
+        "# mine\nschema: '2.0'\nstages:\n  a:\n    cmd: b\n",
+        "schema: '2.0'\nstages:\n  '12':\n    cmd: b\n",
+        "schema: '2.0'\nstages:\n  a: {cmd: b}\n",
+        "stages:\n  a:\n    cmd: b\nschema: '2.0'\n",
+        "schema: '2.0'\nstages:\n  a:\n    cmd: b\ndatasets: []\n",
+    ],
+)
+def test_another_form_is_left_to_dvc(text, tmp_path):
+    def change(data, _new):
+        data["stages"] = data.get("stages", {})
+        data["stages"].update({"new": AWKWARD})
+
+    dvc, ours = both(text, change, tmp_path)
+    assert ours == dvc
+    assert "new:" in ours
+
+
+def test_error_while_it_is_changed_leaves_the_file(tmp_path):
+    path = tmp_path / "dvc.lock"
+    path.write_text(LOCK)
+
+    def fail():
+        with modify_lock(str(path)) as data:
+            data["stages"].clear()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_text() == LOCK
+
+
+def test_dvc_runs_with_its_words_and_status(tmp_path):
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    stage = "stages:\n  one:\n    cmd: echo said > out\n    outs: [out]\n  two:\n    cmd: exit 3\n"
+    (tmp_path / "dvc.yaml").write_text(stage)
+
+    def run(*words):
+        command = [sys.executable, "-m", "pipelines.lockfile", *words]
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    for _ in range(2):  # DVC's file first, then ours
+        assert run("dvc", "repro", "-f", "one").returncode == 0
+    assert (tmp_path / "out").read_text() == "said\n"
+    assert list(Entries((tmp_path / "dvc.lock").read_text())) == ["one"]
+    failed = run("dvc", "repro", "two")
+    assert failed.returncode == 255
+    assert "failed to reproduce 'two'" in failed.stderr
+    assert run("repro").stderr == "usage: python -m pipelines.lockfile dvc COMMAND...\n"
