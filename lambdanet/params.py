@@ -12,7 +12,7 @@ LARGEST_SEED = 2**32 - 1
 STUDY_NOISE = "gaussian-01"  # as in dvc.yaml
 
 
-class _Yaml(yaml.SafeLoader):
+class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML 1.2 as DVC writes and reads it: 2e-05 is a number, which PyYAML alone reads as text."""
 
 

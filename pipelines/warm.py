@@ -6,9 +6,10 @@ A process loads what the stages load and then waits. Each stage script asks it (
 copy of itself, by `fork`, that runs the script with the stage's words, folder, environment, output and
 signals. The stages compute the same as by themselves, which they do where this process declines: another
 Python, other settings of the numeric libraries, or code that was changed since it was loaded. Linux only;
-elsewhere the command runs as it is.
+elsewhere the command runs as it is. A `dvc` writes its dvc.lock as pipelines/lockfile.py says.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -24,9 +25,11 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+LOCKFILE = (sys.executable, "-m", "pipelines.lockfile")
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ROOT / "stages"
 LOADED = ("torch", "skimage.io", "lambdanet.experiment")
@@ -103,6 +106,7 @@ def wait(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen(64)  # who comes early waits
+    ending = Ending()  # before what it loads asks for something to be done at the end: that comes first
     for name in LOADED:
         importlib.import_module(name)
     loaded = _sources()
@@ -133,10 +137,43 @@ def wait(path: str) -> None:
         else:
             for other in (listener, connection, *waiting):
                 other.close()
-            _become(request, files)
+            with ending.of_stage():
+                _become(request, files)
             return
         for file in files:
             os.close(file)
+
+
+class Ending:
+    """How a copy's interpreter ends: at once, after what was asked to be done at the end.
+
+    Taking down all that was loaded would touch, and thereby copy, most of the memory that the copies share:
+    half a second a stage.
+    """
+
+    def __init__(self) -> None:
+        """Have the interpreter end so, as the last of its `atexit` functions."""
+        self.status: int | None = None
+        atexit.register(self._leave)
+
+    @contextlib.contextmanager
+    def of_stage(self) -> Iterator[None]:
+        """Note the exit status of the block; any other exception than SystemExit is the interpreter's."""
+        try:
+            yield
+            self.status = 0
+        except SystemExit as end:
+            if end.code is None or isinstance(end.code, int):
+                self.status = end.code or 0
+            raise
+
+    def _leave(self) -> None:
+        if self.status is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # else the interpreter says that it cannot
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.status & 0xFF)
 
 
 def _receive(connection: socket.socket) -> tuple[dict | None, list[int]]:
@@ -202,6 +239,6 @@ if __name__ == "__main__":
         warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # no thread runs Python here
         wait(sys.argv[2])
     elif sys.argv[1:]:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main([*LOCKFILE, *sys.argv[1:]] if sys.argv[1] == "dvc" else sys.argv[1:]))
     else:
         sys.exit("usage: python -m pipelines.warm COMMAND...")

@@ -125,3 +125,37 @@ def test_the_command_s_status_is_passed_on(code, status):
         [sys.executable, "-m", "pipelines.warm", sys.executable, "-c", code], cwd=helpers.ROOT, check=False
     )
     assert done.returncode == status
+
+
+ENDING = """
+import atexit, sys, threading, time
+from pipelines import warm
+class Loaded:
+    def __del__(self):
+        print("taken down")
+ending, loaded = warm.Ending(), Loaded()
+atexit.register(print, "at the end")
+with ending.of_stage():
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    print("stage", end=" ")
+    END
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "out", "err"),
+    [
+        ("pass", 0, "stage thread\nat the end\n", ""),
+        ("sys.exit(130)", 130, "stage thread\nat the end\n", ""),
+        ("sys.exit()", 0, "stage thread\nat the end\n", ""),
+        ("sys.exit('error: no')", 1, "stage thread\nat the end\ntaken down\n", "error: no\n"),
+        ("1 / 0", 1, "stage thread\nat the end\ntaken down\n", "ZeroDivisionError: division by zero\n"),
+    ],
+)
+def test_a_copy_ends_as_a_script_does_but_takes_nothing_down(end, status, out, err):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.replace("END", end)], cwd=helpers.ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (status, out)
+    assert done.stderr.endswith(err)
+    assert bool(err) == bool(done.stderr)
