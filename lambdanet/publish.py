@@ -1,10 +1,16 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
-from collections.abc import Iterable
+import contextlib
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from lambdanet import files, registry, tracking
 from lambdanet.catalogue import Denoiser
@@ -13,6 +19,8 @@ from lambdanet.params import Cell, Params
 from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.tracking import Training
+
+WORTH_A_PROCESS = 4  # networks: a process takes as long to start as two of them to build
 
 
 @dataclass(frozen=True)
@@ -131,22 +139,29 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
     """
     done, errors = Published(), []
     client = tracking.connect()
-    for one in trained:
-        name = one.training.cell.name
-        with tracking.reaching():  # each by itself: a training that ends now may want to say so
-            run_id = tracking.log_training(client, one.training)
-            done.runs.append(name)
-            if not one.training.record:
-                done.without_log.append(name)
-            try:
-                version = registry.register(client, one.training, run_id, one.weights, train_images)
-            except ValueError as error:
-                errors.append(f"{name}: {error}")
-                continue
-            if version:
-                done.versions.append(f"{version.name} version {version.version}")
     with tracking.reaching():
-        for noise in dict.fromkeys(one.training.cell.noise for one in trained):
+        noises = dict.fromkeys(one.training.cell.noise for one in trained)
+        known = {noise: registry.registered(client, noise) for noise in noises}
+    new = [t.weights for t in trained if t.training.weights_sha256 not in known[t.training.cell.noise]]
+    with _building(new) as built:
+        for one in trained:
+            name = one.training.cell.name
+            with tracking.reaching():  # each by itself: a training that ends now may want to say so
+                run_id = tracking.log_training(client, one.training)
+                done.runs.append(name)
+                if not one.training.record:
+                    done.without_log.append(name)
+                try:
+                    version = registry.register(
+                        client, one.training, run_id, one.weights, train_images, built(one.weights)
+                    )
+                except ValueError as error:
+                    errors.append(f"{name}: {error}")
+                    continue
+                if version:
+                    done.versions.append(f"{version.name} version {version.version}")
+    with tracking.reaching():
+        for noise in noises:
             for alias, one in registry.assign_aliases(client, noise).items():
                 holder = (
                     f"version {one.version}: {one.model}, {one.profile}, {one.psnr:.2f} dB" if one else "none"
@@ -157,6 +172,37 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
     if errors:
         raise ValueError(f"not registered, all else is done: {'; '.join(errors)}")
     return done
+
+
+@contextlib.contextmanager
+def _building(weights: list[Path]) -> Iterator[Callable[[Path], Path | None]]:
+    """Have networks built, several at once where there are enough to pay for the processes' start.
+
+    Yields:
+        A function from a weights file to the folder of its MLflow model; None where `register` is to
+        build it. It raises the ValueError that the building ended with.
+    """
+    processes = min(os.cpu_count() or 1, len(weights) // WORTH_A_PROCESS)
+    if processes < 2:
+        yield lambda _: None
+        return
+    # Not by fork: torch may have threads by now.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,))
+    with tempfile.TemporaryDirectory() as temporary:
+        jobs = {
+            path: pool.submit(registry.build, path, Path(temporary, str(number)))
+            for number, path in enumerate(weights)
+        }
+
+        def built(path: Path) -> Path | None:
+            with contextlib.suppress(BrokenExecutor):  # something killed a process
+                return jobs[path].result() if path in jobs else None
+
+        try:
+            yield built
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def write_receipt(path: Path, trained: list[Trained]) -> None:

@@ -28,8 +28,57 @@ NUMBERS = {"psnr": float, "ssim": float, "parameters": int, "train_images": int,
 TEXTS = ("noise", "model", "profile", "clean_sha256", "noisy_sha256", "weights_sha256")
 
 
+def build(weights: Path, folder: Path) -> Path:
+    """Trace a network into the folder of an MLflow model, of no run yet, and compare it with the network.
+
+    Takes seconds and knows nothing of a server: several can be built at once, each in a process.
+
+    Args:
+        weights: file of `save_weights`; goes along, for those who have this project.
+        folder: made.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the network cannot be traced for every size.
+    """
+    network, _ = load_weights(weights)
+    signature = ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))]) for _ in "io"))
+    with tempfile.TemporaryDirectory() as temporary, portable.dynamic_sizes(network):
+        copy = Path(temporary, "weights.safetensors")
+        copy.write_bytes(weights.read_bytes())
+        mlflow.pytorch.save_model(
+            portable.Portable(network),
+            folder,
+            signature=signature,
+            input_example=portable.example(),
+            # Found out by MLflow itself this takes 20 times as long.
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+            extra_files=[str(copy)],
+            metadata={"contract": portable.CONTRACT},
+            serialization_format="pt2",
+        )
+    card = Model.load(str(folder))
+    # A traced program stays on its device; without this `pyfunc` fails where there is a GPU.
+    card.flavors["python_function"]["config"] = {"device": "cpu"}
+    card.save(str(folder / "MLmodel"))
+    portable.verify(mlflow.pytorch.load_model(str(folder)), network)
+    return folder
+
+
+def registered(client: MlflowClient, noise: str) -> set[str]:
+    """The digests of the weights that a noise's model has versions of."""
+    return {version.tags["weights_sha256"] for version in _versions(client, PREFIX + noise)}
+
+
 def register(
-    client: MlflowClient, training: Training, run_id: str, weights: Path, train_images: int
+    client: MlflowClient,
+    training: Training,
+    run_id: str,
+    weights: Path,
+    train_images: int,
+    built: Path | None = None,
 ) -> ModelVersion | None:
     """Register a scored network as a version of its noise's model, unless these weights are one.
 
@@ -39,6 +88,7 @@ def register(
         run_id: its run.
         weights: file of `save_weights`.
         train_images: how many it was trained on.
+        built: of `build`; None: built here.
 
     Returns:
         The new version; None where there was one.
@@ -69,7 +119,7 @@ def register(
     if known:
         if not _has_files(client, known):
             # `version.model_id` is empty in what a database gives back.
-            _log_model(client, weights, run_id, known.source.removeprefix("models:/"))
+            _log_model(client, weights, built, run_id, known.source.removeprefix("models:/"))
         decisive = newest([_denoiser(version) for version in versions])
         if ours.train_images == decisive.train_images and tests(ours) != tests(decisive):
             tags["published"] = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -78,7 +128,7 @@ def register(
     model = client.create_logged_model(
         experiment_id(client, cell.profile), cell.name, run_id, tags, {"model": cell.model}, "denoiser"
     )
-    _log_model(client, weights, run_id, model.model_id)
+    _log_model(client, weights, built, run_id, model.model_id)
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     return client.create_model_version(
@@ -153,32 +203,12 @@ def open_registry() -> MlflowClient:
     return connect()
 
 
-def _log_model(client: MlflowClient, weights: Path, run_id: str, model_id: str) -> None:
-    """Trace the network and upload it, with its weights file for those who have this project."""
-    network, _ = load_weights(weights)
-    signature = ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))]) for _ in "io"))
+def _log_model(client: MlflowClient, weights: Path, built: Path | None, run_id: str, model_id: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary, "weights.safetensors")
-        copy.write_bytes(weights.read_bytes())
-        folder = Path(temporary, "model")
-        with portable.dynamic_sizes(network):
-            mlflow.pytorch.save_model(
-                portable.Portable(network),
-                folder,
-                mlflow_model=Model(run_id=run_id, model_id=model_id),
-                signature=signature,
-                input_example=portable.example(),
-                # Found out by MLflow itself this takes 20 times as long.
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-                extra_files=[str(copy)],
-                metadata={"contract": portable.CONTRACT},
-                serialization_format="pt2",
-            )
+        folder = built or build(weights, Path(temporary, "model"))
         card = Model.load(str(folder))
-        # A traced program stays on its device; without this `pyfunc` fails where there is a GPU.
-        card.flavors["python_function"]["config"] = {"device": "cpu"}
+        card.run_id, card.model_id = run_id, model_id
         card.save(str(folder / "MLmodel"))
-        portable.verify(mlflow.pytorch.load_model(str(folder)), network)
         client.log_model_artifacts(model_id, str(folder))
 
 

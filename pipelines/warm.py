@@ -227,7 +227,6 @@ def _become(request: dict, files: list[int]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(request["environment"] | {STANDS_FOR: str(request["process"])})
-    del os.environ[SOCKET]
     os.chdir(request["folder"])
     sys.argv = request["words"]
     sys.path[0] = str(STAGES)

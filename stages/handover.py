@@ -20,7 +20,7 @@ def hand_over() -> None:
 
     It gets this process's words, folder, environment, files 0 to 2, and the signals that this one gets.
     """
-    path = os.environ.get(SOCKET)
+    path = os.environ.pop(SOCKET, None)  # what this script starts, however it is run, is no stage
     if not path:
         return
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:

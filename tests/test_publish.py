@@ -1,17 +1,23 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import helpers
+import mlflow
 import mlflow_helpers
+import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 from lambdanet import catalogue, files, publish, registry, tracking
 from lambdanet.cli import main
+from lambdanet.denoise import denoise
+from lambdanet.models import load_weights
 from lambdanet.params import Cell
 
 pytestmark = mlflow_helpers.WARNINGS
@@ -377,3 +383,50 @@ def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, pr
     assert [path.read_bytes() for path in catalogue.values()] == [
         one.weights.read_bytes() for one in grid[:2]
     ]
+
+
+def test_networks_are_built_in_processes_where_there_are_enough(client, project, grid, monkeypatch):
+    write_outputs(project, grid)
+    trained, built, real = outputs(project), [], registry.register
+    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(registry, "register", lambda *words: built.append(words[-1]) or real(*words))
+    done = publish.publish(trained, "tiny", 32, None)
+    assert len(done.versions) == 3
+    assert len(set(built)) == 3
+    assert all(folder.name in "012" and not folder.exists() for folder in built)
+    for denoiser, _ in registry.denoisers(client):
+        version = client.get_model_version("denoiser-gaussian-01", str(denoiser.version))
+        card = mlflow.models.get_model_info(version.source)
+        assert (card.run_id, card.model_id) == (version.run_id, version.source.removeprefix("models:/"))
+        program = mlflow.pyfunc.load_model(version.source)
+        images = np.random.default_rng(0).random((2, 3, 9, 8), dtype=np.float32)
+        network, _ = load_weights(registry.fetch(client, denoiser, project / str(denoiser.version)))
+        expected = denoise(network, torch.from_numpy(images)).clamp(0, 1).numpy()
+        np.testing.assert_allclose(program.predict(images), expected, atol=1e-5)
+    assert publish.publish(trained, "tiny", 32, None).versions == []
+    assert built[3:] == [None] * 3
+
+
+def test_processes_that_die_are_done_without(client, project, grid, monkeypatch):
+    write_outputs(project, grid[:2])
+    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(publish.torch, "set_num_threads", os._exit)
+    done = publish.publish(outputs(project), "tiny", 32, None)
+    assert len(done.versions) == 2
+    for denoiser, _ in registry.denoisers(client):
+        assert registry.fetch(client, denoiser, project / str(denoiser.version)).is_file()
+
+
+def test_a_network_that_cannot_be_built_elsewhere_is_named_and_the_others_registered(
+    client, project, grid, monkeypatch
+):
+    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    write_outputs(project, grid[:2])
+    trained = outputs(project)
+    trained[0].weights.write_bytes(b"damaged since")
+    with pytest.raises(ValueError, match=r"^not registered, all else is done: gaussian-01-autoencoder-0: "):
+        publish.publish(trained, "tiny", 32, None)
+    assert [one.model for one, _ in registry.denoisers(client)] == ["dncnn"]
