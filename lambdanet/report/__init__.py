@@ -69,7 +69,10 @@ def write_report(
             cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
             for cell, score in everything.items()
         }
-        page.write_page(new / "report.html", table, everything, logged, new / "figures", answers, own)
+        page.write_page(
+            new / "report.html", table, everything, logged, new / "figures", answers, own,
+            comparable=params.download(profile).dataset == "cifar10", stages=_examples(params, profile),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,13 @@ def _write_sets(new: Path, params: Params, profile: str, found: dict[Cell, dict]
             section["figures"] = [f"examples-{name}", f"levels-{name}"]
         sections.append(section)
     return sections
+
+
+def _examples(params: Params, profile: str) -> list[str]:
+    """A DVC stage that scores or trains a cell of each kind."""
+    kinds = {"evaluate": params.cells, "train": params.study_cells, "examine": params.set_cells}
+    first = {stage: cells(profile)[:1] for stage, cells in kinds.items()}
+    return [params.stage_of(stage, cell) for stage, cells in first.items() for cell in cells]
 
 
 def _of_first_seed(cells: list[Cell], folder: Path) -> dict[str, Path]:

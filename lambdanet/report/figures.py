@@ -143,6 +143,10 @@ def _draw_over_axis(axis: object, study: Study, done: pd.DataFrame) -> None:
                 f"{study.group}={group:g}", (last["axis"], last["parameters"]), fontsize=7, color=MUTED
             )
     second.set(ylabel="parameters (dotted)", yscale="log")
+    second.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    second.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    if done["parameters"].max() < 10 * done["parameters"].min():  # else a decade's ticks are enough
+        second.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     second.grid(visible=False)
     second.spines["right"].set_visible(True)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lambdanet import files
 from lambdanet.params import Cell
+from lambdanet.report.findings import findings
 from lambdanet.report.studies import AUTHORS_BATCHES
 from lambdanet.report.tables import as_rows, seed_sentences
 
@@ -26,6 +27,9 @@ def write_page(
     figures: Path,
     answers: "Answers",
     own: list[dict],
+    *,
+    comparable: bool,
+    stages: list[str],
 ) -> None:
     """Write the page; everything it shows is inside the file.
 
@@ -37,6 +41,8 @@ def write_page(
         figures: folder of the PNG files.
         answers: what the studies found.
         own: sections on the sets of their own images.
+        comparable: whether the table's images are the paper's.
+        stages: names of DVC stages, as examples.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lambdanet.report", "."),
@@ -47,6 +53,9 @@ def write_page(
         profile=next(iter(scores)).profile,
         rows=as_rows(table),
         seeds=seed_sentences(table),
+        findings=findings(table, answers.networks, comparable=comparable),
+        comparable=comparable,
+        stages=stages,
         convergence=_inline(figures / "convergence.png"),
         psnr=_inline(figures / "psnr.png"),
         panels={p.stem.removeprefix("panel-"): _photographs(p) for p in sorted(figures.glob("panel-*.png"))},
