@@ -11,7 +11,7 @@ from importlib import metadata
 import psutil
 import torch
 
-from lambdanet.devices import describe_device
+from lambdanet.devices import describe_device, keep_freed_memory
 
 FEWEST = 3  # turns, however long they take
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve")
@@ -28,7 +28,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Call each method once to warm up, then all of them in turns, every other turn in reverse.
 
-    What else the machine does so strikes all methods alike.
+    What else the machine does so strikes all methods alike, and all have an allocator that keeps freed
+    memory, as our trainings do.
 
     Args:
         methods: what to time, by name.
@@ -38,6 +39,7 @@ def interleave(
     Returns:
         Seconds of each call, by name.
     """
+    keep_freed_memory()
     for call in methods.values():
         call()
     seconds = {name: [] for name in methods}

@@ -23,6 +23,7 @@ from torch import nn
 from benchmarks import pictures
 from benchmarks.measuring import duration
 from benchmarks.tables import Table, Value, command
+from lambdanet import devices
 from lambdanet.denoise import TILE, denoise_photograph
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +98,7 @@ def one(model: nn.Module, side: int) -> Result:
 
 def print_all(name: str, sides: list[int]) -> None:
     """What `measure` starts as a process: a line of JSON on stdout for each size."""
+    devices.keep_freed_memory()
     model = pictures.trained(name)
     denoise_photograph(model, pictures.photograph(64), CPU)
     seconds, before = 0.0, 1

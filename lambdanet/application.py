@@ -86,6 +86,7 @@ def denoise_files(image: Path, out: Path, choices: list[Choice], *, device: str 
         ValueError: a file cannot be read, names collide, or `out` does not fit `image`; in a folder,
             after all others were denoised.
     """
+    devices.keep_freed_memory()
     where = devices.choose_device(device)
     loaded = {choice: load_weights(choice.weights) for choice in choices}
     models = {choice: (model.to(where), description) for choice, (model, description) in loaded.items()}

@@ -1,6 +1,7 @@
 """Which device runs, that it computes the same bytes twice, and that torch starts fast."""
 
 import contextlib
+import ctypes
 import inspect
 import os
 import platform
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 import torch
 
 from lambdanet.models.lambdanet import paths
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT = 2**30  # bytes: larger blocks still come from the kernel and go back to it
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -48,6 +52,19 @@ def be_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
     # Filling fresh memory with NaN is a debugging aid of the mode above; it costs up to a tenth.
     torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what tensors give back, for the next ones, instead of returning it to the kernel.
+
+    Otherwise the large tensors of each step are fresh pages, which the kernel clears one by one; where a
+    network computes little for its size, as LambdaNet does, that is a large share of the time. Other C
+    libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL(None).mallopt
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            allocator(parameter, KEPT)
 
 
 def peak_memory(device: torch.device) -> int:

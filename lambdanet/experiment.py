@@ -66,6 +66,7 @@ def train_cell(
         SystemExit: after SIGINT (130) or SIGTERM (143), with a checkpoint written.
     """
     devices.be_deterministic()
+    devices.keep_freed_memory()
     devices.leave_compiler_out()
     where = devices.choose_device(device)
     pairs = {
@@ -116,6 +117,7 @@ def evaluate_weights(
 ) -> tuple[dict, nn.Module]:
     """Score a weights file on the test images of two folders: the scores and the model."""
     devices.be_deterministic()
+    devices.keep_freed_memory()
     model, _ = load_weights(weights)
     scores = evaluation.evaluate(
         model,
@@ -146,6 +148,7 @@ def compare_cells(
     if not found:
         raise ValueError(f"{trained} holds no training of a study; run `dvc repro`")
     devices.be_deterministic()
+    devices.keep_freed_memory()
     where = devices.choose_device(device)
     images = datasets.load_images(clean, "test"), datasets.load_images(noisy, "test")
     before = evaluation.score_input(*images, device=where)

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 
@@ -98,3 +99,29 @@ def test_adam_computes_the_same_without_the_compiler():
         out[how] = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
     assert out["out"][0] == out["in"][0]
     assert (out["out"][1], out["in"][1].split()[0]) == ("False False", "True")
+
+
+FAULTS = """
+import resource, sys, torch
+from lambdanet import devices
+if sys.argv[1:]:
+    devices.keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(10, 1024, 1024)  # more than what glibc itself would ever keep
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(*(faults() for _ in range(6)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to")
+def test_freed_memory_is_used_again():
+    def faults(*words):
+        done = subprocess.run([sys.executable, "-c", FAULTS, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [int(count) for count in done.stdout.split()]
+
+    first, *_, last = faults("keep")  # the second may still find a gap that is too small
+    assert first > 10_000
+    assert last < first / 20
+    assert min(faults()) > first / 2
