@@ -15,6 +15,7 @@ from lambdanet.models.lambdanet import paths
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 2**30  # bytes: larger blocks still come from the kernel and go back to it
+KEPT_AT_MOST = 2**25  # before glibc 2.35
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -63,8 +64,8 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         allocator = ctypes.CDLL(None).mallopt
-        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            allocator(parameter, KEPT)
+        allocator(M_TRIM_THRESHOLD, KEPT)
+        allocator(M_MMAP_THRESHOLD, KEPT) or allocator(M_MMAP_THRESHOLD, KEPT_AT_MOST)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -417,7 +417,8 @@ def _studies(
     studies = {}
     for name, content in _mapping(raw.get("studies", {}), "studies").items():
         studies[_checked_name(name, "studies")] = build(Study, content, f"studies.{name}")
-    sets = {f"studied.{key}": value for key, value in _mapping(raw.get("studied", {}), "studied").items()}
+    studied = _mapping(raw.get("studied", {}), "studied").items()
+    sets = {f"studied.{_checked_name(key, 'studied')}": value for key, value in studied}
     sets |= {key: raw[key] for key in ("variations", "rivals") if key in raw}
     variations: dict[str, Variation] = {}
     for where, entries in sets.items():

@@ -4,8 +4,9 @@ import contextlib
 import multiprocessing
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,27 +183,38 @@ def _building(weights: list[Path]) -> Iterator[Callable[[Path], Path | None]]:
         A function from a weights file to the folder of its MLflow model; None where `register` is to
         build it. It raises the ValueError that the building ended with.
     """
-    processes = min(os.cpu_count() or 1, len(weights) // WORTH_A_PROCESS)
+    processes = min(torch.get_num_threads(), len(weights) // WORTH_A_PROCESS)  # the cores that are ours
     if processes < 2:
         yield lambda _: None
         return
     # Not by fork: torch may have threads by now.
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,))
+    pool = ProcessPoolExecutor(processes, spawn, _begin_process)
     with tempfile.TemporaryDirectory() as temporary:
-        jobs = {
-            path: pool.submit(registry.build, path, Path(temporary, str(number)))
-            for number, path in enumerate(weights)
-        }
+        jobs: dict[Path, Future] = {}
 
         def built(path: Path) -> Path | None:
-            with contextlib.suppress(BrokenExecutor):  # something killed a process
+            with contextlib.suppress(BrokenExecutor):
                 return jobs[path].result() if path in jobs else None
 
         try:
+            with contextlib.suppress(BrokenExecutor):  # something kills these processes
+                for number, path in enumerate(weights):
+                    jobs[path] = pool.submit(registry.build, path, Path(temporary, str(number)))
             yield built
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin_process() -> None:
+    """One thread for each of `_building`'s processes, which end with the one that started them."""
+    torch.set_num_threads(1)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def write_receipt(path: Path, trained: list[Trained]) -> None:

@@ -89,7 +89,13 @@ def _lock_files(fix: bool) -> Iterator[Line]:
 
 def _leftovers(fix: bool) -> Iterator[Line]:
     old = time.time() - OLD_SECONDS
-    patterns = (".dvc/cache/**/*.tmp", "data/**/.*.part", "models/**/.*.part", "scores/**/.*.part")
+    patterns = (
+        ".dvc.lock.*.part",
+        ".dvc/cache/**/*.tmp",
+        "data/**/.*.part",
+        "models/**/.*.part",
+        "scores/**/.*.part",
+    )
     found = [path for pattern in patterns for path in Path().glob(pattern) if path.lstat().st_mtime < old]
     if not found:
         return

@@ -33,6 +33,8 @@ class Entries(MutableMapping):
             ValueError: it does not look like what DVC writes.
         """
         head, *parts = re.split(r"^(?=  \S)", text, flags=re.MULTILINE)
+        if re.search(r"[&*]id\d", text):
+            raise ValueError("an entry may stand for another's")
         found = [re.fullmatch(r"  ([\w@.-]+):\n(?:    .*\n)+", part) for part in parts]
         if head != SCHEMA + STAGES or not all(found):
             raise ValueError("not as DVC writes it")
@@ -46,7 +48,7 @@ class Entries(MutableMapping):
         return parse_yaml(self._lines[name], "dvc.lock")[name]
 
     def __setitem__(self, name: str, entry: dict) -> None:
-        text = dumps_yaml({"stages": {name: entry}})
+        text = dumps_yaml({"stages": {name: _unshared(entry)}})
         self._lines[name] = text.removeprefix(STAGES)
 
     def __delitem__(self, name: str) -> None:
@@ -57,6 +59,13 @@ class Entries(MutableMapping):
 
     def __len__(self) -> int:
         return len(self._lines)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which nothing stands twice: YAML's anchors are a file's, and entries are written singly."""
+    if isinstance(value, dict):
+        return {key: _unshared(content) for key, content in value.items()}
+    return [_unshared(content) for content in value] if isinstance(value, list) else value
 
 
 @contextlib.contextmanager
@@ -75,7 +84,10 @@ def modify_lock(path: str, fs: Any = None) -> Iterator[dict]:
             yield data
     else:
         yield {"schema": "2.0", "stages": entries}
-        files.write_text(Path(path), str(entries))
+        file = Path(path).resolve()
+        mode = file.stat().st_mode
+        files.write_text(file, str(entries))
+        file.chmod(mode)
 
 
 def main(words: list[str]) -> int:

@@ -77,6 +77,16 @@ def test_metrics_of_unrelated_images(size):
     assert (ssim < 0.3).all()
 
 
+@pytest.mark.parametrize("pixels", [1, 2 * 33 * 47, 1 << 20])
+def test_images_are_compared_in_blocks_of_any_size(pixels, monkeypatch):
+    rng = np.random.default_rng(2)
+    clean = photographs(33, 47, rng)
+    noisy = clean + 0.1 * rng.standard_normal(clean.shape)
+    whole = assert_agree(clean, noisy)
+    monkeypatch.setattr(metrics, "BLOCK", pixels)
+    np.testing.assert_allclose(assert_agree(clean, noisy), whole, rtol=0, atol=1e-14)
+
+
 def test_negative_similarity():
     clean = random(32, 32, np.random.default_rng(2))
     assert (assert_agree(clean, 1 - clean) < -0.5).all()

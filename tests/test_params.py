@@ -437,6 +437,26 @@ def test_bad_variation_is_one_line(tmp_path, entry, message):
         params.load(path)
 
 
+@pytest.mark.parametrize(
+    ("studied", "of_profile", "message"),
+    [
+        (
+            {"few": {}, "few-rivals": {}, "all": {}},
+            "most",
+            "profiles.tiny.studied is 'most', must be one of all, few",
+        ),
+        ({}, "few", "profiles.tiny.studied is 'few', must be one of none"),
+        ({1: {}}, "few", "studied: the name 1 must be lower-case letters, digits and single dashes"),
+    ],
+)
+def test_bad_choice_of_studies_is_one_line(tmp_path, studied, of_profile, message):
+    path = tmp_path / "params.yaml"
+    chosen = {"profiles": {"tiny": STUDYING["profiles"]["tiny"] | {"studied": of_profile}}}
+    path.write_text(yaml.safe_dump(STUDYING | {"studied": studied} | chosen))
+    with pytest.raises(ValueError, match=rf"^{re.escape(f'{path}: {message}')}$"):
+        params.load(path)
+
+
 def test_a_name_has_one_meaning(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(STUDYING | {"variations": {"dncnn": {"study": "loss"}}}))

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import helpers
 import mlflow
 import mlflow_helpers
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -389,7 +391,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
     write_outputs(project, grid)
     trained, built, real = outputs(project), [], registry.register
     monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(registry, "register", lambda *words: built.append(words[-1]) or real(*words))
     done = publish.publish(trained, "tiny", 32, None)
     assert len(done.versions) == 3
@@ -411,8 +413,8 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
 def test_processes_that_die_are_done_without(client, project, grid, monkeypatch):
     write_outputs(project, grid[:2])
     monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr(publish.torch, "set_num_threads", os._exit)
+    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(publish, "_begin_process", os.abort)
     done = publish.publish(outputs(project), "tiny", 32, None)
     assert len(done.versions) == 2
     for denoiser, _ in registry.denoisers(client):
@@ -423,10 +425,43 @@ def test_a_network_that_cannot_be_built_elsewhere_is_named_and_the_others_regist
     client, project, grid, monkeypatch
 ):
     monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
     write_outputs(project, grid[:2])
     trained = outputs(project)
     trained[0].weights.write_bytes(b"damaged since")
     with pytest.raises(ValueError, match=r"^not registered, all else is done: gaussian-01-autoencoder-0: "):
         publish.publish(trained, "tiny", 32, None)
     assert [one.model for one, _ in registry.denoisers(client)] == ["dncnn"]
+
+
+ORPHANS = """
+import pathlib, sys, time
+from lambdanet import publish
+publish.WORTH_A_PROCESS, publish.torch.get_num_threads = 1, lambda: 2
+if __name__ == "__main__":
+    with publish._building([pathlib.Path("none"), pathlib.Path("no")]) as built:
+        try:
+            built(pathlib.Path("none"))
+        except ValueError as error:
+            print(error, flush=True)
+        time.sleep(60)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    process = subprocess.Popen(
+        [sys.executable, "orphans.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert "none" in process.stdout.readline()
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) >= 2
+    process.kill()
+    process.communicate(timeout=30)  # ends when they all have closed stdout
+    helpers.wait_until(lambda: not any(map(alive, below)))
+
+
+def alive(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -69,9 +69,12 @@ def write_report(
             cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
             for cell, score in everything.items()
         }
+        download = params.download(profile)
+        epochs = {model: params.training(profile, model).epochs for model in params.models}
         page.write_page(
             new / "report.html", table, everything, logged, new / "figures", answers, own,
-            comparable=params.download(profile).dataset == "cifar10", stages=_examples(params, profile),
+            comparable=download.dataset == "cifar10", stages=_examples(params, profile),
+            scale={"images": download.train_images, "epochs": epochs},
         )  # fmt: skip
 
 

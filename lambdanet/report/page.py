@@ -29,6 +29,7 @@ def write_page(
     own: list[dict],
     *,
     comparable: bool,
+    scale: dict,
     stages: list[str],
 ) -> None:
     """Write the page; everything it shows is inside the file.
@@ -42,6 +43,7 @@ def write_page(
         answers: what the studies found.
         own: sections on the sets of their own images.
         comparable: whether the table's images are the paper's.
+        scale: how long the table's models are trained: images, and epochs by model.
         stages: names of DVC stages, as examples.
     """
     environment = jinja2.Environment(
@@ -55,6 +57,7 @@ def write_page(
         seeds=seed_sentences(table),
         findings=findings(table, answers.networks, comparable=comparable),
         comparable=comparable,
+        scale=scale,
         stages=stages,
         convergence=_inline(figures / "convergence.png"),
         psnr=_inline(figures / "psnr.png"),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.serialize import modify_yaml, parse_yaml
 from helpers import ROOT
 
 from pipelines.lockfile import Entries, modify_lock
@@ -72,6 +72,7 @@ def test_entries_are_what_dvc_reads_and_nothing_is_lost():
         "schema: '2.0'\nstages:\n  a: {cmd: b}\n",
         "stages:\n  a:\n    cmd: b\nschema: '2.0'\n",
         "schema: '2.0'\nstages:\n  a:\n    cmd: b\ndatasets: []\n",
+        "schema: '2.0'\nstages:\n  a:\n    deps: &id001\n    - c\n  d:\n    deps: *id001\n",
     ],
 )
 def test_another_form_is_left_to_dvc(text, tmp_path):
@@ -82,6 +83,30 @@ def test_another_form_is_left_to_dvc(text, tmp_path):
     dvc, ours = both(text, change, tmp_path)
     assert ours == dvc
     assert "new:" in ours
+
+
+def test_what_is_shared_is_written_out(tmp_path):
+    path = tmp_path / "dvc.lock"
+    path.write_text(LOCK)
+    shared = {"name": "gaussian", "sigma": [0.1]}
+    with modify_lock(str(path)) as data:
+        for name in ("one", "two"):
+            data["stages"][name] = {"cmd": name, "params": {"params.yaml": {"a": shared, "b": [shared]}}}
+    text = path.read_text()
+    assert "&id" not in text
+    read = parse_yaml(text, "dvc.lock")["stages"]
+    assert read["one"]["params"] == read["two"]["params"] == {"params.yaml": {"a": shared, "b": [shared]}}
+
+
+def test_a_link_and_its_file_s_mode_stay(tmp_path):
+    (tmp_path / "shared.lock").write_text(LOCK)
+    (tmp_path / "shared.lock").chmod(0o664)
+    (tmp_path / "dvc.lock").symlink_to("shared.lock")
+    with modify_lock(str(tmp_path / "dvc.lock")) as data:
+        data["stages"]["new"] = {"cmd": "new"}
+    assert (tmp_path / "dvc.lock").is_symlink()
+    assert (tmp_path / "shared.lock").stat().st_mode & 0o777 == 0o664
+    assert "new" in Entries((tmp_path / "shared.lock").read_text())
 
 
 def test_error_while_it_is_changed_leaves_the_file(tmp_path):
@@ -109,8 +134,11 @@ def test_dvc_runs_with_its_words_and_status(tmp_path):
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
-    for _ in range(2):  # DVC's file first, then ours
+    files = set()
+    for _ in range(2):  # DVC's file first, then ours in its place
         assert run("dvc", "repro", "-f", "one").returncode == 0
+        files.add((tmp_path / "dvc.lock").stat().st_ino)
+    assert len(files) == 2
     assert (tmp_path / "out").read_text() == "said\n"
     assert list(Entries((tmp_path / "dvc.lock").read_text())) == ["one"]
     failed = run("dvc", "repro", "two")
