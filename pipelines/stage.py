@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 # A training that is asked to stop writes a checkpoint first.
 GRACE_SECONDS = 25
@@ -56,7 +57,7 @@ def run(
         StageError: it failed, or took longer than its limit.
     """
     # Without --wait-for-lock DVC throws a finished training away when another stage holds its lock.
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *words, name]
+    command = [sys.executable, "-m", *_dvc(), "--wait-for-lock", *words, name]
     process = subprocess.Popen(
         [*_DIE_WITH_PARENT, *command],
         env=os.environ | {"DVC_NO_ANALYTICS": "1"} | (environment or {}),
@@ -89,6 +90,11 @@ def run(
     if status == 0:
         return "run" if ran else "unchanged"
     raise _failure(name, text, status, limit if timed_out.is_set() else None)
+
+
+def _dvc() -> list[str]:
+    """DVC as pipelines/lockfile.py runs it; its own where the current folder's commit is older than that."""
+    return ["pipelines.lockfile", "dvc"] if Path("pipelines/lockfile.py").is_file() else ["dvc"]
 
 
 def _failure(name: str, text: str, status: int, limit: float | None) -> StageError:
