@@ -34,6 +34,7 @@ NETWORK = "10.203.77"
 MARK = "LAMBDANET_HOST"
 PYTHON = sys.executable
 DVC = (PYTHON, "-m", "dvc")
+TABLE = ("download", "corrupt", "train", "evaluate", "plot", "register")  # stages of the table alone
 
 
 class Host:
@@ -306,6 +307,13 @@ print(json.dumps(rows))
 """
 
 
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
 def make_source(folder: Path, models: tuple[str, ...] = ()) -> None:
     """A repository with this project's checked-out files, and perhaps a smaller sample profile.
 
@@ -317,7 +325,8 @@ def make_source(folder: Path, models: tuple[str, ...] = ()) -> None:
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     for name in listed.stdout.splitlines():
-        if not name.startswith(("results/", "weights/")) and name != "dvc.lock" and (ROOT / name).exists():
+        kept = not name.startswith(("results/", "weights/")) and name != "dvc.lock"
+        if (kept or name == "results/benchmarks.json") and (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     if models:
@@ -333,7 +342,14 @@ def make_source(folder: Path, models: tuple[str, ...] = ()) -> None:
         for name, epochs in {"lambdanet": 3, "autoencoder": 150}.items():
             if name in models:
                 sample["models"][name]["epochs"] = epochs
-        path.write_text(yaml.safe_dump(raw, sort_keys=False))
+        # What is trained beside the table needs the other models too.
+        raw |= {key: {} for key in ("studied", "studies", "variations", "rivals", "sets", "own")}
+        for profile in raw["profiles"].values():
+            profile.pop("studied", None), profile.pop("sets", None)
+        path.write_text(yaml.dump(raw, Dumper=_Plain, sort_keys=False))
+        pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+        pipeline["stages"] = {name: pipeline["stages"][name] for name in TABLE}
+        (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     identity = ["-c", "user.name=rehearsal", "-c", "user.email=rehearsal@localhost"]
     for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "as it is"]):
         subprocess.run(["git", *identity, *words], cwd=folder, check=True)
