@@ -68,7 +68,12 @@ def with_profile(text: str, name: str) -> str:
     if not studied:
         return text
     suffix = {"variations": "", "rivals": "-rivals"}
-    return _ALIAS.sub(lambda found: found[1] + studied + suffix[found[2]], text)
+
+    def chosen(found: re.Match) -> str:
+        name = studied + suffix[found[2]]
+        return found[1] + name if re.search(rf"&{name}(?![\w-])", text) else found[0]
+
+    return _ALIAS.sub(chosen, text)
 
 
 def with_choice_of(text: str, other: str) -> str:

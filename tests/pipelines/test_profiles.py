@@ -2,7 +2,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import pytest
+import yaml
 
 from pipelines import profiles
 
@@ -86,3 +88,12 @@ def test_a_profile_brings_its_choice_of_the_studies_and_takes_it_away(project):
             "profile: quick", "variations: *all # some", "rivals: *all-rivals",
         ]  # fmt: skip
     assert (project / "params.yaml").read_text() == text  # also what was chosen by hand
+
+
+def test_a_file_without_the_choice_s_anchors_stays_readable():
+    raw = yaml.safe_load((helpers.ROOT / "params.yaml").read_text())
+    text = profiles.with_profile(yaml.safe_dump(raw, sort_keys=False), "quick")  # with anchors of its own
+    assert yaml.safe_load(text) == raw | {"profile": "quick"}
+    ours = yaml.safe_load(profiles.with_profile((helpers.ROOT / "params.yaml").read_text(), "quick"))
+    assert ours["variations"] == raw["studied"]["all"]
+    assert ours["rivals"] == raw["studied"]["all-rivals"]
