@@ -68,6 +68,17 @@ def keep_freed_memory() -> None:
         allocator(M_MMAP_THRESHOLD, KEPT) or allocator(M_MMAP_THRESHOLD, KEPT_AT_MOST)
 
 
+def prepare(name: str = "auto") -> torch.device:
+    """Get this process ready to compute the same bytes twice, and take a device; see `choose_device`.
+
+    Raises:
+        ValueError: the device or the path is unknown or absent.
+    """
+    be_deterministic()
+    keep_freed_memory()
+    return choose_device(name)
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes that this process has had at most on a device."""
     if device.type == "cuda":

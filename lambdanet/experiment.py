@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import nn
 
 from lambdanet import (
@@ -22,6 +24,7 @@ from lambdanet import (
     provenance,
     timing,
 )
+from lambdanet.evaluation import Input
 from lambdanet.images import to_tensor
 from lambdanet.models import load_weights, save_weights
 from lambdanet.noise import create_noise
@@ -65,10 +68,8 @@ def train_cell(
         ValueError: bad settings or data, another process trains the same, or a loss not finite.
         SystemExit: after SIGINT (130) or SIGTERM (143), with a checkpoint written.
     """
-    devices.be_deterministic()
-    devices.keep_freed_memory()
+    where = devices.prepare(device)
     devices.leave_compiler_out()
-    where = devices.choose_device(device)
     pairs = {
         split: Pairs(datasets.load_images(clean, split), datasets.load_images(noisy, split))
         for split in datasets.SPLITS
@@ -116,15 +117,16 @@ def evaluate_weights(
     weights: Path, clean: Path, noisy: Path, *, device: str = "auto"
 ) -> tuple[dict, nn.Module]:
     """Score a weights file on the test images of two folders: the scores and the model."""
-    devices.be_deterministic()
-    devices.keep_freed_memory()
+    where = devices.prepare(device)
+    images = datasets.load_images(clean, "test"), datasets.load_images(noisy, "test")
+    return _score(weights, *images, where)
+
+
+def _score(
+    weights: Path, clean: np.ndarray, noisy: np.ndarray, where: torch.device, before: Input | None = None
+) -> tuple[dict, nn.Module]:
     model, _ = load_weights(weights)
-    scores = evaluation.evaluate(
-        model,
-        datasets.load_images(clean, "test"),
-        datasets.load_images(noisy, "test"),
-        device=devices.choose_device(device),
-    )
+    scores = evaluation.evaluate(model, clean, noisy, device=where, before=before)
     return scores | {"weights_sha256": files.sha256(weights)}, model
 
 
@@ -147,17 +149,12 @@ def compare_cells(
     found = [cell for cell in cells if (trained / cell.name / WEIGHTS).is_file()]
     if not found:
         raise ValueError(f"{trained} holds no training of a study; run `dvc repro`")
-    devices.be_deterministic()
-    devices.keep_freed_memory()
-    where = devices.choose_device(device)
+    where = devices.prepare(device)
     images = datasets.load_images(clean, "test"), datasets.load_images(noisy, "test")
     before = evaluation.score_input(*images, device=where)
     with files.new_folder(out) as new:
         for cell in found:
-            weights = trained / cell.name / WEIGHTS
-            model, _ = load_weights(weights)
-            scores = evaluation.evaluate(model, *images, device=where, before=before)
-            scores |= {"weights_sha256": files.sha256(weights)}
+            scores, _ = _score(trained / cell.name / WEIGHTS, *images, where, before)
             files.write_json(new / f"{cell.name}.json", asdict(cell) | scores)
 
 

@@ -21,7 +21,7 @@ from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.tracking import Training
 
-WORTH_A_PROCESS = 4  # networks: a process takes as long to start as two of them to build
+WORTH_A_PROCESS = 4  # networks, which are built in about the time that a process takes to start
 
 
 @dataclass(frozen=True)

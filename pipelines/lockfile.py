@@ -2,10 +2,10 @@
 
     python -m pipelines.lockfile dvc repro
 
-After each stage DVC parses all of dvc.lock, comments and all, and writes it anew: two seconds where it
-holds the results of several profiles, in which a kill leaves half a file. Here the stage's lines are
-replaced by what DVC writes for it, and the file is renamed into place. What does not look like a file of
-DVC's own is left to DVC.
+After each stage DVC parses all of dvc.lock, comments and all, and writes it anew, which takes longer than a
+short stage where it holds the results of several profiles; a kill meanwhile leaves half a file. Here the
+stage's lines are replaced by what DVC writes for it, and the file is renamed into place. What does not look
+like a file of DVC's own is left to DVC.
 """
 
 import contextlib

@@ -307,11 +307,26 @@ print(json.dumps(rows))
 """
 
 
-class _Plain(yaml.SafeDumper):
-    """YAML without anchors."""
+def copy_project(folder: Path) -> None:
+    """Copy this project's files as they lie here, without what was run: no results, weights or dvc.lock."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    for name in listed.stdout.splitlines():
+        kept = not name.startswith(("results/", "weights/")) and name != "dvc.lock"
+        if (kept or name == "results/benchmarks.json") and (ROOT / name).exists():  # `plot` reads that one
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
 
-    def ignore_aliases(self, _data: object) -> bool:
-        return True
+
+def leave_table(folder: Path, raw: dict) -> None:
+    """Take what is trained beside the table out of a copy's dvc.yaml, and of what its params.yaml holds."""
+    raw |= {key: {} for key in ("studied", "studies", "variations", "rivals", "sets", "own")}
+    for profile in raw["profiles"].values():
+        profile.pop("studied", None), profile.pop("sets", None)
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    pipeline["stages"] = {name: pipeline["stages"][name] for name in TABLE}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
 
 
 def make_source(folder: Path, models: tuple[str, ...] = ()) -> None:
@@ -321,14 +336,7 @@ def make_source(folder: Path, models: tuple[str, ...] = ()) -> None:
         folder: to be made.
         models: these only, for one noise, on few images; none: all of it.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    for name in listed.stdout.splitlines():
-        kept = not name.startswith(("results/", "weights/")) and name != "dvc.lock"
-        if (kept or name == "results/benchmarks.json") and (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    copy_project(folder)
     if models:
         path = folder / profiles.PARAMS
         raw = yaml.safe_load(path.read_text())
@@ -342,14 +350,8 @@ def make_source(folder: Path, models: tuple[str, ...] = ()) -> None:
         for name, epochs in {"lambdanet": 3, "autoencoder": 150}.items():
             if name in models:
                 sample["models"][name]["epochs"] = epochs
-        # What is trained beside the table needs the other models too.
-        raw |= {key: {} for key in ("studied", "studies", "variations", "rivals", "sets", "own")}
-        for profile in raw["profiles"].values():
-            profile.pop("studied", None), profile.pop("sets", None)
-        path.write_text(yaml.dump(raw, Dumper=_Plain, sort_keys=False))
-        pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
-        pipeline["stages"] = {name: pipeline["stages"][name] for name in TABLE}
-        (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+        leave_table(folder, raw)  # the rest needs the other models too
+        path.write_text(yaml.safe_dump(raw, sort_keys=False))
     identity = ["-c", "user.name=rehearsal", "-c", "user.email=rehearsal@localhost"]
     for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "as it is"]):
         subprocess.run(["git", *identity, *words], cwd=folder, check=True)

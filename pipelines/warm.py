@@ -147,8 +147,8 @@ def wait(path: str) -> None:
 class Ending:
     """How a copy's interpreter ends: at once, after what was asked to be done at the end.
 
-    Taking down all that was loaded would touch, and thereby copy, most of the memory that the copies share:
-    half a second a stage.
+    Taking down all that was loaded would touch, and thereby copy, most of the memory that the copies share,
+    which takes longer than a short stage.
     """
 
     def __init__(self) -> None:

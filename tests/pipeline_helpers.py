@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
-from helpers import ROOT
+
+from pipelines import rehearsal
 
 DVC = [str(Path(sys.executable).with_name("dvc"))]
 TINY = {
@@ -77,9 +77,6 @@ BESIDE = {
     },
     "own": {"bsds500": {"dncnn-25": {"model": "dncnn"}}, "split": {"cnn-bce": {"model": "cnn"}}},
 }
-STUDYING = {"study", "rival", "compare"}
-SETS = {f"{stage}-set" for stage in ("download", "corrupt")}
-SETS |= {f"{stage}-{name}" for stage in ("train", "examine") for name in BESIDE["sets"]}
 
 
 class Clone:
@@ -90,38 +87,21 @@ class Clone:
 
     def __init__(self, folder: Path, *, beside: bool = False) -> None:
         self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        for name in listed.stdout.splitlines():
-            kept = not name.startswith(("results/", "weights/")) and name != "dvc.lock"
-            kept = kept or name == "results/benchmarks.json"
-            if kept and (ROOT / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+        rehearsal.copy_project(folder)
         raw = yaml.safe_load((folder / "params.yaml").read_text())
         raw["noises"] = {name: raw["noises"][name] for name in ("gaussian-01", "speckle")}
         raw["models"] = {"lambdanet-u4-m7": SMALL, "autoencoder": raw["models"]["autoencoder"]}
         raw["profiles"] = {"quick": TINY, "paper": TINY | {"train": TINY["train"] | {"batch_size": 8}}}
         raw["profile"] = "quick"
-        raw["studied"] = {}
-        raw |= {"studies": {}, "variations": {}, "rivals": {}, "sets": {}, "own": {}}
         if beside:
             own = {"download": TINY["download"], "train": {}}
             tiny = TINY | {
                 "models": {name: {"epochs": 1} for name in BESIDE["models"]},
                 "study": {"epochs": 2}, "rival": {"epochs": 1}, "sets": {"bsds500": own, "split": own},
             }  # fmt: skip
-            raw |= BESIDE | {"profiles": {"quick": tiny}}
+            raw |= BESIDE | {"studied": {}, "profiles": {"quick": tiny}}
         else:
-            stages = yaml.safe_load((folder / "dvc.yaml").read_text())
-            for name in STUDYING | SETS:
-                del stages["stages"][name]
-            (folder / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
+            rehearsal.leave_table(folder, raw)
         self.write_params(raw)
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
             self.git(*command)

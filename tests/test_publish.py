@@ -387,11 +387,17 @@ def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, pr
     ]
 
 
+@pytest.fixture
+def two_processes(monkeypatch):
+    """However few networks there are, two processes build them."""
+    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_processes")
 def test_networks_are_built_in_processes_where_there_are_enough(client, project, grid, monkeypatch):
     write_outputs(project, grid)
     trained, built, real = outputs(project), [], registry.register
-    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(registry, "register", lambda *words: built.append(words[-1]) or real(*words))
     done = publish.publish(trained, "tiny", 32, None)
     assert len(done.versions) == 3
@@ -410,10 +416,9 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
     assert built[3:] == [None] * 3
 
 
+@pytest.mark.usefixtures("two_processes")
 def test_processes_that_die_are_done_without(client, project, grid, monkeypatch):
     write_outputs(project, grid[:2])
-    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(publish, "_begin_process", os.abort)
     done = publish.publish(outputs(project), "tiny", 32, None)
     assert len(done.versions) == 2
@@ -421,11 +426,8 @@ def test_processes_that_die_are_done_without(client, project, grid, monkeypatch)
         assert registry.fetch(client, denoiser, project / str(denoiser.version)).is_file()
 
 
-def test_a_network_that_cannot_be_built_elsewhere_is_named_and_the_others_registered(
-    client, project, grid, monkeypatch
-):
-    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
+@pytest.mark.usefixtures("two_processes")
+def test_a_network_that_cannot_be_built_elsewhere_is_named_and_the_others_registered(client, project, grid):
     write_outputs(project, grid[:2])
     trained = outputs(project)
     trained[0].weights.write_bytes(b"damaged since")
