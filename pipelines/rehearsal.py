@@ -101,7 +101,7 @@ class Host:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == str(self.folder) and process not in found:
                     found.append(process)
-        return [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in found if _alive(one)]
 
     def kill(self) -> None:
         """End all that runs on this host at once, as when its power fails."""
@@ -112,6 +112,13 @@ class Host:
             psutil.wait_procs(alive, 1)
         for one in self.started.values():
             one.wait()
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Whether it runs; it may end while it is asked."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 class Cluster:

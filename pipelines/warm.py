@@ -12,10 +12,10 @@ elsewhere the command runs as it is. A `dvc` writes its dvc.lock as pipelines/lo
 import atexit
 import contextlib
 import gc
-import importlib
 import io
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -32,7 +32,10 @@ from pathlib import Path
 LOCKFILE = (sys.executable, "-m", "pipelines.lockfile")
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ROOT / "stages"
-LOADED = ("torch", "skimage.io", "lambdanet.experiment")
+LOADED = (
+    "torch", "skimage.data:chelsea", "skimage.io:imsave", "skimage.transform:resize",
+    "imageio.plugins.pillow", "lambdanet.experiment", "lambdanet.models.lambdanet.fused",
+)  # fmt: skip
 # What the libraries read once, while they are loaded.
 READ_EARLY = (
     "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_", "PYTHON",
@@ -108,7 +111,7 @@ def wait(path: str) -> None:
     listener.listen(64)  # who comes early waits
     ending = Ending()  # before what it loads asks for something to be done at the end: that comes first
     for name in LOADED:
-        importlib.import_module(name)
+        pkgutil.resolve_name(name)  # what scikit-image loads only when a function is asked for, too
     loaded = _sources()
     gc.collect()
     gc.freeze()  # the copies share this memory

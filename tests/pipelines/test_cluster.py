@@ -4,6 +4,7 @@ Every test trains with a seed of its own, so that nothing of the others is used,
 undisturbed serial `dvc repro`.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -213,7 +214,8 @@ def test_the_remote_is_away_for_a_while(grid):
     _, process = grid.training()
     sshd = grid.cluster.server.started["sshd"]
     for one in (*psutil.Process(sshd.pid).children(recursive=True), sshd):
-        one.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     sshd.wait()
     psutil.wait_procs([process], 120)
     time.sleep(15)
