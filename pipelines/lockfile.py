@@ -1,26 +1,30 @@
-"""Run DVC with a dvc.lock of which only what changed is rewritten.
+"""Run DVC with a dvc.lock of which only what changed is rewritten, and each file parsed once.
 
     python -m pipelines.lockfile dvc repro
 
-After each stage DVC parses all of dvc.lock, comments and all, and writes it anew, which takes longer than a
-short stage where it holds the results of several profiles; a kill meanwhile leaves half a file. Here the
-stage's lines are replaced by what DVC writes for it, and the file is renamed into place. What does not look
-like a file of DVC's own is left to DVC.
+DVC parses params.yaml once for every stage and dvc.lock twice, to find that nothing has changed. After each
+stage it parses all of dvc.lock, comments and all, and writes it anew, which takes longer than a short stage
+where it holds the results of several profiles; a kill meanwhile leaves half a file. Here the same text is
+parsed once, the stage's lines are replaced by what DVC writes for it, and the file is renamed into place.
+What does not look like a file of DVC's own is left to DVC.
 """
 
 import contextlib
+import pickle
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from dvc import cli, dvcfile
-from dvc.utils.serialize import dumps_yaml, modify_yaml, parse_yaml
+from dvc.utils import strictyaml
+from dvc.utils.serialize import _yaml, dumps_yaml, modify_yaml, parse_yaml
 
 from lambdanet import files
 
 SCHEMA, STAGES = "schema: '2.0'\n", "stages:\n"
+KEPT = 8  # texts, of the files as they are and as they were
 
 
 class Entries(MutableMapping):
@@ -90,9 +94,27 @@ def modify_lock(path: str, fs: Any = None) -> Iterator[dict]:
         file.chmod(mode)
 
 
+def parsed_once(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """DVC's `parse_yaml`, which gives a copy of what it found before if the text is the same."""
+    found: dict[str, bytes] = {}
+
+    def parse_yaml(text: str, path: str, typ: str = "safe") -> Any:
+        if typ != "safe":
+            return parse(text, path, typ)
+        if text not in found:
+            content = pickle.dumps(parse(text, path))
+            if len(found) >= KEPT:
+                found.clear()
+            found[text] = content
+        return pickle.loads(found[text])
+
+    return parse_yaml
+
+
 def main(words: list[str]) -> int:
     """Run `dvc WORDS`; returns its exit status."""
     dvcfile.modify_yaml = modify_lock
+    strictyaml.parse_yaml = _yaml.parse_yaml = parsed_once(parse_yaml)
     return cli.main(words)
 
 

@@ -1,15 +1,16 @@
 """What is written instead of DVC's own dvc.lock is what DVC would have written."""
 
 import copy
+import json
 import shutil
 import subprocess
 import sys
 
 import pytest
-from dvc.utils.serialize import modify_yaml, parse_yaml
+from dvc.utils.serialize import YAMLFileCorruptedError, modify_yaml, parse_yaml
 from helpers import ROOT
 
-from pipelines.lockfile import Entries, modify_lock
+from pipelines.lockfile import Entries, modify_lock, parsed_once
 
 LOCK = (ROOT / "dvc.lock").read_text()
 AWKWARD = {
@@ -145,3 +146,54 @@ def test_dvc_runs_with_its_words_and_status(tmp_path):
     assert failed.returncode == 255
     assert "failed to reproduce 'two'" in failed.stderr
     assert run("repro").stderr == "usage: python -m pipelines.lockfile dvc COMMAND...\n"
+
+
+def test_the_same_text_is_parsed_once_and_each_gets_a_copy_of_its_own():
+    parsed = []
+
+    def parse(text, path, typ="safe"):
+        parsed.append((text, typ))
+        return parse_yaml(text, path, typ)
+
+    once = parsed_once(parse)
+    first, second = (once("a: {b: [1, 0.5, null, 2026-11-21]}", "params.yaml") for _ in range(2))
+    assert first == second == parse_yaml("a: {b: [1, 0.5, null, 2026-11-21]}", "params.yaml")
+    first["a"]["b"].append(3)
+    assert first != second
+    assert once("a: 2", "params.yaml") == {"a": 2}
+    assert once("a: 1 # one", "params.yaml", typ="rt").ca.items  # with its comments, for DVC to write back
+    assert [typ for _, typ in parsed] == ["safe", "safe", "rt"]
+    with pytest.raises(YAMLFileCorruptedError):
+        once("a: [", "params.yaml")
+
+
+def test_dvc_parses_params_once_for_all_stages(tmp_path):
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "params.yaml").write_text("a: {x: 1}\nb: {x: 2}\nc: {x: 3}\n")
+    stages = {
+        name: {"cmd": f"echo {name} > {name}", "params": [f"{name}.x"], "outs": [name]} for name in "abc"
+    }
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    code = """
+import sys
+from pathlib import Path
+from pipelines import lockfile
+parse, parsed = lockfile.parse_yaml, []
+lockfile.parse_yaml = lambda text, path, *more: parsed.append(Path(path).name) or parse(text, path, *more)
+status = lockfile.main(sys.argv[1:])
+print("parsed", status, parsed.count("params.yaml"), parsed.count("dvc.lock"))
+"""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+    def run(*words):
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return done.stdout.splitlines()[-1]
+
+    run("repro")
+    assert run("repro") == "parsed 0 1 1"
+    (tmp_path / "params.yaml").write_text("a: {x: 1}\nb: {x: 5}\nc: {x: 3}\n")
+    listed = [sys.executable, "-m", "pipelines.lockfile", "dvc", "status", "--json"]
+    told = subprocess.run(listed, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert list(json.loads(told.stdout)) == ["b"]
