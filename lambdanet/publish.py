@@ -15,7 +15,7 @@ import torch
 
 from lambdanet import files, registry, tracking
 from lambdanet.catalogue import Denoiser
-from lambdanet.models import read_description
+from lambdanet.models import create_model, read_description
 from lambdanet.params import Cell, Params
 from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
@@ -31,6 +31,11 @@ class Trained:
     training: Training
     weights: Path
 
+    @property
+    def any_size(self) -> bool:
+        """Whether its network takes images of any size, as the registry's denoisers do."""
+        return getattr(create_model(**self.training.description["model"]), "side", None) is None
+
 
 @dataclass
 class Published:
@@ -40,6 +45,7 @@ class Published:
     versions: list[str] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     without_log: list[str] = field(default_factory=list)
+    one_size: list[str] = field(default_factory=list)
     summary: bool = False
 
     def lines(self) -> list[str]:
@@ -52,6 +58,8 @@ class Published:
                 f"not restored: times, memory, device and training images' digests of "
                 f"{len(self.without_log)} of {len(self.runs)} trainings; their logs are not here"
             )
+        if self.one_size:
+            text.append(f"not registered, as they take images of one size only: {', '.join(self.one_size)}")
         return text
 
 
@@ -143,7 +151,11 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
     with tracking.reaching():
         noises = dict.fromkeys(one.training.cell.noise for one in trained)
         known = {noise: registry.registered(client, noise) for noise in noises}
-    new = [t.weights for t in trained if t.training.weights_sha256 not in known[t.training.cell.noise]]
+    new = [
+        one.weights
+        for one in trained
+        if one.training.weights_sha256 not in known[one.training.cell.noise] and one.any_size
+    ]
     with _building(new) as built:
         for one in trained:
             name = one.training.cell.name
@@ -152,6 +164,9 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
                 done.runs.append(name)
                 if not one.training.record:
                     done.without_log.append(name)
+                if not one.any_size:
+                    done.one_size.append(name)
+                    continue
                 try:
                     version = registry.register(
                         client, one.training, run_id, one.weights, train_images, built(one.weights)

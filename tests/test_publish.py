@@ -436,6 +436,19 @@ def test_a_network_that_cannot_be_built_elsewhere_is_named_and_the_others_regist
     assert [one.model for one, _ in registry.denoisers(client)] == ["dncnn"]
 
 
+def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, project, grid):
+    config = {**mlflow_helpers.NETWORKS["lambdanet"], "decoder": "connected", "side": 16}
+    one = mlflow_helpers.trained(project / "connected", "connected", config=config, psnr=40.0)
+    write_outputs(project, [grid[0]])
+    done = publish.publish([one, *outputs(project)], "tiny", 32, None)
+    assert done.runs == ["gaussian-01-connected-0", "gaussian-01-autoencoder-0"]
+    assert done.one_size == ["gaussian-01-connected-0"]
+    last = "not registered, as they take images of one size only: gaussian-01-connected-0"
+    assert done.lines()[-1] == last
+    assert [denoiser.model for denoiser, _ in registry.denoisers(client)] == ["autoencoder"]
+    assert len(mlflow_helpers.runs(client)) == 2
+
+
 ORPHANS = """
 import pathlib, sys, time
 from lambdanet import publish
