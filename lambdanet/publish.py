@@ -1,6 +1,7 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import tempfile
@@ -31,10 +32,14 @@ class Trained:
     training: Training
     weights: Path
 
-    @property
+    @functools.cached_property
     def any_size(self) -> bool:
         """Whether its network takes images of any size, as the registry's denoisers do."""
-        return getattr(create_model(**self.training.description["model"]), "side", None) is None
+        try:
+            network = create_model(**self.training.description["model"])
+        except (TypeError, ValueError):
+            return True  # whoever builds it says what is wrong
+        return getattr(network, "side", None) is None
 
 
 @dataclass

@@ -116,14 +116,15 @@ def _end_below(pids: list[int]) -> None:
             for one in holder.children():
                 one.terminate()
     until = time.monotonic() + STOP_SECONDS
-    while any(map(_lives, below)) and time.monotonic() < until:
+    while any(map(lives, below)) and time.monotonic() < until:
         time.sleep(0.1)
-    for one in filter(_lives, below):
+    for one in filter(lives, below):
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs; it may end while it is asked."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -134,7 +135,7 @@ def _process(folder: Path, name: str) -> psutil.Process | None:
     try:
         pid, began = (folder / f"{name}.pid").read_text().split()
         process = psutil.Process(int(pid))
-        return process if abs(process.create_time() - float(began)) < 1 and _lives(process) else None
+        return process if abs(process.create_time() - float(began)) < 1 and lives(process) else None
     except (OSError, ValueError, psutil.NoSuchProcess):
         return None
 

@@ -101,7 +101,7 @@ class Host:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == str(self.folder) and process not in found:
                     found.append(process)
-        return [one for one in found if _alive(one)]
+        return [one for one in found if processes.lives(one)]
 
     def kill(self) -> None:
         """End all that runs on this host at once, as when its power fails."""
@@ -112,13 +112,6 @@ class Host:
             psutil.wait_procs(alive, 1)
         for one in self.started.values():
             one.wait()
-
-
-def _alive(process: psutil.Process) -> bool:
-    """Whether it runs; it may end while it is asked."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 class Cluster:
@@ -330,7 +323,8 @@ def leave_table(folder: Path, raw: dict) -> None:
     """Take what is trained beside the table out of a copy's dvc.yaml, and of what its params.yaml holds."""
     raw |= {key: {} for key in ("studied", "studies", "variations", "rivals", "sets", "own")}
     for profile in raw["profiles"].values():
-        profile.pop("studied", None), profile.pop("sets", None)
+        for key in ("studied", "sets"):
+            profile.pop(key, None)
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
     pipeline["stages"] = {name: pipeline["stages"][name] for name in TABLE}
     (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))

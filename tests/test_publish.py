@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import json
 import os
@@ -19,8 +18,9 @@ from click.testing import CliRunner
 from lambdanet import catalogue, files, publish, registry, tracking
 from lambdanet.cli import main
 from lambdanet.denoise import denoise
-from lambdanet.models import load_weights
+from lambdanet.models import load_weights, save_weights
 from lambdanet.params import Cell
+from pipelines import processes
 
 pytestmark = mlflow_helpers.WARNINGS
 
@@ -449,6 +449,20 @@ def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, p
     assert len(mlflow_helpers.runs(client)) == 2
 
 
+def test_a_network_that_the_project_no_longer_has_is_named(client, project, grid):
+    one = dataclasses.replace(grid[0], weights=project / "gone.safetensors")
+    training = dataclasses.replace(
+        one.training, description=one.training.description | {"model": {"name": "gone"}}
+    )
+    network, _ = load_weights(grid[0].weights)
+    save_weights(one.weights, network, training.description)
+    with pytest.raises(
+        ValueError, match=r"^not registered, all else is done: .* names no model of lambdanet"
+    ):
+        publish.publish([dataclasses.replace(one, training=training)], "tiny", 32, None)
+    assert registry.denoisers(client) == []
+
+
 ORPHANS = """
 import pathlib, sys, time
 from lambdanet import publish
@@ -473,10 +487,4 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     assert len(below) >= 2
     process.kill()
     process.communicate(timeout=30)  # ends when they all have closed stdout
-    helpers.wait_until(lambda: not any(map(alive, below)))
-
-
-def alive(process):
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    helpers.wait_until(lambda: not any(map(processes.lives, below)))

@@ -124,16 +124,26 @@ def test_error_while_it_is_changed_leaves_the_file(tmp_path):
     assert path.read_text() == LOCK
 
 
-def test_dvc_runs_with_its_words_and_status(tmp_path):
+@pytest.fixture
+def python(tmp_path):
+    """Runs this Python with words, in a repository of DVC at `tmp_path`."""
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+    def run(*words):
+        command = [sys.executable, *words]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_dvc_runs_with_its_words_and_status(tmp_path, python):
     stage = "stages:\n  one:\n    cmd: echo said > out\n    outs: [out]\n  two:\n    cmd: exit 3\n"
     (tmp_path / "dvc.yaml").write_text(stage)
 
     def run(*words):
-        command = [sys.executable, "-m", "pipelines.lockfile", *words]
-        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return python("-m", "pipelines.lockfile", *words)
 
     files = set()
     for _ in range(2):  # DVC's file first, then ours in its place
@@ -167,9 +177,7 @@ def test_the_same_text_is_parsed_once_and_each_gets_a_copy_of_its_own():
         once("a: [", "params.yaml")
 
 
-def test_dvc_parses_params_once_for_all_stages(tmp_path):
-    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+def test_dvc_parses_params_once_for_all_stages(tmp_path, python):
     (tmp_path / "params.yaml").write_text("a: {x: 1}\nb: {x: 2}\nc: {x: 3}\n")
     stages = {
         name: {"cmd": f"echo {name} > {name}", "params": [f"{name}.x"], "outs": [name]} for name in "abc"
@@ -184,16 +192,13 @@ lockfile.parse_yaml = lambda text, path, *more: parsed.append(Path(path).name) o
 status = lockfile.main(sys.argv[1:])
 print("parsed", status, parsed.count("params.yaml"), parsed.count("dvc.lock"))
 """
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
     def run(*words):
-        command = [sys.executable, "-c", code, *words]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        return done.stdout.splitlines()[-1]
+        return python("-c", code, *words).stdout.splitlines()[-1]
 
     run("repro")
     assert run("repro") == "parsed 0 1 1"
     (tmp_path / "params.yaml").write_text("a: {x: 1}\nb: {x: 5}\nc: {x: 3}\n")
-    listed = [sys.executable, "-m", "pipelines.lockfile", "dvc", "status", "--json"]
-    told = subprocess.run(listed, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    told = python("-m", "pipelines.lockfile", "dvc", "status", "--json")
+    assert told.returncode == 0
     assert list(json.loads(told.stdout)) == ["b"]
