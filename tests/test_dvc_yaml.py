@@ -41,7 +41,8 @@ MAKERS |= {IMAGEFILE}
 # Of these, evaluation takes its two photographs from photos.py, and plot their names only.
 PHOTOS = "lambdanet/datasets/photos.py"
 # A change of a noise changes the noisy images, which are a dependency.
-NOISE = MAKERS - {PHOTOS} | {"lambdanet/noise.py"}
+NOISES = {"lambdanet/noise.py", "lambdanet/twister.py"}
+NOISE = MAKERS - {PHOTOS} | NOISES
 # experiment.py serves training and evaluation; each uses its half.
 EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise")} | {PHOTOS}
 # Reached through live.py, whose process only reads what the stage writes.
@@ -52,7 +53,7 @@ OTHER_HALF = {
     "corrupt": MAKERS,
     "train": NOISE | EVALUATION | FOLLOWER | EXAMINATION,
     "evaluate": NOISE | FOLLOWER | EXAMINATION | {"lambdanet/training.py"},
-    "examine": NOISE - {"lambdanet/noise.py"} | {"lambdanet/training.py", PHOTOS},
+    "examine": NOISE - NOISES | {"lambdanet/training.py", PHOTOS},
     "compare": NOISE | EXAMINATION | {"lambdanet/training.py", PHOTOS},
     "plot": MAKERS,
     # what a traced network is checked against, never what is registered; how scores and histories are read
