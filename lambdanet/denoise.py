@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lambdanet import models
+
 # Pixels of one batch at inference: large enough to keep the cores busy, small enough for
 # LambdaNet's (k, v, h, w) lambdas, 256 bytes a pixel, to stay in tens of megabytes.
 BATCH_PIXELS = 128 * 32 * 32
@@ -85,7 +87,7 @@ def _run(model: nn.Module, noisy: Tensor, *context: Tensor) -> Tensor:
     padding = (0, -w % stride, 0, -h % stride)
     if any(padding):
         noisy = F.pad(noisy, padding, mode="reflect" if min(h, w) >= stride else "replicate")
-    return model(noisy, *context)[..., :h, :w]
+    return model(models.laid_out(model, noisy), *context)[..., :h, :w].contiguous()
 
 
 def _tiles(h: int, w: int, side: int) -> Iterator[Area]:

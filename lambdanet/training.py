@@ -94,8 +94,9 @@ def train(
     noise = noises.create_noise(**noise_config)
     torch.manual_seed(seed)
     model = models.create_model(**model_config).to(device)
-    half = models.path(model_config["name"], device.type) == models.paths.BF16
-    if half:
+    way = models.path(model_config["name"], device.type)
+    half = way == models.paths.BF16
+    if half or way == models.paths.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
     optimizer = OPTIMIZERS[settings.optimizer](model.parameters(), weight_decay=settings.weight_decay)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)

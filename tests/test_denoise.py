@@ -7,7 +7,7 @@ from torch import nn
 
 from lambdanet.denoise import TILE, denoise, denoise_photograph
 from lambdanet.images import to_tensor
-from lambdanet.models import MODELS, create_model, load_weights
+from lambdanet.models import MODELS, create_model, load_weights, paths
 
 CPU = torch.device("cpu")
 WEIGHTS = helpers.ROOT / "weights/quick"
@@ -136,3 +136,19 @@ def test_model_without_halo_takes_the_whole():
     output = denoise_photograph(Levelled(), image, CPU, tile=8)
     expected = np.round(image - image.astype(float).mean() + 127.5)
     assert apart(output, expected) == 0
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_layout_in_memory_is_what_a_network_takes_and_does_not_show(name):
+    model = create_model(name).eval()
+    noisy = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    taken = []
+    model.register_forward_pre_hook(lambda _, images: taken.append(images[0]))
+    found = denoise(model, noisy)
+    with paths.forced("reference"):
+        expected = denoise(model, noisy)
+    last, plain = taken
+    assert plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last) == (name != "lambdanet")
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

@@ -244,16 +244,18 @@ def test_device_may_name_a_path():
 
 
 def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(monkeypatch):
-    for units, expected in ((True, paths.BF16), (False, paths.REFERENCE)):
+    for units, expected in ((True, paths.BF16), (False, paths.CHANNELS_LAST)):
         monkeypatch.setattr(paths, "_multiplies_bf16", lambda _device, units=units: units)
         for name in ("autoencoder", "cnn", "dncnn", "skip-autoencoder"):
             assert path(name, "cpu") == expected
         assert path("lambdanet", "cpu") == paths.FUSED
         with paths.forced(paths.REFERENCE):
             assert path("dncnn", "cpu") == paths.REFERENCE
-        with paths.forced(paths.BF16):
-            assert path("dncnn", "cpu") == paths.BF16
-            assert path("lambdanet", "cpu") == paths.FUSED
+        for way in (paths.CHANNELS_LAST, paths.BF16):
+            with paths.forced(way):
+                assert path("dncnn", "cpu") == way
+                assert path("lambdanet", "cpu") == paths.FUSED
+    assert path("dncnn", "mps") == paths.REFERENCE
 
 
 WITHOUT = """

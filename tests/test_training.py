@@ -544,10 +544,24 @@ def test_checkpoint_key_covers_the_models_code(run, half_done, monkeypatch, capl
     assert "belongs to other settings, data or code; not used" in caplog.text
 
 
-def test_checkpoint_of_another_path_is_not_used(run, half_done, caplog):
-    with models.paths.forced("bf16"):
+@pytest.mark.parametrize("way", ["bf16", "reference"])
+def test_checkpoint_of_another_path_is_not_used(run, half_done, caplog, way):
+    with models.paths.forced(way):
         run(DNCNN)
     assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+@pytest.mark.parametrize("model", [DNCNN, AUTOENCODER], ids=lambda model: model["name"])
+def test_channels_last_gives_what_the_reference_gives_up_to_rounding(run, model):
+    found = {}
+    for way in ("channels-last", "reference"):
+        with models.paths.forced(way):
+            found[way] = run(model)
+    (last, history), (plain, expected) = found.values()
+    for parameter, other in zip(last.parameters(), plain.parameters(), strict=True):
+        assert parameter.is_contiguous(memory_format=torch.channels_last) or parameter.ndim < 4
+        torch.testing.assert_close(parameter, other, rtol=1e-3, atol=1e-4)
+    assert history[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-4)
 
 
 def test_half_precision_gives_the_same_bytes_twice_and_learns_as_well(run, tmp_path):

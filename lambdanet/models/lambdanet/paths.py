@@ -1,9 +1,10 @@
 """Which way a network computes: LambdaNet as the paper has it, re-associated, or by compiled kernels.
 
-The ways of LambdaNet give the same values up to rounding. The convolutional networks have `bf16` beside
-the reference: trained with products in half the precision, summed in float32, where the processor has
-units for them. Neither gives the same bytes, so a run's log names the path as it names the device.
-`force` takes one path wherever it fits.
+The ways of LambdaNet give the same values up to rounding. The convolutional networks have two beside the
+reference: `channels-last`, trained with a pixel's channels side by side in memory, as a CPU's convolutions
+take them; and `bf16`, so too and with products in half the precision, summed in float32, where the processor
+has units for them. None gives the same bytes, so a run's log names the path as it names the device. `force`
+takes one path wherever it fits.
 """
 
 import contextlib
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-AUTO, REFERENCE, PORTABLE, FUSED, BF16 = NAMES = ("auto", "reference", "portable", "fused", "bf16")
+NAMES = ("auto", "reference", "portable", "fused", "channels-last", "bf16")
+AUTO, REFERENCE, PORTABLE, FUSED, CHANNELS_LAST, BF16 = NAMES
 LARGEST = 64  # side of an image that the kernels take: a block's arrays stay in the cache
 FEATURES = 64  # channels that they take: a covariance has their square
 FEWEST = 3  # images for which they pay
@@ -97,9 +99,11 @@ def _fits(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bool:
 
 def of_convolutions(device: str) -> str:
     """The path on which a convolutional network is trained on a kind of device."""
-    if _forced in (REFERENCE, BF16):
+    if _forced in (REFERENCE, CHANNELS_LAST, BF16):
         return _forced
-    return BF16 if _forced == AUTO and _multiplies_bf16(device) else REFERENCE
+    if _forced == AUTO and _multiplies_bf16(device):
+        return BF16
+    return CHANNELS_LAST if device == "cpu" else REFERENCE
 
 
 def _multiplies_bf16(device: str) -> bool:
