@@ -6,6 +6,7 @@ Needs nothing but the project; deepinv is measured where it is installed (see pe
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -16,13 +17,14 @@ from benchmarks.tables import Table, command
 from lambdanet.models import create_model
 
 PLAIN = "float32"
+CHANNELS_LAST = ", channels_last"  # what the project takes on a CPU without AMX
 
 
 def variants(name: str) -> Methods:
     """A trained network in both types and both memory formats, with the same weights."""
     found = {}
     for type_name, within in ((PLAIN, contextlib.nullcontext), ("bf16 autocast", autocast)):
-        for suffix, layout in (("", torch.contiguous_format), (", channels_last", torch.channels_last)):
+        for suffix, layout in (("", torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
             model = pictures.trained(name).to(memory_format=layout)
             found[type_name + suffix] = Method(model, within, layout)
     return found
@@ -42,10 +44,12 @@ def measure(quick: bool = False) -> Iterator[Table]:
 
 
 def beside_deepinv(quick: bool) -> Table:
-    """Time our DnCNN and deepinv's, in float32."""
+    """Time our DnCNN and deepinv's in float32, in both memory formats."""
     clean, noisy = pictures.pairs(4 if quick else 32)
-    ours = "ours, 17 layers of 64"
-    methods = {ours: Method(create_model("dncnn")), "deepinv, the same": peers.attempt(peers.deepinv_dncnn)}
+    ours, methods = "ours, 17 layers of 64", {}
+    for suffix, layout in (("", torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
+        methods[ours + suffix] = Method(create_model("dncnn").to(memory_format=layout), memory_format=layout)
+        methods[f"deepinv, the same{suffix}"] = peers.attempt(functools.partial(peers.deepinv_dncnn, layout))
     rows, seconds = compare(methods, clean, noisy, 1 if quick else 5, formulas=(ours,), exact=False)
     about = f"Two DnCNNs of equal size in float32, {how(noisy, seconds)}."
     return Table("DnCNN beside deepinv", about, rows, ["speed: of ours, as 1."], seconds)

@@ -110,8 +110,9 @@ def _normalisations(model: LambdaNet) -> dict[str, Tensor]:
     }
 
 
-def deepinv_dncnn() -> Method:
+def deepinv_dncnn(layout: torch.memory_format) -> Method:
     """The DnCNN of deepinv at the paper's size, untrained."""
     models = load("deepinv.models")
-    model = models.DnCNN(3, 3, depth=17, nf=64, pretrained=None)
-    return Method(model, note="has biases, no BatchNorm, and predicts the noise")
+    model = models.DnCNN(3, 3, depth=17, nf=64, pretrained=None).to(memory_format=layout)
+    note = "has biases, no BatchNorm, and predicts the noise"
+    return Method(model, memory_format=layout, note=note)
