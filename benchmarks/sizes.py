@@ -5,6 +5,7 @@
 Needs nothing but the project.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 
 from benchmarks import pictures
 from benchmarks.measuring import interleave, medians
-from benchmarks.methods import Method
 from benchmarks.tables import Table, command
 from lambdanet import params
+from lambdanet.denoise import denoise
 from lambdanet.models import count_parameters, create_model
 from lambdanet.report.studies import multiply_adds
 
@@ -30,9 +31,9 @@ def measure(quick: bool = False) -> Iterator[Table]:
     # Trained otherwise, but the same network.
     configs = {name: known.model("paper", name) for name in (names[::8] if quick else names)}
     batch = 8 if quick else BATCH
-    networks = {name: create_model(**config) for name, config in configs.items()}
+    networks = {name: create_model(**config).eval() for name, config in configs.items()}
     _, noisy = pictures.pairs(batch)
-    calls = {name: Method(network).inference(noisy) for name, network in networks.items()}
+    calls = {name: functools.partial(denoise, network, noisy) for name, network in networks.items()}
     seconds = interleave(calls, 1 if quick else 5, limit=LIMIT)
     microseconds = medians(seconds, batch / 1e6)
     rows = [
