@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanet import models
+from lambdanet.models import MODELS, LambdaNet, paths
 
 # Pixels of one batch at inference: large enough to keep the cores busy, small enough for
 # LambdaNet's (k, v, h, w) lambdas, 256 bytes a pixel, to stay in tens of megabytes.
 BATCH_PIXELS = 128 * 32 * 32
 # Side of a photograph's tiles, a multiple of every `stride`: some hundred megabytes at work at a time.
 TILE = 512
+CONVOLUTIONAL = tuple(network for network in MODELS.values() if network is not LambdaNet)
 
 Area = tuple[slice, slice]
 
@@ -87,7 +88,15 @@ def _run(model: nn.Module, noisy: Tensor, *context: Tensor) -> Tensor:
     padding = (0, -w % stride, 0, -h % stride)
     if any(padding):
         noisy = F.pad(noisy, padding, mode="reflect" if min(h, w) >= stride else "replicate")
-    return model(models.laid_out(model, noisy), *context)[..., :h, :w].contiguous()
+    return model(_laid_out(model, noisy), *context)[..., :h, :w].contiguous()
+
+
+def _laid_out(model: nn.Module, images: Tensor) -> Tensor:
+    """Images as inference of a model is fastest: channels last for the convolutional networks on a CPU."""
+    convolutional = isinstance(model, CONVOLUTIONAL) and images.device.type == "cpu"
+    if not convolutional or paths.of_convolutions("cpu") == paths.REFERENCE:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _tiles(h: int, w: int, side: int) -> Iterator[Area]:

@@ -21,7 +21,7 @@ KEPT_AT_MOST = 2**25  # before glibc 2.35
 def choose_device(name: str = "auto") -> torch.device:
     """Take `name`, or with "auto" CUDA where there is one, else the CPU.
 
-    "cpu/portable" takes a device and, from now on, a path of LambdaNet (models/lambdanet/paths.py).
+    "cpu/portable" takes a device and, from now on, a path (models/lambdanet/paths.py).
 
     Raises:
         ValueError: the device or the path is unknown or absent.

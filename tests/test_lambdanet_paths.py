@@ -255,7 +255,9 @@ def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(m
             with paths.forced(way):
                 assert path("dncnn", "cpu") == way
                 assert path("lambdanet", "cpu") == paths.FUSED
-    assert path("dncnn", "mps") == paths.REFERENCE
+    for way in (paths.PORTABLE, paths.FUSED):
+        with paths.forced(way):
+            assert path("dncnn", "cpu") == paths.REFERENCE
 
 
 WITHOUT = """

@@ -2,13 +2,11 @@
 
 import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from lambdanet import files
 from lambdanet.models.autoencoder import AutoEncoder
@@ -17,7 +15,7 @@ from lambdanet.models.dncnn import DnCNN
 from lambdanet.models.lambdanet import LambdaNet, paths
 from lambdanet.models.skip_autoencoder import SkipAutoEncoder
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, type[nn.Module]] = {
     "autoencoder": AutoEncoder,
     "cnn": ConvNet,
     "dncnn": DnCNN,
@@ -48,14 +46,6 @@ def path(name: str, device: str) -> str:
     model has is for `create_model` to refuse.
     """
     return paths.usual(device) if MODELS.get(name) is LambdaNet else paths.of_convolutions(device)
-
-
-def laid_out(model: nn.Module, images: Tensor) -> Tensor:
-    """Images (b, 3, h, w) as inference of a model is fastest: channels last for convolutions on a CPU."""
-    convolutions = isinstance(model, tuple(MODELS.values())) and not isinstance(model, LambdaNet)
-    if not convolutions or images.device.type != "cpu" or paths.of_convolutions("cpu") == paths.REFERENCE:
-        return images
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 def source(name: str) -> str:

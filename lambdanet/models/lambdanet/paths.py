@@ -98,10 +98,16 @@ def _fits(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bool:
 
 
 def of_convolutions(device: str) -> str:
-    """The path on which a convolutional network is trained on a kind of device."""
-    if _forced in (REFERENCE, CHANNELS_LAST, BF16):
+    """The path on which a convolutional network is trained on a kind of device.
+
+    What is forced on LambdaNet alone leaves it with the reference. Inference is in float32, and on a CPU
+    with channels last unless the path is the reference.
+    """
+    if _forced in (CHANNELS_LAST, BF16):
         return _forced
-    if _forced == AUTO and _multiplies_bf16(device):
+    if _forced != AUTO:
+        return REFERENCE
+    if _multiplies_bf16(device):
         return BF16
     return CHANNELS_LAST if device == "cpu" else REFERENCE
 
