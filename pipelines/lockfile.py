@@ -1,12 +1,14 @@
-"""Run DVC with a dvc.lock of which only what changed is rewritten, and each file parsed once.
+"""Run DVC with a dvc.lock of which only what changed is rewritten, and nothing that is known looked up again.
 
     python -m pipelines.lockfile dvc repro
 
-DVC parses params.yaml once for every stage and dvc.lock twice, to find that nothing has changed. After each
-stage it parses all of dvc.lock, comments and all, and writes it anew, which takes longer than a short stage
-where it holds the results of several profiles; a kill meanwhile leaves half a file. Here the same text is
-parsed once, the stage's lines are replaced by what DVC writes for it, and the file is renamed into place.
-What does not look like a file of DVC's own is left to DVC.
+DVC parses params.yaml once for every stage and dvc.lock twice, to find that nothing has changed; it looks a
+parameter up by comparing all of them with its name, and writes four times into a file that it uses a
+stage's files, each time within the last. After each stage it parses all of dvc.lock, comments and all, and
+writes it anew, which takes longer than a short stage where it holds the results of several profiles; a kill
+meanwhile leaves half a file. Here the same text is parsed once, a parameter is found by its keys, a stage's
+files are claimed once, the stage's lines are replaced by what DVC writes for it, and the file is renamed into
+place. What does not look like a file of DVC's own is left to DVC.
 """
 
 import contextlib
@@ -15,9 +17,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dpath
 from dvc import cli, dvcfile
+from dvc import rwlock as locks
+from dvc.dependency import param
 from dvc.utils import strictyaml
 from dvc.utils.serialize import _yaml, dumps_yaml, modify_yaml, parse_yaml
 
@@ -25,6 +31,7 @@ from lambdanet import files
 
 SCHEMA, STAGES = "schema: '2.0'\n", "stages:\n"
 KEPT = 8  # texts, of the files as they are and as they were
+PATTERN = re.compile(r"[*?\[]")  # in a key that may stand for several
 
 
 class Entries(MutableMapping):
@@ -111,10 +118,42 @@ def parsed_once(parse: Callable[..., Any]) -> Callable[..., Any]:
     return parse_yaml
 
 
+def claimed_once(rwlock: Callable[..., Any]) -> Callable[..., Any]:
+    """DVC's `rwlock`, which claims nothing that this process holds already, as it does within a stage."""
+    held: list[tuple[str, set[str], set[str]]] = []
+
+    @contextlib.contextmanager
+    def claim(tmp_dir: str, fs: Any, cmd: str, read: list[str], write: list[str], hardlink: bool) -> Iterator:
+        for folder, readable, writable in held:
+            if folder == tmp_dir and writable.issuperset(write) and (readable | writable).issuperset(read):
+                yield
+                return
+        with rwlock(tmp_dir, fs, cmd, read, write, hardlink):
+            held.append((tmp_dir, set(read), set(write)))
+            try:
+                yield
+            finally:
+                held.pop()
+
+    return claim
+
+
+def found_by_keys(content: Any, key: str, *rest: Any, separator: str = "/", **more: Any) -> Any:
+    """`dpath.get`, which compares the path of every value with `key`, unless the keys lead there directly."""
+    found = content
+    for part in key.split(separator):
+        if not isinstance(found, dict) or part not in found or PATTERN.search(part):
+            return dpath.get(content, key, *rest, separator=separator, **more)
+        found = found[part]
+    return found
+
+
 def main(words: list[str]) -> int:
     """Run `dvc WORDS`; returns its exit status."""
     dvcfile.modify_yaml = modify_lock
     strictyaml.parse_yaml = _yaml.parse_yaml = parsed_once(parse_yaml)
+    locks.rwlock = claimed_once(locks.rwlock)
+    param.dpath = SimpleNamespace(get=found_by_keys, search=dpath.search)
     return cli.main(words)
 
 

@@ -1,16 +1,21 @@
 """What is written instead of DVC's own dvc.lock is what DVC would have written."""
 
+import contextlib
 import copy
 import json
 import shutil
 import subprocess
 import sys
 
+import dpath
 import pytest
+from dvc.fs import LocalFileSystem
+from dvc.lock import LockError
+from dvc.rwlock import rwlock
 from dvc.utils.serialize import YAMLFileCorruptedError, modify_yaml, parse_yaml
 from helpers import ROOT
 
-from pipelines.lockfile import Entries, modify_lock, parsed_once
+from pipelines.lockfile import Entries, claimed_once, found_by_keys, modify_lock, parsed_once
 
 LOCK = (ROOT / "dvc.lock").read_text()
 AWKWARD = {
@@ -202,3 +207,69 @@ print("parsed", status, parsed.count("params.yaml"), parsed.count("dvc.lock"))
     told = python("-m", "pipelines.lockfile", "dvc", "status", "--json")
     assert told.returncode == 0
     assert list(json.loads(told.stdout)) == ["b"]
+
+
+def test_files_that_this_process_holds_are_not_claimed_again(tmp_path):
+    claimed = []
+
+    def counting(*arguments):
+        claimed.append(arguments[3:5])
+        return rwlock(*arguments)
+
+    claim = claimed_once(counting)
+
+    def on(read, write, claim=claim):
+        return claim(str(tmp_path), LocalFileSystem(), "dvc repro", read, write, False)
+
+    def held():
+        return json.loads((tmp_path / "rwlock").read_text())
+
+    with on(["a", "b"], ["c"]):
+        before = held()
+        assert set(before["read"]) == {"a", "b"}
+        assert set(before["write"]) == {"c"}
+        with on(["a"], []), on(["c"], ["c"]):
+            assert held() == before
+        assert held() == before
+        assert len(claimed) == 1
+        with on([], ["d"]):  # not within what is held
+            assert set(held()["write"]) == {"c", "d"}
+        with contextlib.suppress(ZeroDivisionError), on(["d"], []):
+            assert set(held()["read"]) == {"a", "b", "d"}
+            raise ZeroDivisionError
+    assert held() == {}
+    assert claimed == [(["a", "b"], ["c"]), ([], ["d"]), (["d"], [])]
+    with on(["a"], []):
+        assert len(claimed) == 4
+
+
+def test_files_that_another_process_holds_are_refused(tmp_path):
+    claim = claimed_once(rwlock)
+    other = {"pid": 1, "cmd": "dvc repro elsewhere"}  # there is always a process 1
+    (tmp_path / "rwlock").write_text(json.dumps({"write": {"a": other}}))
+    with (
+        pytest.raises(LockError, match="dvc repro elsewhere"),
+        claim(str(tmp_path), LocalFileSystem(), "dvc repro", ["a"], [], False),
+    ):
+        pytest.fail("it was let in")
+
+
+PARAMS = {"a": {"b": {"c": 1}, "x.y": 2, "n": None}, "l": [5, {"m": 6}], "e": {}, "q*": 7}
+
+
+@pytest.mark.parametrize("key", ["a", "a.b", "a.b.c", "a.n", "l", "l.0", "l.1.m", "e", "a.b.?", "q*"])
+def test_parameters_are_those_that_dvc_finds(key):
+    assert found_by_keys(PARAMS, key, separator=".") == dpath.get(PARAMS, key, separator=".")
+
+
+@pytest.mark.parametrize("key", ["z", "a.z", "a.b.c.d", "l.2", "a.x.y", "e.f", "a.n.b"])
+def test_parameters_that_are_not_there_are_missed_as_dvc_misses_them(key):
+    for get in (found_by_keys, dpath.get):
+        with pytest.raises(KeyError):
+            get(PARAMS, key, separator=".")
+
+
+def test_ambiguous_parameters_are_refused_as_dvc_refuses_them():
+    for get in (found_by_keys, dpath.get):
+        with pytest.raises(ValueError, match="must match only one leaf"):
+            get(PARAMS, "a.*", separator=".")
