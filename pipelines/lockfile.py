@@ -6,9 +6,11 @@ DVC parses params.yaml once for every stage and dvc.lock twice, to find that not
 parameter up by comparing all of them with its name, and writes four times into a file that it uses a
 stage's files, each time within the last. After each stage it parses all of dvc.lock, comments and all, and
 writes it anew, which takes longer than a short stage where it holds the results of several profiles; a kill
-meanwhile leaves half a file. Here the same text is parsed once, a parameter is found by its keys, a stage's
-files are claimed once, the stage's lines are replaced by what DVC writes for it, and the file is renamed into
-place. What does not look like a file of DVC's own is left to DVC.
+meanwhile leaves half a file.
+
+Here the same text is parsed once, and of dvc.lock only the stages that DVC asks for; a parameter is found by
+its keys, a stage's files are claimed once, the stage's lines are replaced by what DVC writes for it, and the
+file is renamed into place. What does not look like a file of DVC's own is left to DVC.
 """
 
 import contextlib
@@ -24,8 +26,10 @@ import dpath
 from dvc import cli, dvcfile
 from dvc import rwlock as locks
 from dvc.dependency import param
+from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA, COMPILED_LOCKFILE_SCHEMA
 from dvc.utils import strictyaml
 from dvc.utils.serialize import _yaml, dumps_yaml, modify_yaml, parse_yaml
+from voluptuous import Invalid
 
 from lambdanet import files
 
@@ -50,6 +54,8 @@ class Entries(MutableMapping):
         if head != SCHEMA + STAGES or not all(found):
             raise ValueError("not as DVC writes it")
         self._lines = {one[1]: one[0] for one in found}
+        if len(self._lines) < len(found):
+            raise ValueError("an entry stands twice")
 
     def __str__(self) -> str:
         """The file's text."""
@@ -65,11 +71,38 @@ class Entries(MutableMapping):
     def __delitem__(self, name: str) -> None:
         del self._lines[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._lines
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._lines)
 
     def __len__(self) -> int:
         return len(self._lines)
+
+
+class Recorded(Entries):
+    """The same for DVC to read: an entry is checked as DVC checks it, once, and each gets its own copy."""
+
+    def __init__(self, text: str, path: str) -> None:
+        super().__init__(text)
+        self._path, self._checked = path, {}
+
+    def __getitem__(self, name: str) -> dict:
+        """Get an entry.
+
+        Raises:
+            DvcException: it is no YAML, or no entry of a dvc.lock; as DVC says it.
+        """
+        if name not in self._checked:
+            try:
+                entry = COMPILED_LOCK_FILE_STAGE_SCHEMA(super().__getitem__(name))
+            except Invalid:
+                whole = parse_yaml(str(self), self._path)
+                strictyaml.validate(whole, COMPILED_LOCKFILE_SCHEMA, path=self._path)
+                raise
+            self._checked[name] = pickle.dumps(entry)
+        return pickle.loads(self._checked[name])
 
 
 def _unshared(value: Any) -> Any:
@@ -102,20 +135,39 @@ def modify_lock(path: str, fs: Any = None) -> Iterator[dict]:
 
 
 def parsed_once(parse: Callable[..., Any]) -> Callable[..., Any]:
-    """DVC's `parse_yaml`, which gives a copy of what it found before if the text is the same."""
-    found: dict[str, bytes] = {}
+    """DVC's `parse_yaml`, which gives a copy of what it found before if the text is the same.
+
+    Of a dvc.lock the stages are `Recorded`.
+    """
+    found: dict[str, bytes | Recorded] = {}
+
+    def read(text: str, path: str) -> bytes | Recorded:
+        if Path(path).name == "dvc.lock":
+            with contextlib.suppress(ValueError):
+                return Recorded(text, path)
+        return pickle.dumps(parse(text, path))
 
     def parse_yaml(text: str, path: str, typ: str = "safe") -> Any:
         if typ != "safe":
             return parse(text, path, typ)
         if text not in found:
-            content = pickle.dumps(parse(text, path))
+            content = read(text, path)
             if len(found) >= KEPT:
                 found.clear()
             found[text] = content
-        return pickle.loads(found[text])
+        content = found[text]
+        if isinstance(content, Recorded):
+            return {"schema": "2.0", "stages": content}
+        return pickle.loads(content)
 
     return parse_yaml
+
+
+def checked(content: Any) -> Any:
+    """What DVC checks a dvc.lock with, but for stages that are checked when they are read."""
+    if isinstance(content, dict) and isinstance(content.get("stages"), Recorded):
+        return content
+    return COMPILED_LOCKFILE_SCHEMA(content)
 
 
 def claimed_once(rwlock: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,6 +203,7 @@ def found_by_keys(content: Any, key: str, *rest: Any, separator: str = "/", **mo
 def main(words: list[str]) -> int:
     """Run `dvc WORDS`; returns its exit status."""
     dvcfile.modify_yaml = modify_lock
+    dvcfile.Lockfile.SCHEMA = staticmethod(checked)
     strictyaml.parse_yaml = _yaml.parse_yaml = parsed_once(parse_yaml)
     locks.rwlock = claimed_once(locks.rwlock)
     param.dpath = SimpleNamespace(get=found_by_keys, search=dpath.search)

@@ -202,11 +202,45 @@ print("parsed", status, parsed.count("params.yaml"), parsed.count("dvc.lock"))
         return python("-c", code, *words).stdout.splitlines()[-1]
 
     run("repro")
-    assert run("repro") == "parsed 0 1 1"
+    assert run("repro") == "parsed 0 1 3"  # each stage's lines, where DVC parses the whole file twice
     (tmp_path / "params.yaml").write_text("a: {x: 1}\nb: {x: 5}\nc: {x: 3}\n")
     told = python("-m", "pipelines.lockfile", "dvc", "status", "--json")
     assert told.returncode == 0
     assert list(json.loads(told.stdout)) == ["b"]
+
+
+BROKEN = {
+    "deps: 3": "dvc.lock' validation failed",
+    'cmd: "a': "dvc.lock'",
+}
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_a_broken_entry_is_refused_as_dvc_refuses_it_when_it_is_read(tmp_path, python, line):
+    stages = {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in ("good", "bad")}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    assert python("-m", "dvc", "repro").returncode == 0
+    with (tmp_path / "dvc.lock").open("a") as file:
+        file.write(f"    {line}\n  of-another-profile:\n    {line}\n")
+    before = (tmp_path / "dvc.lock").read_text()
+    assert list(Entries(before)) == ["good", "bad", "of-another-profile"]
+    for command in (["-m", "dvc"], ["-m", "pipelines.lockfile", "dvc"]):
+        told = python(*command, "status")
+        assert told.returncode in (1, 255)  # 255 once DVC has found the stages
+        assert BROKEN[line] in " ".join(told.stderr.split())
+        assert "Traceback" not in told.stderr
+    assert (tmp_path / "dvc.lock").read_text() == before
+
+
+def test_an_entry_that_stands_twice_is_left_to_dvc(tmp_path, python):
+    (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: echo a > a\n    outs: [a]\n")
+    assert python("-m", "dvc", "repro").returncode == 0
+    text = (tmp_path / "dvc.lock").read_text()
+    (tmp_path / "dvc.lock").write_text(text + text.removeprefix("schema: '2.0'\nstages:\n"))
+    found = [python(*command, "status") for command in (["-m", "dvc"], ["-m", "pipelines.lockfile", "dvc"])]
+    assert found[0].stderr == found[1].stderr
+    assert "duplicate key" in found[0].stderr
+    assert found[0].returncode == found[1].returncode == 1
 
 
 def test_files_that_this_process_holds_are_not_claimed_again(tmp_path):
