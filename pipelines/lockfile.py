@@ -28,7 +28,7 @@ from dvc import rwlock as locks
 from dvc.dependency import param
 from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA, COMPILED_LOCKFILE_SCHEMA
 from dvc.utils import strictyaml
-from dvc.utils.serialize import _yaml, dumps_yaml, modify_yaml, parse_yaml
+from dvc.utils.serialize import YAMLFileCorruptedError, _yaml, dumps_yaml, modify_yaml, parse_yaml
 from voluptuous import Invalid
 
 from lambdanet import files
@@ -97,12 +97,20 @@ class Recorded(Entries):
         if name not in self._checked:
             try:
                 entry = COMPILED_LOCK_FILE_STAGE_SCHEMA(super().__getitem__(name))
-            except Invalid:
-                whole = parse_yaml(str(self), self._path)
-                strictyaml.validate(whole, COMPILED_LOCKFILE_SCHEMA, path=self._path)
+            except (Invalid, YAMLFileCorruptedError):
+                self._refuse()
                 raise
             self._checked[name] = pickle.dumps(entry)
         return pickle.loads(self._checked[name])
+
+    def _refuse(self) -> None:
+        """Say of the whole file what DVC says."""
+        text, path = str(self), strictyaml.make_relpath(self._path)
+        try:
+            whole = parse_yaml(text, path)
+        except YAMLFileCorruptedError as error:
+            raise strictyaml.YAMLSyntaxError(path, text, error) from error.__cause__
+        strictyaml.validate(whole, COMPILED_LOCKFILE_SCHEMA, text=text, path=path)
 
 
 def _unshared(value: Any) -> Any:

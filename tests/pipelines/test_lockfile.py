@@ -209,13 +209,7 @@ print("parsed", status, parsed.count("params.yaml"), parsed.count("dvc.lock"))
     assert list(json.loads(told.stdout)) == ["b"]
 
 
-BROKEN = {
-    "deps: 3": "dvc.lock' validation failed",
-    'cmd: "a': "dvc.lock'",
-}
-
-
-@pytest.mark.parametrize("line", BROKEN)
+@pytest.mark.parametrize("line", ["deps: 3", 'cmd: "a'])
 def test_a_broken_entry_is_refused_as_dvc_refuses_it_when_it_is_read(tmp_path, python, line):
     stages = {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in ("good", "bad")}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
@@ -224,11 +218,10 @@ def test_a_broken_entry_is_refused_as_dvc_refuses_it_when_it_is_read(tmp_path, p
         file.write(f"    {line}\n  of-another-profile:\n    {line}\n")
     before = (tmp_path / "dvc.lock").read_text()
     assert list(Entries(before)) == ["good", "bad", "of-another-profile"]
-    for command in (["-m", "dvc"], ["-m", "pipelines.lockfile", "dvc"]):
-        told = python(*command, "status")
-        assert told.returncode in (1, 255)  # 255 once DVC has found the stages
-        assert BROKEN[line] in " ".join(told.stderr.split())
-        assert "Traceback" not in told.stderr
+    found = [python(*command, "status") for command in (["-m", "dvc"], ["-m", "pipelines.lockfile", "dvc"])]
+    assert found[0].stderr == found[1].stderr
+    assert found[1].stderr.startswith("'./dvc.lock' ")
+    assert found[0].returncode == found[1].returncode != 0
     assert (tmp_path / "dvc.lock").read_text() == before
 
 
