@@ -5,11 +5,13 @@
 Yields nothing where there is no GPU.
 """
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import networks, pictures
@@ -20,6 +22,8 @@ from lambdanet.models.lambdanet import paths
 
 SIDE = 8192  # of the matrices whose product measures the rate
 MULTIPLIED = "bfloat16"
+
+Wrap = Callable[[nn.Module], nn.Module]
 
 
 def measure(quick: bool = False, device: str = "cuda", side: int = SIDE) -> Iterator[Table]:
@@ -63,25 +67,47 @@ def table(
 
 
 def lambdanets(hyperparameters: dict, device: str) -> Methods:
-    """The paths that a GPU has, and the portable one compiled."""
-    found = {}
-    for name in (paths.REFERENCE, paths.PORTABLE):
-        method = networks.by_path(name, hyperparameters)
-        found[name] = Method(method.model.to(device), method.within)
-    within = functools.partial(paths.forced, paths.PORTABLE)
-    model = networks.create(hyperparameters).to(device)
-    found["portable, torch.compile"] = Method(torch.compile(model), within)
-    return found
+    """The paths that a GPU has, as they are and recorded, and the portable one compiled."""
+
+    def method(path: str, recorded: bool = False, wrap: Wrap = _as_it_is) -> Method:
+        model = networks.create(hyperparameters).to(device)
+        return Method(wrap(model), functools.partial(paths.forced, path), recorded=recorded)
+
+    return {
+        "reference": method(paths.REFERENCE),
+        "reference, recorded": method(paths.REFERENCE, device == "cuda"),
+        "portable": method(paths.PORTABLE),
+        "portable, torch.compile": method(paths.PORTABLE, wrap=torch.compile),
+        "ours: portable, recorded": method(paths.PORTABLE, device == "cuda"),
+    }
 
 
 def others(name: str, device: str) -> Methods:
-    """DnCNN or the auto-encoder: plain, and in bfloat16 with channels last, both also compiled."""
-    found, low = {}, functools.partial(autocast, device)
-    for suffix, wrap in (("", lambda model: model), (", torch.compile", torch.compile)):
-        found[f"float32{suffix}"] = Method(wrap(pictures.trained(name).to(device)))
-        model = pictures.trained(name).to(device, memory_format=torch.channels_last)
-        found[f"bf16, channels_last{suffix}"] = Method(wrap(model), low, torch.channels_last)
-    return found
+    """DnCNN or the auto-encoder: plain, in bfloat16 with channels last, also compiled, and our own path."""
+    last = torch.channels_last
+
+    def method(path: str, recorded: bool = False, wrap: Wrap = _as_it_is) -> Method:
+        model = pictures.trained(name).to(device, memory_format=last)
+        return Method(wrap(model), functools.partial(_half, device, path), last, recorded=recorded)
+
+    ours = paths.BF16 if paths.no_triton() else paths.BF16_FUSED
+    return {
+        "float32": Method(pictures.trained(name).to(device)),
+        "bf16, channels_last": method(paths.BF16),
+        "bf16, channels_last, torch.compile": method(paths.BF16, wrap=torch.compile),
+        "bf16, channels_last, recorded": method(paths.BF16, device == "cuda"),
+        f"ours: {ours}, recorded": method(ours, device == "cuda"),
+    }
+
+
+def _as_it_is(model: nn.Module) -> nn.Module:
+    return model
+
+
+@contextlib.contextmanager
+def _half(device: str, path: str) -> Iterator[None]:
+    with paths.forced(path), autocast(device):
+        yield
 
 
 def tried(method: Method, noisy: Tensor) -> Method | str:
@@ -95,7 +121,7 @@ def tried(method: Method, noisy: Tensor) -> Method | str:
 
 def flops(method: Method, clean: Tensor, noisy: Tensor) -> int:
     """What torch counts in a training step."""
-    step = method.training(clean, noisy)
+    step = dataclasses.replace(method, recorded=False).training(clean, noisy)
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measuring import interleave, medians
+from lambdanet import graphs
 
 LIMIT = 40  # seconds of turns of all methods
 
@@ -26,19 +27,29 @@ class Method:
     within: Within = contextlib.nullcontext
     memory_format: torch.memory_format = torch.contiguous_format
     note: str = ""
+    recorded: bool = False  # on a GPU: its training step as a graph, as our trainings run it
 
     def training(self, clean: Tensor, noisy: Tensor) -> Step:
         """One step: gradients to zero, forward, MSE, backward, Adam."""
-        optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
+        optimizer = torch.optim.Adam(self.model.parameters(), fused=True, capturable=self.recorded)
         noisy = noisy.contiguous(memory_format=self.memory_format)
 
-        def step() -> None:
+        def learn(noisy: Tensor) -> Tensor:
             self.model.train()
             optimizer.zero_grad()
             with self.within():
                 output = self.model(noisy)
-            F.mse_loss(output.float(), clean).backward()
+            loss = F.mse_loss(output.float(), clean)
+            loss.backward()
             optimizer.step()
+            return loss.detach()
+
+        if self.recorded:
+            learn = graphs.Recorded(learn, torch.Generator(noisy.device))
+            learn(noisy)  # interleave's first call is then the one that records
+
+        def step() -> None:
+            learn(noisy)
             _wait(noisy)
 
         return step

@@ -42,7 +42,7 @@ DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="auto, cpu or cuda; cpu/PATH takes a path: reference, portable, fused, channels-last or bf16.",
+    help="auto, cpu or cuda; cpu/PATH takes a path: reference, portable, fused, channels-last, bf16 ...",
 )
 
 

@@ -51,6 +51,7 @@ def be_deterministic() -> None:
     torch.set_deterministic_debug_mode("error")
     os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: torch's convolutions would take 10 bits
     # Filling fresh memory with NaN is a debugging aid of the mode above; it costs up to a tenth.
     torch.utils.deterministic.fill_uninitialized_memory = False
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanet import checkpoint, models, twister
+from lambdanet import checkpoint, graphs, models, twister
 from lambdanet import noise as noises
 from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
@@ -36,6 +36,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamax": torch.optim.Adamax,
     "sgd": functools.partial(torch.optim.SGD, momentum=0.9, fused=True),
 }
+ON_DEVICE = ("adam", "adamax")  # that can count their steps on a GPU, so that a step can be recorded
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def train(
     torch.manual_seed(seed)
     model = models.create_model(**model_config).to(device)
     way = models.path(model_config["name"], device.type)
-    half = way == models.paths.BF16
+    half = way in (models.paths.BF16, models.paths.BF16_FUSED)
     if half or way == models.paths.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
-    optimizer = OPTIMIZERS[settings.optimizer](model.parameters(), weight_decay=settings.weight_decay)
+    optimizer = _optimizer(model, settings, device)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
     monitor = _monitored(test_pairs, settings.monitored, device)
@@ -108,7 +109,26 @@ def train(
     if state := checkpoint.load_newest(checkpoints, key):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        done, history, loss_sum = state["done"], state["history"], loss_sum + state["loss_sum"]
+        done, history = state["done"], state["history"]
+        loss_sum += state["loss_sum"]
+    generator = torch.Generator(device)
+
+    def learn(batch: Tensor) -> Tensor:
+        """One step on the images of these numbers; their mean loss."""
+        x = to_tensor(clean[batch])
+        y = noise(x, generator) if noisy is None else to_tensor(noisy[batch])
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            output = model(y)
+        loss = LOSSES[settings.loss](output.float(), x)
+        loss.backward()
+        optimizer.step()
+        loss_sum.add_(loss.detach() * len(batch))
+        return loss.detach()
+
+    if graphs.usable(device, optimizer):
+        learn = graphs.Recorded(learn, generator)
+    set_rate = _rate_setter(optimizer, device)
 
     def save() -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
@@ -120,19 +140,9 @@ def train(
             model.train()
             order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count)).to(device)
             for step in range(done % steps, steps):
-                batch = order[step * size : (step + 1) * size]
-                x = to_tensor(clean[batch])
-                generator = _generator(device, seed, epoch, step)
-                y = noise(x, generator) if noisy is None else to_tensor(noisy[batch])
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(settings, done, steps)
-                optimizer.zero_grad()
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    output = model(y)
-                loss = LOSSES[settings.loss](output.float(), x)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach() * len(batch)
+                generator.manual_seed(_seed(seed, epoch, step))
+                set_rate(learning_rate(settings, done, steps))
+                loss = learn(order[step * size : (step + 1) * size])
                 done += 1
                 if progress.step(loss):  # a minute has passed
                     save()
@@ -187,9 +197,30 @@ def _monitored_psnr(model: nn.Module, clean: Tensor, noisy: Tensor, batch: int =
     return -10 * math.log10(mse) if mse else math.inf
 
 
-def _generator(device: torch.device, *entropy: int) -> torch.Generator:
+def _seed(*entropy: int) -> int:
     (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(seed))
+    return int(seed)
+
+
+def _optimizer(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
+    create = OPTIMIZERS[settings.optimizer]
+    counting = {"capturable": True} if device.type == "cuda" and settings.optimizer in ON_DEVICE else {}
+    return create(model.parameters(), weight_decay=settings.weight_decay, **counting)
+
+
+def _rate_setter(optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[float], None]:
+    """What sets the learning rate: of a recorded step, a tensor that it reads anew each time."""
+    if not graphs.usable(device, optimizer):
+
+        def set_rate(rate: float) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+        return set_rate
+    shared = torch.zeros((), device=device)
+    for group in optimizer.param_groups:
+        group["lr"] = shared
+    return lambda rate: shared.fill_(rate)
 
 
 def _key(
@@ -207,7 +238,7 @@ def _key(
     where = [device.type, models.path(name, device.type), torch.__version__]
     configs = [model_config, noise_config, asdict(settings), seed, where]
     digest.update(json.dumps(configs, sort_keys=True).encode())
-    code = [inspect.getsource(module) for module in (sys.modules[__name__], noises, twister)]
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], graphs, noises, twister)]
     digest.update("".join([*code, models.source(name)]).encode())
     for images in (train_pairs.clean, train_pairs.noisy, test_pairs.clean, test_pairs.noisy):
         digest.update(np.ascontiguousarray(images))

@@ -220,7 +220,9 @@ def test_evaluation_with_gradients_does_not_take_the_kernels():
     assert model.embedding.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(("way", "shape"), [*itertools.product(paths.NAMES, [(1, 3, 9, 13), (4, 3, 32, 32)])])
+@pytest.mark.parametrize(
+    ("way", "shape"), [*itertools.product(paths.NAMES[:-1], [(1, 3, 9, 13), (4, 3, 32, 32)])]
+)
 def test_every_forced_path_gives_an_output(way, shape):
     model = network().eval()
     noisy = images(shape[0], *shape[2:])[1]
@@ -231,6 +233,36 @@ def test_every_forced_path_gives_an_output(way, shape):
 def test_unknown_path_is_named():
     with pytest.raises(ValueError, match="unknown path 'gpu'; choose one of auto, reference"):
         paths.force("gpu")
+
+
+def test_path_that_needs_triton_is_refused_where_it_cannot_work(monkeypatch):
+    monkeypatch.setattr(paths, "no_triton", lambda: "no C compiler")
+    expected = "the path bf16-fused is not available here: no C compiler; choose auto or bf16"
+    with pytest.raises(ValueError, match=expected):
+        paths.force(paths.BF16_FUSED)
+    monkeypatch.setattr(paths, "_multiplies_bf16", lambda _device: True)
+    assert path("dncnn", "cuda") == paths.BF16
+    monkeypatch.setattr(paths, "no_triton", lambda: None)
+    assert path("dncnn", "cuda") == paths.BF16_FUSED
+    assert path("dncnn", "cpu") == paths.BF16
+    with paths.forced(paths.BF16_FUSED):
+        assert path("autoencoder", "cuda") == paths.BF16_FUSED
+        assert path("autoencoder", "cpu") == paths.BF16
+    with paths.forced(paths.BF16):
+        assert path("dncnn", "cuda") == paths.BF16
+
+
+def test_triton_needs_a_gpu_and_a_compiler(monkeypatch):
+    paths.no_triton.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert paths.no_triton() == "no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(paths.shutil, "which", lambda _name: None)
+    for found, expected in ((None, "No module named 'triton'"), (object(), "no C compiler")):
+        paths.no_triton.cache_clear()
+        monkeypatch.setattr(paths.importlib.util, "find_spec", lambda _name, found=found: found)
+        assert paths.no_triton() == expected
+    paths.no_triton.cache_clear()
 
 
 def test_device_may_name_a_path():

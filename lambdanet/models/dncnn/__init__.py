@@ -7,6 +7,8 @@ x = f(y); the DnCNN paper predicts the noise, x = y - f(y). `residual` chooses.
 
 from torch import Tensor, nn
 
+from lambdanet.models.lambdanet import paths
+
 
 class DnCNN(nn.Module):
     """Denoise (b, 3, h, w) in [0, 1], any h and w; the output is not confined to [0, 1]."""
@@ -37,5 +39,18 @@ class DnCNN(nn.Module):
         self.dncnn = nn.Sequential(*layers)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        output = self.dncnn(noisy)
+        output = self._convolve(noisy)
         return noisy - output if self.residual else output
+
+    def _convolve(self, noisy: Tensor) -> Tensor:
+        if not (self.training and noisy.is_cuda and paths.of_convolutions("cuda") == paths.BF16_FUSED):
+            return self.dncnn(noisy)
+        from lambdanet.models.dncnn import normalization  # loads Triton
+
+        first, rectify, *inner, last = self.dncnn
+        x = rectify(first(noisy))
+        for convolution, norm in zip(inner[::3], inner[1::3], strict=True):
+            y = convolution(x)
+            fits = normalization.fits(y, norm)
+            x = normalization.normalize_and_rectify(y, norm) if fits else rectify(norm(y))
+        return last(x)

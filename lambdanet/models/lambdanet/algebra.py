@@ -60,9 +60,10 @@ def symmetric(pairs: Tensor) -> Tensor:
     return pairs[..., index]
 
 
-def window(size: int, m: int) -> Tensor:
+def window(size: int, m: int, device: torch.device | None = None) -> Tensor:
     """1 where row y of an image sees through the filter's row t another row of it: (size, m), float64."""
-    seen = torch.arange(size)[:, None] + torch.arange(m)[None, :] - m // 2
+    row, tap = (torch.arange(count, device=device) for count in (size, m))
+    seen = row[:, None] + tap[None, :] - m // 2
     return ((seen >= 0) & (seen < size)).double()
 
 

@@ -16,7 +16,7 @@ from lambdanet.models.lambdanet.algebra import Moments
 
 SPECTRAL = 64  # columns up to which a Fourier transform along x as a matrix pays
 WIDE = 9  # the window from which it does
-IMAGES = 32  # at a time: their spectra stay in the cache
+IMAGES = 32  # at a time on a CPU: their spectra stay in the cache
 
 
 def run(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Tensor:
@@ -78,12 +78,14 @@ def _correlate(x: Tensor, filters: Tensor) -> Tensor:
         (b, groups, 4, h w).
     """
     h, w = x.shape[2:]
-    down, across = (algebra.window(size, filters.shape[-1]).to(filters) for size in (h, w))
+    m = filters.shape[-1]
+    down, across = (algebra.window(size, m, x.device).to(filters) for size in (h, w))
     constant = (down @ filters @ across.T).to(x.dtype).flatten(2)  # (groups, 4, n)
-    spectral = max(h, w) <= SPECTRAL and WIDE <= filters.shape[-1] < 2 * w
+    spectral = max(h, w) <= SPECTRAL and WIDE <= m < 2 * w
     seen = _by_spectra if spectral else _by_convolution
     filters = filters if spectral else filters.to(x.dtype)
-    return torch.cat([_apply(part, filters, constant, seen) for part in x.split(IMAGES)])
+    parts = x.split(IMAGES if x.device.type == "cpu" else len(x))
+    return torch.cat([_apply(part, filters, constant, seen) for part in parts])
 
 
 def _apply(x: Tensor, filters: Tensor, constant: Tensor, seen: object) -> Tensor:
