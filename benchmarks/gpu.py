@@ -18,6 +18,7 @@ from benchmarks import networks, pictures
 from benchmarks.measuring import interleave, medians
 from benchmarks.methods import Method, Methods, autocast, compare, how
 from benchmarks.tables import Table, command
+from lambdanet.devices import be_deterministic
 from lambdanet.models.lambdanet import paths
 
 SIDE = 8192  # of the matrices whose product measures the rate
@@ -26,10 +27,16 @@ MULTIPLIED = "bfloat16"
 Wrap = Callable[[nn.Module], nn.Module]
 
 
-def measure(quick: bool = False, device: str = "cuda", side: int = SIDE) -> Iterator[Table]:
-    """Time the networks on a GPU, and the matrix products that bound them."""
+def measure(
+    quick: bool = False, device: str = "cuda", side: int = SIDE, compiled: bool = True
+) -> Iterator[Table]:
+    """Time the networks on a GPU, and the matrix products that bound them.
+
+    Without `compiled`, torch.compile is left out, whose compilations take minutes.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         return
+    be_deterministic()
     side = 256 if quick else side
     rates, seconds = matrix_rates(device, side, 1 if quick else 9)
     rows = [{"type": name, "TFLOP/s": rate / 1e12} for name, rate in rates.items()]
@@ -41,6 +48,8 @@ def measure(quick: bool = False, device: str = "cuda", side: int = SIDE) -> Iter
         ("DnCNN on the GPU", others("dncnn", device)),
         ("Auto-encoder on the GPU", others("autoencoder", device)),
     ):
+        if not compiled:
+            methods = {name: "not run" if "compile" in name else method for name, method in methods.items()}
         yield table(title, methods, clean, noisy, rates, 1 if quick else 9)
 
 
@@ -51,7 +60,11 @@ def table(
     first = next(iter(methods))
     methods = {name: tried(method, noisy) for name, method in methods.items()}
     rows, seconds = compare(methods, clean, noisy, repeats, formulas=(first,), exact=True)
-    work = {name: flops(m, clean, noisy) for name, m in methods.items() if "compile" not in name}
+    work = {
+        name: flops(method, clean, noisy)
+        for name, method in methods.items()
+        if isinstance(method, Method) and "compile" not in name
+    }
     for row in rows:
         if row["method"] in work:
             rate = 1e3 * work[row["method"]] / (len(noisy) * row["training, ms/image"])
@@ -93,6 +106,7 @@ def others(name: str, device: str) -> Methods:
     ours = paths.BF16 if paths.no_triton() else paths.BF16_FUSED
     return {
         "float32": Method(pictures.trained(name).to(device)),
+        "float32 as TF32": Method(pictures.trained(name).to(device), _as_tf32),
         "bf16, channels_last": method(paths.BF16),
         "bf16, channels_last, torch.compile": method(paths.BF16, wrap=torch.compile),
         "bf16, channels_last, recorded": method(paths.BF16, device == "cuda"),
@@ -105,13 +119,26 @@ def _as_it_is(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
+def _as_tf32() -> Iterator[None]:
+    """As torch computes convolutions of float32 unless told otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
 def _half(device: str, path: str) -> Iterator[None]:
     with paths.forced(path), autocast(device):
         yield
 
 
-def tried(method: Method, noisy: Tensor) -> Method | str:
+def tried(method: Method | str, noisy: Tensor) -> Method | str:
     """The method, or why it cannot run: torch.compile needs a compiler at run time."""
+    if isinstance(method, str):
+        return method
     try:
         method.output(noisy)
     except Exception as error:

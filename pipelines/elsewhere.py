@@ -53,7 +53,7 @@ class Stage:
 
 
 def plan(targets: list[str]) -> list[Stage]:
-    """These stages and all that they depend on, each after those that it needs.
+    """What these stages depend on, and they themselves in the order given.
 
     The digest of an output is known where dvc.lock has it and its stage was not asked for itself.
 
@@ -75,7 +75,7 @@ def plan(targets: list[str]) -> list[Stage]:
                 for out in stage.outs
             }
             stages.append(Stage(name, stage.cmd, sorted(loaded.needs[name]), outs))
-    return stages
+    return sorted(stages, key=lambda one: targets.index(one.name) if one.name in targets else -1)
 
 
 def digest(path: Path) -> str:

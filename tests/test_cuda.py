@@ -142,14 +142,39 @@ def test_normalisation_is_torchs(shape, dtype):
         assert (value.double() - right).norm() <= limit * right.norm()
 
 
-def test_dncnn_by_the_kernels_is_dncnn(run, monkeypatch):
-    used = []
-    from lambdanet.models.dncnn import normalization
+@pytest.mark.parametrize("shape", [(3, 7, 9, 16), (80, 32, 32, 64), (256, 32, 32, 64)], ids=str)
+def test_first_convolution_is_torchs(shape):
+    from lambdanet.models.dncnn import entrance
 
-    real = normalization.normalize_and_rectify
-    monkeypatch.setattr(normalization, "normalize_and_rectify", lambda *given: used.append(1) or real(*given))
+    torch.manual_seed(0)
+    b, h, w, c = shape
+    noisy = torch.rand(b, 3, h, w, device=CUDA)
+    layer = torch.nn.Conv2d(3, c, 3, padding=1, bias=False, device=CUDA).to(memory_format=torch.channels_last)
+    assert entrance.fits(noisy, layer)
+    a = entrance.convolve_and_rectify(noisy, layer.weight)
+    gradient = torch.randn_like(a)
+    a.backward(gradient)
+    rounded = layer.weight.detach().bfloat16().double().requires_grad_()
+    expected = F.relu(F.conv2d(noisy.bfloat16().double(), rounded, padding=1))
+    expected.backward(torch.where(a > 0, gradient, 0).double())
+    assert (a.double() - expected).norm() <= 3e-3 * expected.norm()
+    assert (layer.weight.grad.double() - rounded.grad).norm() <= 1e-5 * rounded.grad.norm()
+
+
+def test_dncnn_by_the_kernels_is_dncnn(run, monkeypatch):
+    from lambdanet.models.dncnn import entrance, normalization
+
+    used = set()
+    for module, name in ((normalization, "normalize_and_rectify"), (entrance, "convolve_and_rectify")):
+        real = getattr(module, name)
+
+        def spy(*given, name=name, real=real):
+            used.add(name)
+            return real(*given)
+
+        monkeypatch.setattr(module, name, spy)
     kernels = run(DNCNN)
-    assert used
+    assert used == {"normalize_and_rectify", "convolve_and_rectify"}
     with paths.forced(paths.BF16):
         plain = run(DNCNN)
     with paths.forced(paths.REFERENCE):

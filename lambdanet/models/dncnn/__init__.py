@@ -39,18 +39,13 @@ class DnCNN(nn.Module):
         self.dncnn = nn.Sequential(*layers)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        output = self._convolve(noisy)
+        output = self._fused(noisy) if self._takes_kernels(noisy) else self.dncnn(noisy)
         return noisy - output if self.residual else output
 
-    def _convolve(self, noisy: Tensor) -> Tensor:
-        if not (self.training and noisy.is_cuda and paths.of_convolutions("cuda") == paths.BF16_FUSED):
-            return self.dncnn(noisy)
-        from lambdanet.models.dncnn import normalization  # loads Triton
+    def _takes_kernels(self, noisy: Tensor) -> bool:
+        return self.training and noisy.is_cuda and paths.of_convolutions("cuda") == paths.BF16_FUSED
 
-        first, rectify, *inner, last = self.dncnn
-        x = rectify(first(noisy))
-        for convolution, norm in zip(inner[::3], inner[1::3], strict=True):
-            y = convolution(x)
-            fits = normalization.fits(y, norm)
-            x = normalization.normalize_and_rectify(y, norm) if fits else rectify(norm(y))
-        return last(x)
+    def _fused(self, noisy: Tensor) -> Tensor:
+        from lambdanet.models.dncnn import fused  # loads Triton
+
+        return fused.run(self.dncnn, noisy)

@@ -24,7 +24,8 @@ import triton.language as tl
 from torch import Tensor, nn
 
 ROWS = 64  # pixels that a program holds at a time
-TILES = 8  # of these, of which a program makes one sum
+SUMMED_ROWS, TILES = 32, 16  # the same for sums, and how many of these go into one
+AHEAD = tl.constexpr(3)  # of these that are on their way
 SUMMED = 8  # channels whose blocks' sums a program adds up
 LARGEST = 2**31  # elements: kernels count in 32 bits
 WIDEST = 256  # channels
@@ -48,13 +49,12 @@ def fits(y: Tensor, norm: nn.BatchNorm2d) -> bool:
 
 
 def normalize_and_rectify(y: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """max(0, norm(y)), (b, c, h, w) to the same; the norm's running statistics move on.
+    """max(0, norm(y)), (b, c, h, w) to the same; the running mean and variance move on.
 
     Args:
         y: a batch that `fits`.
         norm: the layer, in training mode.
     """
-    norm.num_batches_tracked.add_(1)
     return _NormalizeAndRectify.apply(
         y, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
     )
@@ -74,11 +74,11 @@ class _NormalizeAndRectify(torch.autograd.Function):
     ) -> Tensor:
         c = y.shape[1]
         n = y.numel() // c
-        blocks, tiles = triton.cdiv(n, ROWS * TILES), triton.cdiv(n, ROWS)
+        blocks, tiles = triton.cdiv(n, SUMMED_ROWS * TILES), triton.cdiv(n, ROWS)
         sums = torch.empty(blocks, 2, c, device=y.device)
         moments = torch.empty(2, c, device=y.device)  # m and 1 / sqrt(v + eps)
         a = torch.empty_like(y)
-        _sum_values[(blocks,)](y, sums, n, blocks, c, ROWS, TILES)
+        _sum_values[(blocks,)](y, sums, n, blocks, c, SUMMED_ROWS, TILES)
         _finish_moments[(c // SUMMED,)](
             sums, moments, running_mean, running_var, n, momentum, eps, blocks, c, *_all(blocks)
         )
@@ -92,11 +92,11 @@ class _NormalizeAndRectify(torch.autograd.Function):
         da = da.contiguous(memory_format=torch.channels_last)
         c = y.shape[1]
         n = y.numel() // c
-        blocks, tiles = triton.cdiv(n, ROWS * TILES), triton.cdiv(n, ROWS)
+        blocks, tiles = triton.cdiv(n, SUMMED_ROWS * TILES), triton.cdiv(n, ROWS)
         sums = torch.empty(blocks, 2, c, device=y.device)
         gradients = torch.empty(2, c, device=y.device)  # dbeta and dgamma
         dy = torch.empty_like(y)
-        _sum_gradients[(blocks,)](y, da, moments, gamma, beta, sums, n, blocks, c, ROWS, TILES)
+        _sum_gradients[(blocks,)](y, da, moments, gamma, beta, sums, n, blocks, c, SUMMED_ROWS, TILES)
         _finish_gradients[(c // SUMMED,)](sums, gradients, blocks, c, *_all(blocks))
         _apply_back[(tiles,)](y, da, moments, gamma, beta, gradients, dy, n, c, ROWS)
         return dy, gradients[1], gradients[0], None, None, None, None
@@ -152,7 +152,7 @@ def _sum_values(y, sums, n, blocks, C: tl.constexpr, ROWS: tl.constexpr, TILES: 
     program = blocks - 1 - tl.program_id(0)  # a convolution ends with the last pixels
     first = tl.zeros((ROWS, C), tl.float32)
     second = tl.zeros((ROWS, C), tl.float32)
-    for tile in range(TILES):
+    for tile in tl.range(TILES, num_stages=AHEAD):
         row = (program * TILES + tile) * ROWS + tl.arange(0, ROWS)
         value = _load_rows(y, row, n, C)
         first += value
@@ -192,7 +192,7 @@ def _sum_gradients(
     program = blocks - 1 - tl.program_id(0)
     first = tl.zeros((ROWS, C), tl.float32)
     second = tl.zeros((ROWS, C), tl.float32)
-    for tile in range(TILES):
+    for tile in tl.range(TILES, num_stages=AHEAD):
         row = (program * TILES + tile) * ROWS + tl.arange(0, ROWS)
         x, z, _ = _normalized(_load_rows(y, row, n, C), moments, gamma, beta, C)
         gradient = tl.where(z > 0, _load_rows(da, row, n, C), 0.0)  # 0 beyond the last pixel
