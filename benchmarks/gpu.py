@@ -101,7 +101,8 @@ def others(name: str, device: str) -> Methods:
 
     def method(path: str, recorded: bool = False, wrap: Wrap = _as_it_is) -> Method:
         model = pictures.trained(name).to(device, memory_format=last)
-        return Method(wrap(model), functools.partial(_half, device, path), last, recorded=recorded)
+        model.fused = path == paths.BF16_FUSED
+        return Method(wrap(model), functools.partial(autocast, device), last, recorded=recorded)
 
     ours = paths.BF16 if paths.no_triton() else paths.BF16_FUSED
     return {
@@ -127,12 +128,6 @@ def _as_tf32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
-
-
-@contextlib.contextmanager
-def _half(device: str, path: str) -> Iterator[None]:
-    with paths.forced(path), autocast(device):
-        yield
 
 
 def tried(method: Method | str, noisy: Tensor) -> Method | str:

@@ -55,6 +55,13 @@ TRIALS = {
         "print('compiled kernels on vectors of', vectors.lanes(), 'floats')",
         "pip install llvmlite",
     ),
+    "DnCNN on a GPU": (
+        "from lambdanet.models.lambdanet import paths\n"
+        "reason = paths.no_triton()\n"
+        "assert reason in (None, 'no CUDA device'), reason + '; torch normalises then, which is slower'\n"
+        "print(reason or 'kernels by Triton')",
+        "pip install triton, and a C compiler such as gcc",
+    ),
 }
 
 

@@ -18,6 +18,7 @@ PLUMBING = {
     "lambdanet/devices.py": "where it runs",
     "lambdanet/experiment.py": "carries values between files",
     "lambdanet/files.py": "how files are written",
+    "lambdanet/graphs.py": "a recorded step gives the bytes of one that is not; test_cuda.py",
     "lambdanet/interruption.py": "when it stops",
     "lambdanet/live.py": "tells MLflow, from a process of its own",
     "lambdanet/models/__init__.py": "the registry; the network's own module is a dependency",

@@ -7,8 +7,6 @@ x = f(y); the DnCNN paper predicts the noise, x = y - f(y). `residual` chooses.
 
 from torch import Tensor, nn
 
-from lambdanet.models.lambdanet import paths
-
 
 class DnCNN(nn.Module):
     """Denoise (b, 3, h, w) in [0, 1], any h and w; the output is not confined to [0, 1]."""
@@ -30,6 +28,7 @@ class DnCNN(nn.Module):
         if width < 1:
             raise ValueError(f"width is {width}, must be at least 1")
         self.residual = residual
+        self.fused = False  # whether it is trained on a GPU by kernels (fused.py); set from outside
         self.halo = depth  # what an output pixel sees to each side
         conv = {"kernel_size": 3, "padding": 1, "bias": False}
         layers = [nn.Conv2d(3, width, **conv), nn.ReLU()]
@@ -39,13 +38,10 @@ class DnCNN(nn.Module):
         self.dncnn = nn.Sequential(*layers)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        output = self._fused(noisy) if self._takes_kernels(noisy) else self.dncnn(noisy)
+        if self.fused and self.training and noisy.is_cuda:
+            from lambdanet.models.dncnn import fused  # loads Triton
+
+            output = fused.run(self.dncnn, noisy)
+        else:
+            output = self.dncnn(noisy)
         return noisy - output if self.residual else output
-
-    def _takes_kernels(self, noisy: Tensor) -> bool:
-        return self.training and noisy.is_cuda and paths.of_convolutions("cuda") == paths.BF16_FUSED
-
-    def _fused(self, noisy: Tensor) -> Tensor:
-        from lambdanet.models.dncnn import fused  # loads Triton
-
-        return fused.run(self.dncnn, noisy)
