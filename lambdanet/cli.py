@@ -344,6 +344,22 @@ def export_weights(profile: str | None) -> None:
     click.echo(f"{folder}: {count} weights files, each the one that its score names")
 
 
+@main.command()
+@PROFILE
+def restore(profile: str | None) -> None:
+    """Put back what a profile's committed report was made of, to make it again with one training more."""
+    from lambdanet import restoring
+
+    loaded = _params()
+    profile = profile or loaded.profile
+    folders = {name: Path(name) / profile for name in ("scores", "models", "panels", "logs")}
+    done = restoring.restore(loaded, profile, Path("results") / profile, Path("weights") / profile, **folders)
+    click.echo(
+        f"put back for {profile}: {done.scores} scores, {done.trainings} trainings, "
+        f"{done.photographs} folders of photographs"
+    )
+
+
 def _params() -> params.Params:
     return params.load(Path("params.yaml"))
 

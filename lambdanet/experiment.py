@@ -22,6 +22,7 @@ from lambdanet import (
     files,
     models,
     provenance,
+    records,
     timing,
 )
 from lambdanet.evaluation import Input
@@ -32,6 +33,7 @@ from lambdanet.params import Cell, Training
 from lambdanet.training import Pairs, train
 
 MONITORED_SIDE = 64  # of a test image, while it trains: whole photographs as one batch need gigabytes
+BESIDE = ("studies", "sets")  # folders of what is not in the table
 WEIGHTS, MODEL, HISTORY = FILES = ("weights.safetensors", "model.json", "history.csv")
 
 
@@ -76,12 +78,7 @@ def train_cell(
     }
     with files.sole_writer(checkpoints / "lock"):
         files.discard_parts(out)
-        description = {
-            "cell": asdict(cell),
-            "model": model_config,
-            "noise": noise_config,
-            "training": settings.described(),
-        }
+        description = describe(cell, model_config, noise_config, settings)
         data = {split: _digests(pairs[split]) for split in datasets.SPLITS}
         record = provenance.Log(
             log,
@@ -111,6 +108,16 @@ def train_cell(
             files.write_csv(new / HISTORY, history)
         record.finish(files.sha256(out / WEIGHTS))
         checkpoint.discard(checkpoints)
+
+
+def describe(cell: Cell, model_config: dict, noise_config: dict, settings: Training) -> dict:
+    """What stands in model.json, and in the header of the weights."""
+    return {
+        "cell": asdict(cell),
+        "model": model_config,
+        "noise": noise_config,
+        "training": settings.described(),
+    }
 
 
 def evaluate_weights(
@@ -189,10 +196,12 @@ def examine_cell(
 
 
 def export_weights(digests: Path, trained: Path, out: Path) -> int:
-    """Copy the weights behind a table, for git: one CELL.safetensors for each of its cells.
+    """Copy the weights behind a report, for git: one CELL.safetensors for each of its table's cells.
+
+    Those of studies and sets go to folders of these names, as far as they are here.
 
     Args:
-        digests: the digests.json beside the table.
+        digests: the digests.json beside the table, with trainings.json.
         trained: folder with one folder of `train_cell` for each cell.
         out: folder, replaced as a whole.
 
@@ -212,7 +221,21 @@ def export_weights(digests: Path, trained: Path, out: Path) -> int:
             if not weights.is_file() or files.sha256(weights) != digest:
                 raise ValueError(f"{weights} is missing or is not what was scored; run `dvc repro`")
             files.write_bytes(new / f"{cell}.safetensors", weights.read_bytes())
-    return len(scored)
+        beside = [path for kind in BESIDE for path in sorted(trained.glob(f"{kind}/*/{WEIGHTS}"))]
+        known = _scored_weights(digests.with_name(records.TRAININGS)) if beside else {}
+        beside = [path for path in beside if files.sha256(path) == known.get(path.parent.name)]
+        for path in beside:
+            name = path.parent.relative_to(trained)
+            files.write_bytes(new / f"{name}.safetensors", path.read_bytes())
+    return len(scored) + len(beside)
+
+
+def _scored_weights(path: Path) -> dict[str, str]:
+    """By training, the digest of the weights that a report is about."""
+    try:
+        return {name: one["scores"]["weights_sha256"] for name, one in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); make it with `dvc repro`") from None
 
 
 def evaluate_cell(

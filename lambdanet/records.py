@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+TRAININGS = "trainings.json"  # of a report: the score and the log of each training in it
+
 
 def read_records(path: Path) -> list[dict]:
     """The records of a log, oldest first; none where it is missing or damaged."""

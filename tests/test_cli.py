@@ -113,6 +113,7 @@ def test_check_names_what_is_wrong(project, lambdanet, path, value, says):
         (["models"], "there is no registry yet (mlflow.db)"),
         (["show"], "results/sample/table2.csv cannot be read"),
         (["export-weights"], "results/sample/digests.json cannot be read"),
+        (["restore"], "results/sample/trainings.json cannot be read"),
     ],
 )
 def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, says):
@@ -167,8 +168,13 @@ def test_committed_weights_are_those_of_the_committed_scores():
         pytest.skip("no weights are committed")
     for folder in folders:
         digests = json.loads((ROOT / "results" / folder.name / "digests.json").read_text())
-        found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        table = folder.glob("*.safetensors")
+        found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in table}
         assert found == {cell: entry["weights"] for cell, entry in digests.items()}
+        trainings = json.loads((ROOT / "results" / folder.name / "trainings.json").read_text())
+        for path in folder.glob("*/*.safetensors"):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert digest == trainings[path.stem]["scores"]["weights_sha256"]
 
 
 def test_training_does_not_replace_a_folder_of_something_else(project, lambdanet):

@@ -29,8 +29,9 @@ def write_report(
         logs: folder with one JSON file a cell on how it was trained; may be incomplete or absent.
         benchmarks: JSON file of the benchmarks, for the networks' times; may be absent.
         folder: replaced as a whole: table2.csv, table2.md, report.html, digests.json (which data and
-            weights each score is of), and the folders scores, histories, figures and studies (a table for
-            each, and pareto.csv), and sets.csv.
+            weights each score is of), trainings.json (each training's score and log, without its epochs),
+            the folders scores, histories, figures and studies (a table for each, and pareto.csv), sets.csv,
+            and in sets what the figures on these show.
 
     Raises:
         ValueError: no cell has a score, or a file is not what it should be.
@@ -69,6 +70,11 @@ def write_report(
             cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
             for cell, score in everything.items()
         }
+        kept = {
+            cell.name: {"scores": score, "log": _without_epochs(logged[cell])}
+            for cell, score in everything.items()
+        }
+        files.write_json(new / records.TRAININGS, kept)
         download = params.download(profile)
         epochs = {model: params.training(profile, model).epochs for model in params.models}
         page.write_page(
@@ -76,6 +82,10 @@ def write_report(
             comparable=download.dataset == "cifar10", stages=_examples(params, profile),
             scale={"images": download.train_images, "epochs": epochs},
         )  # fmt: skip
+
+
+def _without_epochs(record: dict | None) -> dict | None:
+    return record and {key: value for key, value in record.items() if key != "history"}
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,9 @@ def _write_sets(new: Path, params: Params, profile: str, found: dict[Cell, dict]
         section = {"name": name, "title": title, "text": text, "figures": [], "rows": rows}
         if cells:
             folders = _of_first_seed(cells, panels)
+            for folder in folders.values():
+                for path in folder.iterdir():
+                    files.write_bytes(new / "sets" / folder.name / path.name, path.read_bytes())
             figures.write_levels(new / "figures" / f"levels-{name}.png", sets.levels(folders))
             figures.write_examples(new / "figures" / f"examples-{name}.png", folders)
             section["figures"] = [f"examples-{name}", f"levels-{name}"]

@@ -135,7 +135,7 @@ def test_report_holds_everything_and_is_the_same_twice(written):
         "figures/psnr.png", "figures/pareto.png", "studies/pareto.csv", "figures/authors.png",
         "figures/panel-gaussian-01.png", "scores/gaussian-01-lambdanet-0.json",
         "scores/gaussian-01-dncnn-0.json", "histories/gaussian-01-lambdanet-0.csv",
-        "histories/gaussian-01-dncnn-0.csv",
+        "histories/gaussian-01-dncnn-0.csv", "trainings.json",
     }  # fmt: skip
     write_report(known, "sample", *paths, out)
     assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -146,6 +146,9 @@ def test_report_holds_everything_and_is_the_same_twice(written):
     assert json.loads((out / "digests.json").read_text())["gaussian-01-dncnn-0"] == {
         "clean": "c", "noisy": "n", "weights": "w1",
     }  # fmt: skip
+    kept = json.loads((out / "trainings.json").read_text())
+    assert kept["gaussian-01-dncnn-0"] == {"scores": score(28.0, weights_sha256="w1"), "log": None}
+    assert kept["gaussian-01-lambdanet-0"]["log"]["commit"] == "abc"
 
 
 def test_page_says_how_each_cell_was_trained(written):

@@ -90,8 +90,8 @@ def choose(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> st
         return PORTABLE
     if _fits(model, noisy, context) and not unavailable():
         return FUSED
-    if noisy.device.type != "cpu":
-        return PORTABLE  # the plain convolutions are slow there at any size
+    if noisy.device.type == "cuda":
+        return PORTABLE  # plain convolutions with windows of this kind are slow there at any size
     pays = noisy.numel() >= 3 * PIXELS and (model.u == 1 or model.v >= DEPTH)
     return PORTABLE if pays else REFERENCE
 
