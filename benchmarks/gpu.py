@@ -6,6 +6,7 @@ Yields nothing where there is no GPU.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from benchmarks.measuring import interleave, medians
 from benchmarks.methods import Method, Methods, autocast, compare, how
 from benchmarks.tables import Table, command
 from lambdanet.devices import be_deterministic
+from lambdanet.models import path
 from lambdanet.models.lambdanet import paths
 
 SIDE = 8192  # of the matrices whose product measures the rate
@@ -58,7 +60,7 @@ def table(
 ) -> Table:
     """Compare methods, and set their arithmetic beside the rate of a matrix product."""
     first = next(iter(methods))
-    methods = {name: tried(method, noisy) for name, method in methods.items()}
+    methods = {name: tried(method, clean, noisy) for name, method in methods.items()}
     rows, seconds = compare(methods, clean, noisy, repeats, formulas=(first,), exact=True)
     work = {
         name: flops(method, clean, noisy)
@@ -75,6 +77,7 @@ def table(
     notes = [
         f"speed: of {first}, as 1; difference: the largest of an output from its output.",
         "share: multiplications and additions of real products and convolutions as torch counts them.",
+        "bf16: inference under autocast too, where evaluation and applications compute in float32.",
     ]
     return Table(title, about, rows, notes, seconds)
 
@@ -99,19 +102,20 @@ def others(name: str, device: str) -> Methods:
     """DnCNN or the auto-encoder: plain, in bfloat16 with channels last, also compiled, and our own path."""
     last = torch.channels_last
 
-    def method(path: str, recorded: bool = False, wrap: Wrap = _as_it_is) -> Method:
+    def method(wrap: Wrap = _as_it_is, *, ours: bool = False, recorded: bool = False) -> Method:
         model = pictures.trained(name).to(device, memory_format=last)
-        model.fused = path == paths.BF16_FUSED
-        return Method(wrap(model), functools.partial(autocast, device), last, recorded=recorded)
+        model.fused = ours
+        images = torch.contiguous_format if ours else last  # as trainings make them
+        return Method(wrap(model), functools.partial(autocast, device), images, recorded=recorded)
 
-    ours = paths.BF16 if paths.no_triton() else paths.BF16_FUSED
+    way = path(name, device)
     return {
         "float32": Method(pictures.trained(name).to(device)),
-        "float32 as TF32": Method(pictures.trained(name).to(device), _as_tf32),
-        "bf16, channels_last": method(paths.BF16),
-        "bf16, channels_last, torch.compile": method(paths.BF16, wrap=torch.compile),
-        "bf16, channels_last, recorded": method(paths.BF16, device == "cuda"),
-        f"ours: {ours}, recorded": method(ours, device == "cuda"),
+        "float32 as TF32": Method(pictures.trained(name).to(device), around=_as_tf32),
+        "bf16, channels_last": method(),
+        "bf16, channels_last, torch.compile": method(torch.compile),
+        "bf16, channels_last, recorded": method(recorded=device == "cuda"),
+        f"ours: {way}, recorded": method(ours=way == paths.BF16_FUSED, recorded=device == "cuda"),
     }
 
 
@@ -130,12 +134,14 @@ def _as_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def tried(method: Method | str, noisy: Tensor) -> Method | str:
-    """The method, or why it cannot run: torch.compile needs a compiler at run time."""
+def tried(method: Method | str, clean: Tensor, noisy: Tensor) -> Method | str:
+    """The method, or why it cannot run: torch.compile and Triton need a compiler at run time."""
     if isinstance(method, str):
         return method
     try:
         method.output(noisy)
+        if method.recorded:
+            dataclasses.replace(method, model=copy.deepcopy(method.model)).training(clean, noisy)()
     except Exception as error:
         return f"does not run: {type(error).__name__}"
     return method

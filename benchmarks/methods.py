@@ -28,6 +28,7 @@ class Method:
     memory_format: torch.memory_format = torch.contiguous_format
     note: str = ""
     recorded: bool = False  # on a GPU: its training step as a graph, as our trainings run it
+    around: Within = contextlib.nullcontext  # what stands around whole steps, backward and all
 
     def training(self, clean: Tensor, noisy: Tensor) -> Step:
         """One step: gradients to zero, forward, MSE, backward, Adam."""
@@ -49,7 +50,8 @@ class Method:
             learn(noisy)  # interleave's first call is then the one that records
 
         def step() -> None:
-            learn(noisy)
+            with self.around():
+                learn(noisy)
             _wait(noisy)
 
         return step
@@ -68,7 +70,7 @@ class Method:
     def output(self, noisy: Tensor) -> Tensor:
         """The network's output in evaluation mode."""
         self.model.eval()
-        with self.within():
+        with self.around(), self.within():
             return self.model(noisy)
 
 

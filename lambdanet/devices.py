@@ -36,6 +36,8 @@ def choose_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device {name!r} is not available here; choose auto or {', '.join(available)}")
     try:
         torch.empty(0, device=name)
+        if name.startswith("cuda:"):
+            torch.cuda.set_device(name)  # streams and Triton's kernels go to the current one
         return torch.device(name)
     except RuntimeError:
         raise ValueError(

@@ -56,11 +56,11 @@ TRIALS = {
         "pip install llvmlite",
     ),
     "DnCNN on a GPU": (
-        "from lambdanet.models.lambdanet import paths\n"
-        "reason = paths.no_triton()\n"
-        "assert reason in (None, 'no CUDA device'), reason + '; torch normalises then, which is slower'\n"
+        "from lambdanet.models import dncnn\n"
+        "reason = dncnn.unavailable()\n"
+        "assert reason in (None, 'no CUDA device'), reason + '; its layers run one by one, which is slower'\n"
         "print(reason or 'kernels by Triton')",
-        "pip install triton, and a C compiler such as gcc",
+        "pip install triton; gcc or clang, and Python's headers (python3-dev)",
     ),
 }
 

@@ -99,7 +99,8 @@ def train(
     half = way in (models.paths.BF16, models.paths.BF16_FUSED)
     if half or way == models.paths.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
-    model.fused = way == models.paths.BF16_FUSED
+    if way == models.paths.BF16_FUSED:
+        model.fused = True
     optimizer = _optimizer(model, settings, device)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)

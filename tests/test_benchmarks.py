@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 
@@ -6,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import data, formulas, growth, measuring, methods, peers, pictures, report, tables
+from benchmarks import data, formulas, gpu, growth, measuring, methods, peers, pictures, report, tables
 from benchmarks.tables import Table
 from lambdanet.models.lambdanet import LambdaNet
 from lambdanet.models.lambdanet.network import correlate
@@ -188,3 +189,32 @@ def test_report_keeps_what_was_measured_when_a_part_fails(tmp_path, monkeypatch)
     assert "half failed: RuntimeError: broken" in page
     assert "| a | 1.00 |" in page
     assert "trial run" in page
+
+
+def test_methods_of_a_gpu_are_compared_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    clean, noisy = pictures.pairs(2)
+    table = gpu.table("title", gpu.others("autoencoder", "cpu"), clean, noisy, {gpu.MULTIPLIED: 1e12}, 1)
+    rows = {row["method"]: row for row in table.rows}
+    assert list(rows)[:3] == ["float32", "float32 as TF32", "bf16, channels_last"]
+    assert list(rows)[-1].startswith("ours: ")
+    assert rows["float32"]["difference"] == rows["float32 as TF32"]["difference"] == 0
+    assert 0 < rows["bf16, channels_last"]["difference"] < 0.1
+    work = gpu.flops(gpu.others("autoencoder", "cpu")["float32"], clean, noisy)
+    share = rows["float32"]["training, share of the bf16 rate"]
+    assert share == pytest.approx(work / 1e12 / (2 * rows["float32"]["training, ms/image"] / 1000))
+
+
+def test_a_method_of_a_gpu_that_does_not_run_is_said_so(monkeypatch):
+    def refuse(_model):
+        def fails(*_images):
+            raise RuntimeError("no compiler")
+
+        return fails
+
+    clean, noisy = pictures.pairs(2)
+    method = methods.Method(pictures.trained("autoencoder"))
+    assert gpu.tried(method, clean, noisy) is method
+    broken = dataclasses.replace(method, within=refuse(None))
+    assert gpu.tried(broken, clean, noisy) == "does not run: RuntimeError"
+    assert gpu.tried("not run", clean, noisy) == "not run"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lambdanet.devices import choose_device
-from lambdanet.models import create_model, path
+from lambdanet.models import create_model, dncnn, path
 from lambdanet.models.lambdanet import paths
 
 # u, m, k, heads, d, (h, w), batch; each value of the paper's and its neighbours, wide and narrow, odd batches
@@ -220,9 +220,7 @@ def test_evaluation_with_gradients_does_not_take_the_kernels():
     assert model.embedding.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(
-    ("way", "shape"), [*itertools.product(paths.NAMES[:-1], [(1, 3, 9, 13), (4, 3, 32, 32)])]
-)
+@pytest.mark.parametrize(("way", "shape"), [*itertools.product(paths.NAMES, [(1, 3, 9, 13), (4, 3, 32, 32)])])
 def test_every_forced_path_gives_an_output(way, shape):
     model = network().eval()
     noisy = images(shape[0], *shape[2:])[1]
@@ -235,34 +233,39 @@ def test_unknown_path_is_named():
         paths.force("gpu")
 
 
-def test_path_that_needs_triton_is_refused_where_it_cannot_work(monkeypatch):
-    monkeypatch.setattr(paths, "no_triton", lambda: "no C compiler")
-    expected = "the path bf16-fused is not available here: no C compiler; choose auto or bf16"
-    with pytest.raises(ValueError, match=expected):
-        paths.force(paths.BF16_FUSED)
+def test_dncnn_takes_its_kernels_on_a_gpu_where_they_run(monkeypatch):
     monkeypatch.setattr(paths, "_multiplies_bf16", lambda _device: True)
-    assert path("dncnn", "cuda") == paths.BF16
-    monkeypatch.setattr(paths, "no_triton", lambda: None)
-    assert path("dncnn", "cuda") == paths.BF16_FUSED
+    for reason, expected in (("RuntimeError: no compiler", paths.BF16), (None, paths.BF16_FUSED)):
+        monkeypatch.setattr(dncnn, "unavailable", lambda reason=reason: reason)
+        assert path("dncnn", "cuda") == expected
+        with paths.forced(paths.BF16_FUSED):
+            assert path("dncnn", "cuda") == expected
+            assert path("dncnn", "cpu") == paths.BF16
+            assert path("autoencoder", "cuda") == paths.BF16
+    for way in (paths.BF16, paths.CHANNELS_LAST, paths.REFERENCE):
+        with paths.forced(way):
+            assert path("dncnn", "cuda") == way
+    for name in ("autoencoder", "cnn", "skip-autoencoder"):
+        assert path(name, "cuda") == paths.BF16
     assert path("dncnn", "cpu") == paths.BF16
-    with paths.forced(paths.BF16_FUSED):
-        assert path("autoencoder", "cuda") == paths.BF16_FUSED
-        assert path("autoencoder", "cpu") == paths.BF16
-    with paths.forced(paths.BF16):
-        assert path("dncnn", "cuda") == paths.BF16
 
 
-def test_triton_needs_a_gpu_and_a_compiler(monkeypatch):
-    paths.no_triton.cache_clear()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert paths.no_triton() == "no CUDA device"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(paths.shutil, "which", lambda _name: None)
-    for found, expected in ((None, "No module named 'triton'"), (object(), "no C compiler")):
-        paths.no_triton.cache_clear()
-        monkeypatch.setattr(paths.importlib.util, "find_spec", lambda _name, found=found: found)
-        assert paths.no_triton() == expected
-    paths.no_triton.cache_clear()
+def test_kernels_that_do_not_run_are_named(monkeypatch):
+    pytest.importorskip("triton")
+    from lambdanet.models.dncnn import normalization
+
+    def fails():
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one")
+
+    monkeypatch.setattr(normalization, "trial", fails)
+    for there, reason in (
+        (False, "no CUDA device"),
+        (True, "RuntimeError: Failed to find C compiler. Please specify one"),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        dncnn.unavailable.cache_clear()
+        assert dncnn.unavailable() == reason
+    dncnn.unavailable.cache_clear()
 
 
 def test_device_may_name_a_path():

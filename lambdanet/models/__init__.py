@@ -9,6 +9,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lambdanet import files
+from lambdanet.models import dncnn
 from lambdanet.models.autoencoder import AutoEncoder
 from lambdanet.models.cnn import ConvNet
 from lambdanet.models.dncnn import DnCNN
@@ -45,7 +46,11 @@ def path(name: str, device: str) -> str:
     Like the device, it shows in a result's digits, and is recorded but not hashed by DVC. A name that no
     model has is for `create_model` to refuse.
     """
-    return paths.usual(device) if MODELS.get(name) is LambdaNet else paths.of_convolutions(device)
+    if MODELS.get(name) is LambdaNet:
+        return paths.usual(device)
+    way = paths.of_convolutions(device)
+    kernels = MODELS.get(name) is DnCNN and device == "cuda" and way == paths.BF16 and paths.takes_kernels()
+    return paths.BF16_FUSED if kernels and not dncnn.unavailable() else way
 
 
 def source(name: str) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dvc("init", "-q", "--no-scm")
     Path("code").write_text("code")
+    Path("params.yaml").write_text("profile: a\nepochs: 3\n")
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
     dvc("repro", "-q", "data")
     return tmp_path
@@ -48,7 +50,7 @@ def other(project, tmp_path_factory, monkeypatch):
     """The current folder: the same on a machine without DVC and data; with its plan of all but what fails."""
     elsewhere.main(["plan", "plan.json", "both", "two", "one"])
     folder = tmp_path_factory.mktemp("other")
-    for name in ("code", "plan.json"):
+    for name in ("code", "plan.json", "params.yaml"):
         shutil.copy(project / name, folder)
     monkeypatch.chdir(folder)
     return folder
@@ -59,20 +61,39 @@ def names(stages):
 
 
 def test_plan_has_what_is_needed_first_and_then_what_was_asked_for_as_asked(project):
-    stages = elsewhere.plan(["both", "two"])
-    assert names(stages) == ["data", "one", "both", "two"]
-    data, one, both, _two = stages
+    stages = elsewhere.plan(["both", "one", "two"]).stages
+    assert [stage.asked for stage in stages] == [False, True, True, True]
+    assert names(stages) == ["data", "both", "one", "two"]
+    data, both, one, _two = stages
     lock = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
     assert data.outs == {"data": lock["data"]["outs"][0]["md5"]}
     assert elsewhere.digest(Path("data")) == data.outs["data"]
     assert elsewhere.digest(Path("code")) == lock["data"]["deps"][0]["md5"]
+    assert data.code == {"code": lock["data"]["deps"][0]["md5"]}
     assert (one.cmd, one.needs, one.outs) == (STAGES["one"]["cmd"], ["data"], {"one": None})
+    assert one.code == {}
     assert both.needs == ["one", "two"]
 
 
-def test_a_digest_is_unknown_where_the_code_has_changed_since(project):
-    Path("code").write_text("other code")
-    assert elsewhere.plan(["one"])[0].outs == {"data": None}
+def test_a_group_of_stages_is_asked_for_one_by_one(project):
+    matrix = {"matrix": {"x": ["a", "b"]}, "cmd": "cp data/${item.x} ${item.x}"}
+    matrix |= {"deps": ["data"], "outs": ["${item.x}"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES | {"many": matrix}}))
+    stages = elsewhere.plan(["many"]).stages
+    assert [(stage.name, stage.asked) for stage in stages] == [
+        ("data", False), ("many@a", True), ("many@b", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", [["one"], ["both"]])
+def test_what_is_depended_on_has_to_be_known(project, targets):
+    if targets == ["one"]:
+        Path("code").write_text("other code")
+    unknown = {"one": "data", "both": "one"}[targets[0]]
+    with pytest.raises(
+        ValueError, match=rf"^dvc.lock does not know what {unknown} makes .*`dvc repro {unknown}`"
+    ):
+        elsewhere.plan(targets)
 
 
 def test_stages_run_there_and_come_back_into_the_lock(project, other, capsys, monkeypatch):
@@ -106,17 +127,45 @@ def test_other_data_than_planned_stops_what_needs_it(other, capsys):
     Path("data").mkdir()
     Path("data/a").write_text("other")
     assert elsewhere.main(["run", "plan.json"]) == 1
-    found, planned = elsewhere.digest(Path("data")), elsewhere.read(Path("plan.json"))[0].outs["data"]
-    assert f"data: data has the digest {found}, planned was {planned}" in capsys.readouterr().out
+    found = elsewhere.digest(Path("data"))
+    planned = elsewhere.read(Path("plan.json")).stages[0].outs["data"]
+    assert f"data: data is {found}, planned was {planned}" in capsys.readouterr().out
     assert not Path("one").exists()
     Path("one").write_text("made of it all the same")
     with pytest.raises(ValueError, match="planned was"):
         elsewhere.main(["accept", "plan.json"])
 
 
+@pytest.mark.parametrize("changed", ["code", "params.yaml"])
+@pytest.mark.parametrize("command", ["run", "accept"])
+def test_other_code_or_parameters_than_planned_are_refused(other, changed, command):
+    elsewhere.main(["run", "plan.json"])
+    Path(changed).write_text("epochs: 4\n")
+    says = "params.yaml is not the one" if changed == "params.yaml" else "data: code is .*, planned was"
+    with pytest.raises(ValueError, match=says):
+        elsewhere.main([command, "plan.json"])
+
+
+def test_another_active_profile_is_the_same_plan(other):
+    Path("params.yaml").write_text("profile: b\nepochs: 3\n")
+    assert elsewhere.main(["run", "plan.json"]) == 0
+
+
+def test_only_what_was_asked_for_is_accepted(project, other, monkeypatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(ValueError, match="none of the planned outputs is here"):
+        elsewhere.main(["accept", "plan.json"])
+    before = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+    Path("two").write_text("2\n")
+    elsewhere.main(["accept", "plan.json"])
+    after = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+    assert after.keys() - before.keys() == {"two"}
+    assert after["data"] == before["data"]
+
+
 def test_a_failure_is_one_line_and_stops_only_what_needs_it(project, capsys):
-    stages = elsewhere.plan(["after", "two"])
-    assert elsewhere.run(stages, jobs=1) == 2  # bad, and after
+    planned = elsewhere.plan(["after", "bad", "two"])
+    assert elsewhere.run(planned, jobs=1) == 2  # bad, and after
     said = capsys.readouterr().out
     assert "bad: failed with 3, reason (all of it in logs/elsewhere/bad.log)" in said
     assert Path("two").read_text() == "2\n"
@@ -124,15 +173,17 @@ def test_a_failure_is_one_line_and_stops_only_what_needs_it(project, capsys):
 
 
 def test_a_stage_without_its_output_has_failed(project, capsys):
-    stage = elsewhere.Stage("one", "true", [], {"one": None})
-    assert elsewhere.run([stage], jobs=1) == 1
+    stage = elsewhere.Stage("one", "true", [], {}, {"one": None}, True)
+    assert elsewhere.run(elsewhere.Plan(elsewhere.parameters(), [stage]), jobs=1) == 1
     assert "one: ended without its outputs; see logs/elsewhere/one.log" in capsys.readouterr().out
 
 
-def test_sigterm_reaches_the_stages(tmp_path):
+def test_sigterm_reaches_the_stages(tmp_path, monkeypatch):
     trap = "trap 'echo saved > saved; exit 143' TERM; touch begun; while true; do sleep 0.1; done"
-    plan = {"stages": [{"name": "long", "cmd": trap, "needs": [], "outs": {"out": None}}]}
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "params.yaml").write_text("profile: a\n")
+    monkeypatch.chdir(tmp_path)
+    stage = elsewhere.Stage("long", trap, [], {}, {"out": None}, True)
+    (tmp_path / "plan.json").write_text(json.dumps(asdict(elsewhere.Plan(elsewhere.parameters(), [stage]))))
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.elsewhere", "run", "plan.json"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -145,7 +196,18 @@ def test_sigterm_reaches_the_stages(tmp_path):
     assert (tmp_path / "saved").read_text() == "saved\n"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"stages": [{"name": "a"}]}', None])
+STAGE = {"name": "a", "cmd": "true", "needs": [], "code": {}, "outs": {}, "asked": True}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", '{"stages": []}', '{"parameters": "", "stages": [{"name": "a"}]}', None,
+        json.dumps({"parameters": "", "stages": [STAGE | {"cmd": 5}]}),
+        json.dumps({"parameters": "", "stages": [STAGE | {"outs": ["a"]}]}),
+        json.dumps({"parameters": "", "stages": [STAGE | {"needs": ["b"]}]}),
+    ],
+)  # fmt: skip
 def test_what_is_no_plan_is_refused(tmp_path, content):
     path = tmp_path / "plan.json"
     if content is not None:

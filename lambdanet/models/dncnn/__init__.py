@@ -5,7 +5,24 @@ Deviation from Zhang et al.: the authors' released weights predict the clean ima
 x = f(y); the DnCNN paper predicts the noise, x = y - f(y). `residual` chooses.
 """
 
+import functools
+
+import torch
 from torch import Tensor, nn
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why the kernels of fused.py cannot run here, or None; one is tried."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        from lambdanet.models.dncnn import normalization
+
+        normalization.trial()
+    except Exception as error:  # of Triton, of the C compiler that it calls, of the driver
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return None
 
 
 class DnCNN(nn.Module):

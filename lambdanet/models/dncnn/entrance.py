@@ -17,7 +17,7 @@ from torch import Tensor, nn
 ROWS = 64  # pixels that a program holds at a time
 TILES = 8  # of these, of which a program makes one sum
 TAPS = 32  # 27 and zeros
-WIDEST = 256  # filters
+WIDEST = 128  # filters; twice as many need more shared memory than some cards have
 LARGEST = 2**31  # elements: kernels count in 32 bits
 FACTORS = tl.bfloat16  # what is multiplied; Triton's interpreter cannot multiply these
 

@@ -1,7 +1,7 @@
 """DnCNN's training step on a GPU: cuDNN's convolutions in bfloat16, what lies between them by own kernels.
 
-Deviations from what the layers one by one compute under autocast: none but rounding. Where a kernel does not
-fit, the layers run as they are.
+Up to rounding this is what the layers compute one by one under autocast; where a kernel does not fit, they
+do it.
 """
 
 import torch

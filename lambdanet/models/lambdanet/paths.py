@@ -3,15 +3,13 @@
 The ways of LambdaNet give the same values up to rounding. The convolutional networks have some beside the
 reference: `channels-last`, trained with a pixel's channels side by side in memory, as a CPU's convolutions
 take them; and `bf16`, so too and with products in half the precision, summed in float32, where the processor
-has units for them. On a GPU, `bf16-fused` is that with DnCNN's normalisation by kernels of Triton. None gives
-the same bytes, so a run's log names the path as it names the device. `force` takes one path wherever it fits.
+has units for them. DnCNN has `bf16-fused` for a GPU: that with own kernels between its convolutions. None
+gives the same bytes, so a run's log names the path as it names the device. `force` takes one path wherever
+it fits.
 """
 
 import contextlib
 import functools
-import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 
 import torch
@@ -32,15 +30,13 @@ def force(name: str) -> None:
     """Take this path from now on in this process; "auto" for the fastest that fits.
 
     Raises:
-        ValueError: an unknown path, or one whose kernels cannot be compiled here.
+        ValueError: an unknown path, or "fused" where it cannot be compiled.
     """
     global _forced
     if name not in NAMES:
         raise ValueError(f"unknown path {name!r}; choose one of {', '.join(NAMES)}")
     if name == FUSED and (reason := unavailable()):
         raise ValueError(f"the fused path is not available here: {reason}; choose auto or portable")
-    if name == BF16_FUSED and (reason := no_triton()):
-        raise ValueError(f"the path bf16-fused is not available here: {reason}; choose auto or bf16")
     _forced = name
 
 
@@ -64,17 +60,6 @@ def unavailable() -> str | None:
         return vectors.trial()
     except ImportError as error:
         return str(error)
-
-
-@functools.cache
-def no_triton() -> str | None:
-    """Why Triton's kernels cannot be compiled here, or None; its calls need a C compiler."""
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    if importlib.util.find_spec("triton") is None:
-        return "No module named 'triton'"
-    compilers = [os.environ.get("CC"), "cc", "gcc", "clang"]
-    return None if any(map(shutil.which, filter(None, compilers))) else "no C compiler"
 
 
 def choose(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> str:
@@ -121,15 +106,20 @@ def of_convolutions(device: str) -> str:
     What is forced on LambdaNet alone leaves it with the reference. Inference is in float32, and on a CPU
     with channels last unless the path is the reference.
     """
-    if _forced == BF16_FUSED and device != "cuda":
-        return BF16
-    if _forced in (CHANNELS_LAST, BF16, BF16_FUSED):
+    if _forced in (CHANNELS_LAST, BF16):
         return _forced
+    if _forced == BF16_FUSED:
+        return BF16  # of those that have no kernels
     if _forced != AUTO:
         return REFERENCE
     if _multiplies_bf16(device):
-        return BF16_FUSED if device == "cuda" and not no_triton() else BF16
+        return BF16
     return CHANNELS_LAST if device == "cpu" else REFERENCE
+
+
+def takes_kernels() -> bool:
+    """Whether a convolutional network that has kernels for a GPU may use them."""
+    return _forced in (AUTO, BF16_FUSED)
 
 
 def _multiplies_bf16(device: str) -> bool:
