@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-TRAININGS = "trainings.json"  # of a report: the score and the log of each training in it
+TRAININGS = "trainings.json"  # of a report: the score of each training in it, and how it was trained
 
 
 def read_records(path: Path) -> list[dict]:

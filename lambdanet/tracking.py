@@ -283,9 +283,11 @@ class Mirror:
         """
         records = read_records(self.log)
         record = records[-1] if records else {}
+        if "task" not in record:  # none yet, or one of an earlier training that was restored from a report
+            return
         if "weights_sha256" in record:
             status = "FINISHED"  # whatever happened after that
-        elif status == "FINISHED" or not record:
+        elif status == "FINISHED":
             return
         try:
             self.client = self.client or connect()
@@ -401,9 +403,10 @@ def _metrics(training: Training, present: dict[str, float]) -> list[Metric]:
     if training.status != "FINISHED":
         return []
     values = _scores(training.scores) | _evaluation(training.evaluation)
-    if training.record:
-        values["training_seconds"] = training.record["seconds"]
-        values["peak_memory_bytes"] = training.record["peak_memory_bytes"]
+    # A log that was restored from a report has no times.
+    for name, key in (("training_seconds", "seconds"), ("peak_memory_bytes", "peak_memory_bytes")):
+        if key in training.record:
+            values[name] = training.record[key]
     # Scored anew, the same weights may have other scores; MLflow shows the newest.
     now = _milliseconds(None)
     trained = _milliseconds(training.record.get("finished"))

@@ -52,8 +52,10 @@ def made(tmp_path):
         scores = asdict(cell) | measured | {"weights_sha256": digest}
         files.write_json(folders["scores"] / kind / f"{cell.name}.json", scores)
         record = {"device": "cpu", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
-        record |= {"weights_sha256": digest}
-        files.write_json(folders["logs"] / f"{cell.name}.json", [record | {"history": [{"epoch": 1}]}])
+        record |= {"weights_sha256": digest, "computed_by": "reference"}
+        files.write_json(
+            folders["logs"] / f"{cell.name}.json", [record | {"history": [{"epoch": 1}], "seconds": number}]
+        )
     model, _ = load_weights(folders["models"] / GRID.name / "weights.safetensors")
     noise = create_noise(**loaded.noise("gaussian-01"))
     evaluation.write_panel(model, noise, folders["panels"] / GRID.name, device=torch.device("cpu"))
@@ -91,7 +93,8 @@ def test_a_report_gives_back_what_it_was_made_of(made):
         path: value for path, value in before["models"].items() if path != of_set
     }
     (record,) = json.loads((folders["logs"] / f"{GRID.name}.json").read_text())
-    assert record["commit"] == "abc"
+    (whole,) = json.loads(before["logs"][restoring.Path(f"{GRID.name}.json")])
+    assert record == {key: value for key, value in whole.items() if key not in ("history", "seconds")}
     report(loaded, folders, root / "results")
     assert contents(root / "results") == shown
 

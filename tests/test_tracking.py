@@ -141,6 +141,19 @@ def test_a_log_of_an_earlier_version_gives_the_times_that_it_has(client):
     assert losses == [(n, 0.5 / n, end) for n in (1, 2, 3)]
 
 
+def test_a_log_that_was_restored_from_a_report_gives_what_it_has(client, tmp_path):
+    kept = {key: RECORD[key] for key in ("device", "commit")} | {"weights_sha256": "e" * 64}
+    mirror = tracking.Mirror(tmp_path / "log.json")
+    files.write_json(mirror.log, [kept])
+    mirror.update("RUNNING")  # before a new training has begun its own record
+    assert mirror.run_id is None
+    run_id = log_training(client, of(3, "FINISHED", record=kept, scores=SCORES))
+    assert client.get_run(run_id).data.tags["device"] == "a machine"
+    found = mlflow_helpers.histories(client, run_id)
+    assert found["psnr"][0][1] == 25.5
+    assert {"training_seconds", "peak_memory_bytes"}.isdisjoint(found)
+
+
 def test_logging_again_adds_nothing(client):
     training = of(3, "FINISHED", scores=SCORES)
     run_id = log_training(client, training)

@@ -7,6 +7,9 @@ from lambdanet import files, records
 from lambdanet.params import Cell, Params
 from lambdanet.report import tables
 
+# Of a training's log. No times: the same trainings on the same kind of machine give the same report.
+KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256")
+
 
 def write_report(
     params: Params,
@@ -29,8 +32,8 @@ def write_report(
         logs: folder with one JSON file a cell on how it was trained; may be incomplete or absent.
         benchmarks: JSON file of the benchmarks, for the networks' times; may be absent.
         folder: replaced as a whole: table2.csv, table2.md, report.html, digests.json (which data and
-            weights each score is of), trainings.json (each training's score and log, without its epochs),
-            the folders scores, histories, figures and studies (a table for each, and pareto.csv), sets.csv,
+            weights each score is of), trainings.json (each training's score and how it was trained), the
+            folders scores, histories, figures and studies (a table for each, and pareto.csv), sets.csv,
             and in sets what the figures on these show.
 
     Raises:
@@ -71,8 +74,7 @@ def write_report(
             for cell, score in everything.items()
         }
         kept = {
-            cell.name: {"scores": score, "log": _without_epochs(logged[cell])}
-            for cell, score in everything.items()
+            cell.name: {"scores": score, "log": _in_short(logged[cell])} for cell, score in everything.items()
         }
         files.write_json(new / records.TRAININGS, kept)
         download = params.download(profile)
@@ -84,8 +86,8 @@ def write_report(
         )  # fmt: skip
 
 
-def _without_epochs(record: dict | None) -> dict | None:
-    return record and {key: value for key, value in record.items() if key != "history"}
+def _in_short(record: dict | None) -> dict | None:
+    return record and {key: record[key] for key in KEPT if key in record}
 
 
 @dataclass(frozen=True)
