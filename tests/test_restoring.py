@@ -99,6 +99,16 @@ def test_a_report_gives_back_what_it_was_made_of(made):
     assert contents(root / "results") == shown
 
 
+def test_a_set_whose_pictures_are_lost_keeps_its_numbers(made):
+    loaded, folders, root = made
+    for lost in (folders["panels"] / "sets", root / "results/sets"):
+        shutil.rmtree(lost)
+    restore(loaded, folders, root)
+    report(loaded, folders, root / "results")
+    assert not (root / "results/figures/levels-split.png").exists()
+    assert "cnn-bce" in (root / "results/report.html").read_text()
+
+
 def test_trainings_without_weights_in_git_get_their_histories(made):
     loaded, folders, root = made
     shutil.rmtree(root / "weights/studies")

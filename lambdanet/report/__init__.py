@@ -148,7 +148,8 @@ def _write_sets(new: Path, params: Params, profile: str, found: dict[Cell, dict]
     if found:
         files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
     for name in params.sets:
-        cells = [cell for cell in found if cell.noise == name]
+        # Panels that neither this clone nor git has are no reason to show no numbers.
+        cells = [cell for cell in found if cell.noise == name and (panels / cell.name).is_dir()]
         title, text = sets.ABOUT.get(name, (f"The set {name}", ""))
         rows = tables.as_rows(whole[whole["set"] == name])
         section = {"name": name, "title": title, "text": text, "figures": [], "rows": rows}
