@@ -30,8 +30,17 @@ def contents(folder):
 
 
 @pytest.fixture
-def made(tmp_path):
+def made(once, tmp_path):
+    """A copy of `once`."""
+    loaded, _, root = once
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    return loaded, {name: tmp_path / name for name in FOLDERS}, tmp_path
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
     """The parameters, the folders of outputs of three trainings, and the report and weights of these."""
+    tmp_path = tmp_path_factory.mktemp("made")
     loaded = params.load(helpers.ROOT / "params.yaml")
     loaded = dataclasses.replace(loaded, noises={"gaussian-01": loaded.noises["gaussian-01"]})
     folders = {name: tmp_path / name for name in FOLDERS}

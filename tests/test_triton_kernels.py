@@ -15,14 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The interpreter has to be chosen before Triton is loaded, so this runs in a process of its own. It cuts
 # float32 to bfloat16 where a GPU rounds, and multiplies no bfloat16: the numbers are exact in that.
 NORMALISATION = """
-import json, sys, torch
-from torch.nn import functional as F
-from lambdanet.models.dncnn import normalization
-
-def error(value, right):
-    return ((value.double() - right).norm() / right.norm()).item()
-
-*shape, kind, mean = json.loads(sys.argv[1])
+*shape, kind, mean = given
 torch.manual_seed(0)
 dtype = getattr(torch, kind)
 y = (mean + 2 * torch.randn(shape)).to(dtype, memory_format=torch.channels_last)
@@ -36,24 +29,15 @@ a, expected = normalization.normalize_and_rectify(mine, ours), F.relu(exact(thei
 gradient = torch.randn(shape).to(dtype)
 a.backward(gradient)
 expected.backward(gradient.double())
-print(json.dumps({
+found = ({
     "a": error(a, expected), "dy": error(mine.grad, theirs.grad),
     "dgamma": error(ours.weight.grad, exact.weight.grad), "dbeta": error(ours.bias.grad, exact.bias.grad),
     "mean": error(ours.running_mean, exact.running_mean), "var": error(ours.running_var, exact.running_var),
-}))
+})
 """
 
 ENTRANCE = """
-import json, sys, torch
-import triton.language as tl
-from torch.nn import functional as F
-from lambdanet.models.dncnn import entrance
-
-def error(value, right):
-    return ((value.double() - right).norm() / right.norm()).item()
-
-b, h, w, c = json.loads(sys.argv[1])
-entrance.FACTORS = tl.float32
+b, h, w, c = given
 torch.manual_seed(0)
 noisy = (128 * torch.randn(b, 3, h, w)).round().clamp(-255, 255) / 128
 layer = torch.nn.Conv2d(3, c, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
@@ -65,20 +49,14 @@ expected = F.relu(F.conv2d(noisy.double(), exact, padding=1))
 gradient = torch.randn(a.shape).bfloat16()
 a.backward(gradient)
 expected.backward(gradient.double())
-print(json.dumps({
+found = ({
     "a": error(a, expected), "dw": error(layer.weight.grad, exact.grad),
     "last": a.is_contiguous(memory_format=torch.channels_last),
-}))
+})
 """
 
 NETWORK = """
-import copy, json, sys, torch
-import triton.language as tl
-from lambdanet.models.dncnn import DnCNN, entrance, fused, normalization
-
-entrance.FACTORS = tl.float32
-if sys.argv[1] == "true":
-    entrance.fits = normalization.fits = lambda *given: True
+entrance.fits = normalization.fits = lambda *_: given
 torch.manual_seed(0)
 network = DnCNN(depth=4, width=16).to(memory_format=torch.channels_last).train()
 plain = copy.deepcopy(network)
@@ -96,29 +74,51 @@ for layers, run in ((network.dncnn, fused.run), (plain.dncnn, lambda layers, ima
     losses.append(loss.item())
 pairs = zip(network.buffers(), plain.buffers(), strict=True)
 norms = [[one.float().norm().item() for one in pair] for pair in pairs]
-print(json.dumps({"losses": losses, "buffers": norms}))
+found = ({"losses": losses, "buffers": norms})
 """
 
 
-def interpreted(script, given):
+PREAMBLE = """
+import copy, json, sys, torch
+import triton.language as tl
+from torch.nn import functional as F
+from lambdanet.models.dncnn import DnCNN, entrance, fused, normalization
+
+def error(value, right):
+    return ((value.double() - right).norm() / right.norm()).item()
+
+entrance.FACTORS = tl.float32
+results = []
+for script, given in json.load(sys.stdin):
+    scope = globals() | {"given": given}
+    exec(script, scope)
+    results.append(scope["found"])
+print(json.dumps(results))
+"""
+# One block and several, the last one whole, cut, and with a tile of nothing; a mean far from 0.
+NORMALISED = [
+    [3, 16, 7, 9, "float32", 1.5], [5, 64, 12, 12, "float32", 1.5], [2, 8, 32, 32, "float32", 1000],
+    [5, 64, 12, 12, "bfloat16", 1.5],
+]  # fmt: skip
+ENTERED = [[3, 7, 9, 16], [5, 12, 12, 64], [1, 1, 1, 16]]
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """What each script finds for each of its cases, all in one process."""
+    cases = [(NORMALISATION, one) for one in NORMALISED] + [(ENTRANCE, one) for one in ENTERED]
+    cases += [(NETWORK, True), (NETWORK, False)]
     done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(given)],
+        [sys.executable, "-c", PREAMBLE], input=json.dumps(cases),
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    return lambda script, given: found[cases.index((script, given))]
 
 
-# One block and several, the last one whole, cut, and with a tile of nothing; a mean far from 0.
-@pytest.mark.parametrize(
-    "given",
-    [
-        [3, 16, 7, 9, "float32", 1.5], [5, 64, 12, 12, "float32", 1.5], [2, 8, 32, 32, "float32", 1000],
-        [5, 64, 12, 12, "bfloat16", 1.5],
-    ],
-    ids=str,
-)  # fmt: skip
-def test_normalisation_is_torchs(given):
+@pytest.mark.parametrize("given", NORMALISED, ids=str)
+def test_normalisation_is_torchs(interpreted, given):
     errors = interpreted(NORMALISATION, given)
     *_, kind, mean = given
     limit = 1e-3 if mean > 100 else 1e-6  # of which y itself has only so many digits left
@@ -126,8 +126,8 @@ def test_normalisation_is_torchs(given):
     assert all(error < (5e-3 if name in rounded else limit) for name, error in errors.items()), errors
 
 
-@pytest.mark.parametrize("given", [[3, 7, 9, 16], [5, 12, 12, 64], [1, 1, 1, 16]], ids=str)
-def test_first_convolution_is_torchs(given):
+@pytest.mark.parametrize("given", ENTERED, ids=str)
+def test_first_convolution_is_torchs(interpreted, given):
     errors = interpreted(ENTRANCE, given)
     assert errors["a"] < 5e-3
     assert errors["dw"] < 1e-6
@@ -135,7 +135,7 @@ def test_first_convolution_is_torchs(given):
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_network_learns_as_its_layers_do(kernels):
+def test_network_learns_as_its_layers_do(interpreted, kernels):
     found = interpreted(NETWORK, kernels)
     ours, theirs = found["losses"]
     assert ours == pytest.approx(theirs, rel=0.02)
