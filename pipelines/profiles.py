@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+NOT_FOR_TABLES = {"download", "corrupt", "plot", "register"}  # stages that a table needs nothing of
 _WORD = re.compile(r"^(profile:[ \t]*[\"']?)([\w-]+)", re.MULTILINE)
 # Which of the studies' trainings are run: the name of an anchor further up.
 _ALIAS = re.compile(r"^((variations|rivals):[ \t]*\*)([\w-]+)", re.MULTILINE)
@@ -89,6 +90,28 @@ def _replace(text: str) -> None:
     os.replace(part, PARAMS)
 
 
+def bring_back(profile: str) -> None:
+    """Check out what the active profile's table is made of, as far as it is in DVC's cache and not here.
+
+    `dvc checkout` and `dvc exp run` take an inactive profile's outputs out of the workspace; what stands
+    there otherwise, put back by `lambdanet restore`, say, is left alone.
+
+    Raises:
+        ValueError: dvc.lock is damaged, or DVC refuses.
+    """
+    known = yaml.safe_load(Path("dvc.yaml").read_text())["stages"].keys() - NOT_FOR_TABLES
+    lock = read_lock(LOCK.read_text()) if LOCK.exists() else {}
+    outs = [
+        out["path"]
+        for name, entry in lock.items()
+        if name.partition("@")[0] in known and f"{name.partition('@')[2]}-".startswith(f"{profile}-")
+        for out in entry.get("outs", [])
+    ]
+    absent = [out for out in outs if not Path(out).exists()]
+    if absent and subprocess.call(["dvc", "checkout", "--quiet", "--allow-missing", *absent]):
+        raise ValueError(f"`dvc checkout --allow-missing {absent[0]}` and the like failed; run it to see why")
+
+
 def recorded_profiles() -> list[str]:
     """The profiles of params.yaml that have stages in dvc.lock."""
     stages = read_lock(LOCK.read_text()) if LOCK.exists() else {}
@@ -121,13 +144,8 @@ def main(words: list[str]) -> int:
             return subprocess.call(words[2:])
     if words[:1] == ["table"] and len(words) == 2:
         with active_profile(words[1]):
-            # `dvc checkout` and `dvc exp run` take an inactive profile's outputs out of the workspace.
-            trained = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-            stages = [one for one in trained if one not in ("download", "corrupt", "plot", "register")]
-            restore = ["dvc", "checkout", "--quiet", "--allow-missing", *stages]
-            return subprocess.call(restore) or subprocess.call(
-                ["dvc", "repro", "--single-item", f"plot@{words[1]}"]
-            )
+            bring_back(words[1])
+            return subprocess.call(["dvc", "repro", "--single-item", f"plot@{words[1]}"])
     if words == ["push"]:
         for name in recorded_profiles():
             print(f"profile {name}", flush=True)

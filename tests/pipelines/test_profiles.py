@@ -97,3 +97,32 @@ def test_a_file_without_the_choice_s_anchors_stays_readable():
     ours = yaml.safe_load(profiles.with_profile((helpers.ROOT / "params.yaml").read_text(), "quick"))
     assert ours["variations"] == raw["studied"]["all"]
     assert ours["rivals"] == raw["studied"]["all-rivals"]
+
+
+def test_only_what_is_not_there_is_brought_back(project, monkeypatch):
+    lock = {
+        "download@quick": ["data/clean"],
+        "train@quick-speckle-dncnn-0": ["models/a"],
+        "evaluate@quick-speckle-dncnn-0": ["scores/a.json", "panels/a"],
+        "compare@quick": ["scores/studies"],
+        "train@quicker-speckle-dncnn-0": ["models/b"],
+        "gone@quick": ["gone"],
+        "plot@quick": ["results/quick"],
+    }
+    entries = {name: {"cmd": "", "outs": [{"path": out} for out in outs]} for name, outs in lock.items()}
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": entries}, sort_keys=False))
+    stages = ("download", "train", "evaluate", "compare", "plot")
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {name: {} for name in stages}}))
+    for there in ("scores/a.json", "scores/studies/one.json"):
+        Path(there).parent.mkdir(parents=True, exist_ok=True)
+        Path(there).write_text("put back by hand")
+    calls, status = [], [0, 1]
+    monkeypatch.setattr(subprocess, "call", lambda words: calls.append(words) or status[len(calls) - 1])
+    profiles.bring_back("quick")
+    assert calls == [["dvc", "checkout", "--quiet", "--allow-missing", "models/a", "panels/a"]]
+    with pytest.raises(ValueError, match="`dvc checkout --allow-missing models/a` and the like failed"):
+        profiles.bring_back("quick")
+    for out in ("models/a", "panels/a"):
+        Path(out).mkdir(parents=True)
+    profiles.bring_back("quick")
+    assert len(calls) == 2
