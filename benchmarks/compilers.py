@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lambdanet.models.lambdanet import lambda_layer, vectors
+from lambdanet.kernels import vectors
+from lambdanet.models.lambdanet import lambda_layer
 
 SIZE = lambda_layer.Shape(32, 32, 23, 1)
 LANES = 16

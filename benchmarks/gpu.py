@@ -20,8 +20,7 @@ from benchmarks.measuring import interleave, medians
 from benchmarks.methods import Method, Methods, autocast, compare, how
 from benchmarks.tables import Table, command
 from lambdanet.devices import be_deterministic
-from lambdanet.models import path
-from lambdanet.models.lambdanet import paths
+from lambdanet.models import path, paths
 
 SIDE = 8192  # of the matrices whose product measures the rate
 MULTIPLIED = "bfloat16"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from lambdanet.models.lambdanet import paths
+from lambdanet.models import paths
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 2**30  # bytes: larger blocks still come from the kernel and go back to it
@@ -21,7 +21,7 @@ KEPT_AT_MOST = 2**25  # before glibc 2.35
 def choose_device(name: str = "auto") -> torch.device:
     """Take `name`, or with "auto" CUDA where there is one, else the CPU.
 
-    "cpu/portable" takes a device and, from now on, a path (models/lambdanet/paths.py).
+    "cpu/portable" takes a device and, from now on, a path (models/paths.py).
 
     Raises:
         ValueError: the device or the path is unknown or absent.

@@ -49,7 +49,8 @@ TRIALS = {
         "see `nvidia-smi`; LAMBDANET_DEVICE=cpu keeps off the GPU",
     ),
     "LambdaNet on the CPU": (
-        "from lambdanet.models.lambdanet import paths, vectors\n"
+        "from lambdanet.kernels import vectors\n"
+        "from lambdanet.models import paths\n"
         "reason = paths.unavailable()\n"
         "assert not reason, reason + '; it takes the portable path, which is slower'\n"
         "print('compiled kernels on vectors of', vectors.lanes(), 'floats')",

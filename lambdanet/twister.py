@@ -106,7 +106,7 @@ def _by_kernel(images: Tensor, generator: torch.Generator, amount: float) -> Ten
 
 @functools.cache
 def _kernel() -> Any:
-    from lambdanet.models.lambdanet import vectors
+    from lambdanet.kernels import vectors
 
     arrays = ["words", "values", "output", "bounds", "count"]
     request = inspect.getsource(sys.modules[__name__])

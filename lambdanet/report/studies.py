@@ -6,8 +6,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lambdanet.models import create_model
-from lambdanet.models.lambdanet import paths
+from lambdanet.models import create_model, paths
 from lambdanet.params import STUDY_NOISE, Cell, Params
 
 BASE = "base"  # the study, and its variation, of the model that the others change

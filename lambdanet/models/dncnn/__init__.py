@@ -10,6 +10,8 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from lambdanet.models import paths
+
 
 @functools.cache
 def unavailable() -> str | None:
@@ -59,6 +61,10 @@ class DnCNN(nn.Module):
             from lambdanet.models.dncnn import fused  # loads Triton
 
             output = fused.run(self.dncnn, noisy)
+        elif paths.on_cpu(self, noisy, paths.WINOGRAD):
+            from lambdanet.models.dncnn import compiled  # loads llvmlite
+
+            output = compiled.run(self.dncnn, noisy)
         else:
             output = self.dncnn(noisy)
         return noisy - output if self.residual else output

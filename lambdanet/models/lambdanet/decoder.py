@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from lambdanet.models.lambdanet.vectors import Kernel, Offset
+from lambdanet.kernels.vectors import Kernel, Offset
 
 UNITS = 8  # of a matrix product at a time
 PIXELS = 2  # that share the loading of a weight

@@ -8,7 +8,6 @@ images are taken block by block in a fixed order: the result does not depend on 
 import dataclasses
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanet.models.lambdanet import algebra, decoder, lambda_layer, mixing, moments, vectors
+from lambdanet.kernels import vectors
+from lambdanet.kernels.threads import share
+from lambdanet.models.lambdanet import algebra, decoder, lambda_layer, mixing, moments
 from lambdanet.models.lambdanet.algebra import Moments, symmetric
 
 ARRAYS = {
@@ -108,7 +109,9 @@ class Fused:
             for name in names.split():
                 write[name] = functools.partial(getattr(module, f"write_{name}"), size=shape)
         self.kernels = vectors.compile_kernels(
-            {name: (ARRAYS[name].split(), body) for name, body in write.items()}, problem.lanes, repr(problem)
+            {name: (ARRAYS[name].split(), body) for name, body in write.items()},
+            problem.lanes,
+            repr(problem) + vectors.text_of(__file__),
         )
         self.tables = {
             "analysis": torch.from_numpy(lambda_layer.analysis_table(layer)),
@@ -139,10 +142,7 @@ class Fused:
                 for kernel, needed in wanted:
                     kernel(*(base + block * b + thread * t for base, b, t in map(places.get, needed)))
 
-        others = [_pool(threads).submit(work, thread) for thread in range(1, min(threads, blocks))]
-        work(0)
-        for other in others:
-            other.result()
+        share(work, min(threads, blocks))
 
     def layer_arrays(self, folded: algebra.Layer) -> dict[str, Tensor]:
         """The lambda layer's coefficients as the kernels take them."""
@@ -363,11 +363,6 @@ def problem(model: torch.nn.Module, noisy: Tensor) -> Problem:
 def compiled(wanted: Problem) -> Fused:
     """The kernels, compiled once in a process (about a second)."""
     return Fused(wanted)
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, threads - 1))
 
 
 def _begin(fused: Fused, noisy: Tensor, p: dict[str, Tensor]) -> tuple[Lease, dict[str, Tensor], Tensor]:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lambdanet.models.lambdanet.vectors import Kernel, Offset
+from lambdanet.kernels.vectors import Kernel, Offset
 
 TAPS = 6  # of a tile in the filters' gradient: 12 accumulators
 PAD = TAPS - 1

@@ -11,8 +11,8 @@ Arrays, lanes last: t and d_t (h w, heads, 4 u), features and gradient (h w, hea
 
 from dataclasses import dataclass
 
+from lambdanet.kernels.vectors import Kernel
 from lambdanet.models.lambdanet.decoder import add_outer, chunks, clear, sum_lanes, values
-from lambdanet.models.lambdanet.vectors import Kernel
 
 VALUES = 4  # at a time: 16 vectors of content
 

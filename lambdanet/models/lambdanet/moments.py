@@ -6,7 +6,7 @@ enough; the mean of x x' under the same weights gives the keys' gradient without
 logits W x, d mean(x_c') / d W_c = mean(x_c' x_c) - mean(x_c') mean(x_c).
 """
 
-from lambdanet.models.lambdanet.vectors import Kernel
+from lambdanet.kernels.vectors import Kernel
 
 KEYS = 2  # at a time: 20 accumulators
 PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]

@@ -16,6 +16,7 @@ from lambdanet.models.lambdanet.algebra import Moments
 
 SPECTRAL = 64  # columns up to which a Fourier transform along x as a matrix pays
 WIDE = 9  # the window from which it does
+LARGE = 15  # the window from which one of the whole image does, on a CPU
 IMAGES = 32  # at a time on a CPU: their spectra stay in the cache
 
 
@@ -82,7 +83,8 @@ def _correlate(x: Tensor, filters: Tensor) -> Tensor:
     down, across = (algebra.window(size, m, x.device).to(filters) for size in (h, w))
     constant = (down @ filters @ across.T).to(x.dtype).flatten(2)  # (groups, 4, n)
     spectral = max(h, w) <= SPECTRAL and WIDE <= m < 2 * w
-    seen = _by_spectra if spectral else _by_convolution
+    transformed = x.device.type == "cpu" and m >= LARGE
+    seen = _by_spectra if spectral else _by_transform if transformed else _by_convolution
     filters = filters if spectral else filters.to(x.dtype)
     parts = x.split(IMAGES if x.device.type == "cpu" else len(x))
     return torch.cat([_apply(part, filters, constant, seen) for part in parts])
@@ -101,6 +103,32 @@ def _by_convolution(x: Tensor, filters: Tensor) -> Tensor:
     m = filters.shape[-1]
     sums = F.conv2d(x.reshape(b * 3, 1, h, w), filters.reshape(-1, 1, m, m), padding=m // 2)
     return sums.view(b, 3, *filters.shape[:2], h * w)
+
+
+def _by_transform(x: Tensor, filters: Tensor) -> Tensor:
+    """By a Fourier transform of whole images; a CPU's convolutions are slow with windows so large."""
+    h, w = x.shape[2:]
+    m = filters.shape[-1]
+    sides = [_smooth(size + m // 2) for size in (h, w)]  # what wraps around falls on the border of zeros
+    conjugate = torch.fft.rfft2(filters, s=sides).conj()
+    images = torch.fft.rfft2(F.pad(x, (m // 2, 0, m // 2, 0)), s=sides)
+    parts = []
+    for channel in range(3):
+        product = images[:, channel, None, None] * conjugate
+        parts.append(torch.fft.irfft2(product, s=sides)[..., :h, :w].flatten(3))
+    return torch.stack(parts, 1)
+
+
+def _smooth(size: int) -> int:
+    """The next size that has no prime factor above 5: its transform is fast."""
+
+    def largest_factor(n: int) -> int:
+        for prime in (2, 3, 5):
+            while n % prime == 0:
+                n //= prime
+        return n
+
+    return next(n for n in range(size, 2 * size) if largest_factor(n) == 1)
 
 
 def _by_spectra(x: Tensor, filters: Tensor) -> Tensor:

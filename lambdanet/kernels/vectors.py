@@ -8,11 +8,12 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from lambdanet.models.lambdanet import objects
+from lambdanet.kernels import objects
 
 FLOAT, LONG = ir.FloatType(), ir.IntType(64)
 Offset = int | ir.Value
@@ -237,7 +238,7 @@ def compile_kernels(
     Args:
         kernels: by name, the names of the arrays and what writes the body.
         lanes: floats in a vector.
-        request: names, with this package's own text, all that the bodies follow from.
+        request: names, with this package's own text, all that the bodies follow from; see `text_of`.
 
     Returns:
         Functions of the arrays' addresses, in order; they let go of the GIL.
@@ -259,6 +260,12 @@ def compile_kernels(
         name: ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arrays))(engine.get_function_address(name))
         for name, (arrays, _) in kernels.items()
     }
+
+
+@functools.cache
+def text_of(module: str) -> str:
+    """The text of all files beside a module's, for `request`."""
+    return "".join(file.read_text() for file in sorted(Path(module).parent.glob("*.py")))
 
 
 def _machine_code(

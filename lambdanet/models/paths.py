@@ -3,9 +3,10 @@
 The ways of LambdaNet give the same values up to rounding. The convolutional networks have some beside the
 reference: `channels-last`, trained with a pixel's channels side by side in memory, as a CPU's convolutions
 take them; and `bf16`, so too and with products in half the precision, summed in float32, where the processor
-has units for them. DnCNN has `bf16-fused` for a GPU: that with own kernels between its convolutions. None
-gives the same bytes, so a run's log names the path as it names the device. `force` takes one path wherever
-it fits.
+has units for them. DnCNN has two more: `bf16-fused` for a GPU, that with own kernels between its
+convolutions, and `winograd` for other CPUs, by compiled kernels that multiply a quarter as often; and the
+auto-encoder has compiled kernels, `fused` like LambdaNet's. None gives the same bytes, so a run's log names
+the path as it names the device. `force` takes one path wherever it fits.
 """
 
 import contextlib
@@ -15,8 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-NAMES = ("auto", "reference", "portable", "fused", "channels-last", "bf16", "bf16-fused")
-AUTO, REFERENCE, PORTABLE, FUSED, CHANNELS_LAST, BF16, BF16_FUSED = NAMES
+NAMES = ("auto", "reference", "portable", "fused", "channels-last", "winograd", "bf16", "bf16-fused")
+AUTO, REFERENCE, PORTABLE, FUSED, CHANNELS_LAST, WINOGRAD, BF16, BF16_FUSED = NAMES
 LARGEST = 64  # side of an image that the kernels take: a block's arrays stay in the cache
 FEATURES = 64  # channels that they take: a covariance has their square
 FEWEST = 3  # images for which they pay
@@ -35,8 +36,8 @@ def force(name: str) -> None:
     global _forced
     if name not in NAMES:
         raise ValueError(f"unknown path {name!r}; choose one of {', '.join(NAMES)}")
-    if name == FUSED and (reason := unavailable()):
-        raise ValueError(f"the fused path is not available here: {reason}; choose auto or portable")
+    if name in (FUSED, WINOGRAD) and (reason := unavailable()):
+        raise ValueError(f"the {name} path is not available here: {reason}; choose another, or auto")
     _forced = name
 
 
@@ -55,7 +56,7 @@ def forced(name: str) -> Iterator[None]:
 def unavailable() -> str | None:
     """Why the kernels cannot be compiled here, or None."""
     try:
-        from lambdanet.models.lambdanet import vectors
+        from lambdanet.kernels import vectors
 
         return vectors.trial()
     except ImportError as error:
@@ -108,8 +109,8 @@ def of_convolutions(device: str) -> str:
     """
     if _forced in (CHANNELS_LAST, BF16):
         return _forced
-    if _forced == BF16_FUSED:
-        return BF16  # of those that have no kernels
+    if _forced in (BF16_FUSED, WINOGRAD):
+        return BF16 if _forced == BF16_FUSED else CHANNELS_LAST  # of those that have no kernels
     if _forced != AUTO:
         return REFERENCE
     if _multiplies_bf16(device):
@@ -117,9 +118,34 @@ def of_convolutions(device: str) -> str:
     return CHANNELS_LAST if device == "cpu" else REFERENCE
 
 
-def takes_kernels() -> bool:
-    """Whether a convolutional network that has kernels for a GPU may use them."""
-    return _forced in (AUTO, BF16_FUSED)
+def takes(name: str) -> bool:
+    """Whether a path may be taken where it fits: it, or none, is forced."""
+    return _forced in (AUTO, name)
+
+
+def compiles(name: str) -> bool:
+    """Whether a path of compiled kernels for the CPU may be taken, and can be."""
+    return takes(name) and not unavailable()
+
+
+def on_cpu(model: nn.Module, noisy: Tensor, name: str) -> bool:
+    """Whether a convolutional network's kernels for a CPU, a path of this name, may take a batch.
+
+    It is in float32, as the model is, and needs no gradient itself; and this is no program that is exported.
+    """
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
+    return (
+        noisy.device.type == "cpu"
+        and compiles(name)
+        and noisy.numel() > 0
+        and not noisy.requires_grad
+        and (model.training or not learns)
+        and all(one.dtype == torch.float32 for one in (noisy, *model.parameters()))
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and not torch.jit.is_tracing()
+    )
 
 
 def _multiplies_bf16(device: str) -> bool:

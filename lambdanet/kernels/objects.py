@@ -1,7 +1,8 @@
 """Compiled kernels, kept between processes: a second process has them in milliseconds.
 
-A file of machine code is used only for exactly what it was made of: the text of this package, the request,
-the processor and llvmlite; and only if it is whole. What cannot be read or written is compiled instead.
+A file of machine code is used only for exactly what it was made of: the text of this package, the request
+(with the text of what wrote the kernels), the processor and llvmlite; and only if it is whole. What cannot be
+read or written is compiled instead.
 """
 
 import contextlib

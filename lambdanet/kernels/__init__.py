@@ -1,0 +1,1 @@
+"""Compiled kernels for the CPU: Python that writes them, their machine code on disk, their threads."""

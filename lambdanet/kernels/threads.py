@@ -1,0 +1,18 @@
+"""One piece of work for each thread; kernels let go of the GIL."""
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+
+def share(work: Callable[[int], None], threads: int) -> None:
+    """Call `work` with 0 to threads - 1, at the same time; 0 is done by the caller's thread."""
+    others = [_pool(threads).submit(work, thread) for thread in range(1, threads)]
+    work(0)
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, threads - 1))
