@@ -10,7 +10,7 @@ setup: $(READY)     ## only the environment, in .venv
 
 repro: $(READY)     ## run the pipeline of the active profile and print its table
 	@lambdanet check
-	@python -m pipelines.warm dvc repro; status=$$?; lambdanet show && exit $$status
+	@python -m pipelines.warm --jobs auto dvc --wait-for-lock repro; status=$$?; lambdanet show && exit $$status
 
 reproduce: $(READY) ## the same, several stages at once: make reproduce PROFILE=quick JOBS=2
 	@lambdanet check

@@ -48,11 +48,11 @@ TRIALS = {
         "    print('CPU,', torch.get_num_threads(), 'threads')",
         "see `nvidia-smi`; LAMBDANET_DEVICE=cpu keeps off the GPU",
     ),
-    "LambdaNet on the CPU": (
+    "LambdaNet, DnCNN and the auto-encoder on the CPU": (
         "from lambdanet.kernels import vectors\n"
         "from lambdanet.models import paths\n"
         "reason = paths.unavailable()\n"
-        "assert not reason, reason + '; it takes the portable path, which is slower'\n"
+        "assert not reason, reason + '; they run without, which is slower'\n"
         "print('compiled kernels on vectors of', vectors.lanes(), 'floats')",
         "pip install llvmlite",
     ),

@@ -1,6 +1,7 @@
 """Run DVC with a dvc.lock of which only what changed is rewritten, and nothing that is known looked up again.
 
     python -m pipelines.lockfile dvc repro
+    python -m pipelines.lockfile --jobs 2 dvc repro     # see abreast.py
 
 DVC parses params.yaml once for every stage and dvc.lock twice, to find that nothing has changed; it looks a
 parameter up by comparing all of them with its name, and writes four times into a file that it uses a
@@ -17,6 +18,7 @@ import contextlib
 import pickle
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ import dpath
 from dvc import cli, dvcfile
 from dvc import rwlock as locks
 from dvc.dependency import param
+from dvc.repo import reproduce
 from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA, COMPILED_LOCKFILE_SCHEMA
 from dvc.utils import strictyaml
 from dvc.utils.serialize import YAMLFileCorruptedError, _yaml, dumps_yaml, modify_yaml, parse_yaml
@@ -179,11 +182,12 @@ def checked(content: Any) -> Any:
 
 
 def claimed_once(rwlock: Callable[..., Any]) -> Callable[..., Any]:
-    """DVC's `rwlock`, which claims nothing that this process holds already, as it does within a stage."""
-    held: list[tuple[str, set[str], set[str]]] = []
+    """DVC's `rwlock`, which claims nothing that this thread holds already, as it does within a stage."""
+    held_by = threading.local()  # each thread's stage claims its own; see abreast.py
 
     @contextlib.contextmanager
     def claim(tmp_dir: str, fs: Any, cmd: str, read: list[str], write: list[str], hardlink: bool) -> Iterator:
+        held: list[tuple[str, set[str], set[str]]] = vars(held_by).setdefault("claims", [])
         for folder, readable, writable in held:
             if folder == tmp_dir and writable.issuperset(write) and (readable | writable).issuperset(read):
                 yield
@@ -208,17 +212,24 @@ def found_by_keys(content: Any, key: str, *rest: Any, separator: str = "/", **mo
     return found
 
 
-def main(words: list[str]) -> int:
-    """Run `dvc WORDS`; returns its exit status."""
+def main(words: list[str], jobs: int = 1) -> int:
+    """Run `dvc WORDS`, the commands of so many stages at once; returns its exit status."""
     dvcfile.modify_yaml = modify_lock
     dvcfile.Lockfile.SCHEMA = staticmethod(checked)
     strictyaml.parse_yaml = _yaml.parse_yaml = parsed_once(parse_yaml)
     locks.rwlock = claimed_once(locks.rwlock)
     param.dpath = SimpleNamespace(get=found_by_keys, search=dpath.search)
+    if jobs > 1:
+        from pipelines import abreast
+
+        reproduce._reproduce = abreast.reproduce(jobs)
     return cli.main(words)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["dvc"]:
-        sys.exit("usage: python -m pipelines.lockfile dvc COMMAND...")
-    sys.exit(main(sys.argv[2:]))
+    match sys.argv[1:]:
+        case ["dvc", *words]:
+            sys.exit(main(words))
+        case ["--jobs", number, "dvc", *words] if number.isdecimal():
+            sys.exit(main(words, int(number)))
+    sys.exit("usage: python -m pipelines.lockfile [--jobs N] dvc COMMAND...")

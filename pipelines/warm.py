@@ -1,6 +1,7 @@
 """Run a command whose stages share one loaded torch: each starts in hundredths of a second, not in two.
 
     python -m pipelines.warm dvc repro
+    python -m pipelines.warm --jobs auto dvc repro     # several at once; see abreast.py
 
 A process loads what the stages load and then waits. Each stage script asks it (stages/handover.py) for a
 copy of itself, by `fork`, that runs the script with the stage's words, folder, environment, output and
@@ -45,11 +46,21 @@ SOCKET, STANDS_FOR = "LAMBDANET_WARM", "LAMBDANET_STANDS_FOR"
 PATIENCE_SECONDS = 10  # between SIGTERM and SIGKILL for a stage that nobody waits for any more
 
 
-def main(command: list[str]) -> int:
-    """Run a command with a process standing ready for its stages; returns its exit status."""
-    if sys.platform != "linux":
-        return subprocess.call(command)
+def main(command: list[str], jobs: int = 1) -> int:
+    """Run a command with a process standing ready for its stages; returns its exit status.
+
+    Args:
+        command: of `dvc`, or any other.
+        jobs: stages at once, of `dvc`; see pipelines/abreast.py.
+    """
     environment = SPIN | os.environ
+    if command[0] == "dvc":
+        from pipelines import abreast
+
+        environment = abreast.environment(jobs) | environment
+        command = [*LOCKFILE, "--jobs", str(jobs), *command]
+    if sys.platform != "linux":
+        return subprocess.call(command, env=environment)
     with tempfile.TemporaryDirectory(prefix="lambdanet-") as folder:  # of mode 700
         path = str(Path(folder) / "stages")
         ready = subprocess.Popen(
@@ -240,7 +251,12 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--wait"]:
         warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)  # no thread runs Python here
         wait(sys.argv[2])
-    elif sys.argv[1:]:
-        sys.exit(main([*LOCKFILE, *sys.argv[1:]] if sys.argv[1] == "dvc" else sys.argv[1:]))
-    else:
-        sys.exit("usage: python -m pipelines.warm COMMAND...")
+        sys.exit()
+    match sys.argv[1:]:
+        case ["--jobs", number, "dvc", *words] if number == "auto" or (number.isdecimal() and int(number)):
+            from pipelines import abreast
+
+            sys.exit(main(["dvc", *words], abreast.usual_jobs() if number == "auto" else int(number)))
+        case [command, *words] if not command.startswith("-"):
+            sys.exit(main([command, *words]))
+    sys.exit("usage: python -m pipelines.warm [--jobs auto|N] COMMAND...")
