@@ -1,4 +1,4 @@
-"""DnCNN's and the auto-encoder's training step and inference, by type and memory format.
+"""DnCNN's and the auto-encoder's training step and inference: type, memory format, compiled kernels.
 
     python -m benchmarks.baselines [--quick]
 
@@ -10,24 +10,42 @@ import functools
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from benchmarks import peers, pictures
-from benchmarks.methods import Method, Methods, autocast, compare, how
+from benchmarks.methods import Method, Methods, Within, autocast, compare, how
 from benchmarks.tables import Table, command
-from lambdanet.models import create_model
+from lambdanet.models import create_model, paths
 
 PLAIN = "float32"
-CHANNELS_LAST = ", channels_last"  # what the project takes on a CPU
+LAYOUTS = {  # and the path that runs the layers as they are
+    "": (torch.contiguous_format, paths.REFERENCE),
+    ", channels_last": (torch.channels_last, paths.CHANNELS_LAST),
+}
+# What the project takes on a CPU; where that has units for bfloat16, DnCNN is trained by those.
+KERNELS = {"dncnn": ("Winograd kernels", paths.WINOGRAD), "autoencoder": ("fused kernels", paths.FUSED)}
 
 
 def variants(name: str) -> Methods:
-    """A trained network in both types and both memory formats, with the same weights."""
+    """A trained network in both types and both memory formats and by its kernels, with the same weights."""
     found = {}
     for type_name, within in ((PLAIN, contextlib.nullcontext), ("bf16 autocast", autocast)):
-        for suffix, layout in (("", torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
+        for suffix, (layout, way) in LAYOUTS.items():
             model = pictures.trained(name).to(memory_format=layout)
-            found[type_name + suffix] = Method(model, within, layout)
-    return found
+            found[type_name + suffix] = Method(model, within, layout, around=_forced(way))
+    kernels, way = KERNELS[name]
+    return found | {f"{PLAIN}, {kernels}": by_kernels(pictures.trained(name), way)}
+
+
+def by_kernels(model: nn.Module, way: str) -> Method | str:
+    """A network on a path of compiled kernels, or why there is none."""
+    if reason := paths.unavailable():
+        return f"not available: {reason}"
+    return Method(model, around=_forced(way))
+
+
+def _forced(way: str) -> Within:
+    return functools.partial(paths.forced, way)
 
 
 def measure(quick: bool = False) -> Iterator[Table]:
@@ -44,12 +62,15 @@ def measure(quick: bool = False) -> Iterator[Table]:
 
 
 def beside_deepinv(quick: bool) -> Table:
-    """Time our DnCNN and deepinv's in float32, in both memory formats."""
+    """Time our DnCNN and deepinv's in float32, in both memory formats, and ours by its kernels."""
     clean, noisy = pictures.pairs(4 if quick else 32)
     ours, methods = "ours, 17 layers of 64", {}
-    for suffix, layout in (("", torch.contiguous_format), (CHANNELS_LAST, torch.channels_last)):
-        methods[ours + suffix] = Method(create_model("dncnn").to(memory_format=layout), memory_format=layout)
+    for suffix, (layout, way) in LAYOUTS.items():
+        model = create_model("dncnn").to(memory_format=layout)
+        methods[ours + suffix] = Method(model, memory_format=layout, around=_forced(way))
         methods[f"deepinv, the same{suffix}"] = peers.attempt(functools.partial(peers.deepinv_dncnn, layout))
+    kernels, way = KERNELS["dncnn"]
+    methods[f"ours, {kernels}"] = by_kernels(create_model("dncnn"), way)
     rows, seconds = compare(methods, clean, noisy, 1 if quick else 5, formulas=(ours,), exact=False)
     about = f"Two DnCNNs of equal size in float32, {how(noisy, seconds)}."
     return Table("DnCNN beside deepinv", about, rows, ["speed: of ours in the plain layout, as 1."], seconds)

@@ -14,7 +14,8 @@ from benchmarks import pictures
 from benchmarks.measuring import cores, interleave, medians
 from benchmarks.methods import Method, Seconds
 from benchmarks.tables import Table, command
-from lambdanet.models.lambdanet import LambdaNet, paths
+from lambdanet.models import paths
+from lambdanet.models.lambdanet import LambdaNet
 
 PATHS = (paths.REFERENCE, paths.PORTABLE, paths.FUSED)
 LIMIT = 6  # seconds of turns for a row

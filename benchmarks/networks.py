@@ -15,7 +15,8 @@ from benchmarks import formulas, peers, pictures
 from benchmarks.measuring import duration
 from benchmarks.methods import Method, Methods, Within, autocast, compare, how
 from benchmarks.tables import Table, command
-from lambdanet.models.lambdanet import LambdaNet, paths
+from lambdanet.models import paths
+from lambdanet.models.lambdanet import LambdaNet
 
 LARGE = {"u": 1, "m": 23, "d": 16}
 SMALL = {"u": 4, "m": 7, "d": 16}

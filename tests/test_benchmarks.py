@@ -8,7 +8,9 @@ from click.testing import CliRunner
 from torch import nn
 
 from benchmarks import data, formulas, gpu, growth, measuring, methods, peers, pictures, report, tables
+from benchmarks.baselines import variants
 from benchmarks.tables import Table
+from lambdanet.models import paths
 from lambdanet.models.lambdanet import LambdaNet
 from lambdanet.models.lambdanet.network import correlate
 
@@ -85,6 +87,29 @@ def test_a_missing_peer_is_named_and_stops_nothing():
     assert rows[1] == {"method": "absent", "note": "not installed"}
     assert (rows[0]["training, speed"], rows[0]["inference / best"], rows[0]["difference"]) == (1, 1, 0)
     assert set(seconds) == {"training: first", "inference: first"}
+
+
+def by_layers(name, model, noisy):
+    return noisy - model.dncnn(noisy) if name == "dncnn" else model.decoder(model.encoder(noisy))
+
+
+@pytest.mark.parametrize("name", ["dncnn", "autoencoder"])
+def test_baselines_run_what_their_rows_say(name):
+    _, noisy = pictures.pairs(4)
+    *layers, kernels = (method for row, method in variants(name).items() if "bf16" not in row)
+    for method in layers:
+        given = noisy.contiguous(memory_format=method.memory_format)
+        with torch.no_grad():
+            assert torch.equal(method.output(given), by_layers(name, method.model, given))
+    expected = layers[0].output(noisy)
+    assert not torch.equal(kernels.output(noisy), expected)
+    torch.testing.assert_close(kernels.output(noisy), expected, rtol=0, atol=1e-5)
+
+
+def test_baselines_without_llvmlite(monkeypatch):
+    monkeypatch.setattr(paths, "unavailable", lambda: "no llvmlite")
+    *_, kernels = variants("dncnn").items()
+    assert kernels == ("float32, Winograd kernels", "not available: no llvmlite")
 
 
 def test_interleave_calls_in_turns_and_reports_each_call(monkeypatch):
@@ -194,14 +219,16 @@ def test_report_keeps_what_was_measured_when_a_part_fails(tmp_path, monkeypatch)
 def test_methods_of_a_gpu_are_compared_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: model)
     clean, noisy = pictures.pairs(2)
-    table = gpu.table("title", gpu.others("autoencoder", "cpu"), clean, noisy, {gpu.MULTIPLIED: 1e12}, 1)
+    with paths.forced(paths.REFERENCE):  # torch counts nothing in the CPU's kernels
+        table = gpu.table("title", gpu.others("autoencoder", "cpu"), clean, noisy, {gpu.MULTIPLIED: 1e12}, 1)
+        work = gpu.flops(gpu.others("autoencoder", "cpu")["float32"], clean, noisy)
     rows = {row["method"]: row for row in table.rows}
     assert list(rows)[:3] == ["float32", "float32 as TF32", "bf16, channels_last"]
     assert list(rows)[-1].startswith("ours: ")
     assert rows["float32"]["difference"] == rows["float32 as TF32"]["difference"] == 0
     assert 0 < rows["bf16, channels_last"]["difference"] < 0.1
-    work = gpu.flops(gpu.others("autoencoder", "cpu")["float32"], clean, noisy)
     share = rows["float32"]["training, share of the bf16 rate"]
+    assert work > 1e6
     assert share == pytest.approx(work / 1e12 / (2 * rows["float32"]["training, ms/image"] / 1000))
 
 

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-from lambdanet.models.lambdanet import objects
+from lambdanet.kernels import objects
 
 COMPILING = """
 import sys
 import torch
 from lambdanet.models import create_model
-from lambdanet.models.lambdanet import fused, vectors
+from lambdanet.kernels import vectors
+from lambdanet.models.lambdanet import fused
 if "loaded" in sys.argv:
     def refuse(*_):
         raise AssertionError("it was compiled again")

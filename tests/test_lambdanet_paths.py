@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from lambdanet.devices import choose_device
-from lambdanet.models import create_model, dncnn, path
-from lambdanet.models.lambdanet import paths
+from lambdanet.models import create_model, dncnn, path, paths
+from lambdanet.models.lambdanet import reassociated
 
 # u, m, k, heads, d, (h, w), batch; each value of the paper's and its neighbours, wide and narrow, odd batches
 GRID = [
@@ -113,6 +113,38 @@ def test_portable_path_in_float64_is_the_reference(sizes):
     reference = learn(model, paths.REFERENCE, clean, noisy, torch.float64)
     found = error(learn(model, paths.PORTABLE, clean, noisy, torch.float64), reference)
     assert max(found.values()) < 1e-11
+
+
+@pytest.mark.parametrize("groups", [4, 16])
+@pytest.mark.parametrize("m", [15, 23])
+@pytest.mark.parametrize("size", [(67, 71), (9, 75), (5, 3)], ids=str)  # some smaller than the window
+def test_transform_of_whole_images_is_the_convolution(size, m, groups):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
+    filters = torch.randn(groups, 4, m, m, generator=generator, dtype=torch.float64)
+    found, expected = (
+        by(x, filters.requires_grad_()) for by in (reassociated._by_transform, reassociated._by_convolution)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    weights = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad(output, filters, weights)[0] for output in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-10)
+
+
+@pytest.mark.parametrize("m", [15, 23])
+def test_portable_path_of_images_with_many_columns_is_exact(m, monkeypatch):
+    model, (clean, noisy) = network(m=m), images(2, 70, 90)
+    calls = []
+    real = reassociated._by_transform
+    monkeypatch.setattr(reassociated, "_by_transform", lambda *given: calls.append(given) or real(*given))
+    reference = learn(model, paths.REFERENCE, clean, noisy, torch.float64)
+    assert not calls
+    found = error(learn(model, paths.PORTABLE, clean, noisy, torch.float64), reference)
+    assert max(found.values()) < 1e-11
+    found = error(learn(model, paths.PORTABLE, clean, noisy), reference)
+    limits = {"evaluation": 1e-6, "output": 1e-6, "statistics": 1e-6, "gradient": 5e-6}
+    assert len(calls) == 4  # training and evaluation, each in float64 and float32
+    assert not {key: found[key] for key, limit in limits.items() if found[key] >= limit}
 
 
 @pytest.mark.parametrize("way", [paths.PORTABLE, paths.FUSED])
@@ -281,8 +313,10 @@ def test_device_may_name_a_path():
 def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(monkeypatch):
     for units, expected in ((True, paths.BF16), (False, paths.CHANNELS_LAST)):
         monkeypatch.setattr(paths, "_multiplies_bf16", lambda _device, units=units: units)
-        for name in ("autoencoder", "cnn", "dncnn", "skip-autoencoder"):
+        for name in ("cnn", "skip-autoencoder"):
             assert path(name, "cpu") == expected
+        assert path("dncnn", "cpu") == (paths.BF16 if units else paths.WINOGRAD)
+        assert path("autoencoder", "cpu") == paths.FUSED
         assert path("lambdanet", "cpu") == paths.FUSED
         with paths.forced(paths.REFERENCE):
             assert path("dncnn", "cpu") == paths.REFERENCE
@@ -300,7 +334,7 @@ import sys
 sys.modules["llvmlite"] = None
 import torch
 from lambdanet.models import create_model, path
-from lambdanet.models.lambdanet import paths
+from lambdanet.models import paths
 model = create_model("lambdanet")
 model(torch.rand(16, 3, 32, 32)).sum().backward()
 print(path("lambdanet", "cpu"), paths.unavailable() is not None, float(model.embedding.grad.abs().sum()) > 0)
@@ -316,4 +350,4 @@ def test_without_llvmlite_the_portable_path_is_taken():
     first, second = done.stdout.splitlines()
     assert first == "portable True True"
     assert second.startswith("the fused path is not available here: ")
-    assert second.endswith("; choose auto or portable")
+    assert second.endswith("; choose another, or auto")

@@ -2,13 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 
 def share(work: Callable[[int], None], threads: int) -> None:
     """Call `work` with 0 to threads - 1, at the same time; 0 is done by the caller's thread."""
     others = [_pool(threads).submit(work, thread) for thread in range(1, threads)]
-    work(0)
+    try:
+        work(0)
+    finally:
+        wait(others)  # also when interrupted: they write to arrays that the caller lets go of
     for other in others:
         other.result()
 

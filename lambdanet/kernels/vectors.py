@@ -231,7 +231,11 @@ def lanes() -> int:
 
 
 def compile_kernels(
-    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]], lanes: int, request: str
+    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]],
+    lanes: int,
+    request: str,
+    *,
+    unroll: bool = True,
 ) -> dict[str, Callable[..., None]]:
     """Compile kernels for this processor, or take what an earlier process compiled.
 
@@ -239,6 +243,7 @@ def compile_kernels(
         kernels: by name, the names of the arrays and what writes the body.
         lanes: floats in a vector.
         request: names, with this package's own text, all that the bodies follow from; see `text_of`.
+        unroll: have LLVM unroll loops; where much is written out already, that only takes longer.
 
     Returns:
         Functions of the arrays' addresses, in order; they let go of the GIL.
@@ -250,7 +255,7 @@ def compile_kernels(
     )
     code = objects.find(request)
     if code is None:
-        code = _machine_code(kernels, lanes, target)
+        code = _machine_code(kernels, lanes, target, unroll)
         objects.keep(request, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -269,7 +274,10 @@ def text_of(module: str) -> str:
 
 
 def _machine_code(
-    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]], lanes: int, target: llvm.TargetMachine
+    kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]],
+    lanes: int,
+    target: llvm.TargetMachine,
+    unroll: bool,
 ) -> bytes:
     module = ir.Module()
     module.triple = llvm.get_default_triple()
@@ -281,6 +289,7 @@ def _machine_code(
     compiled.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.slp_vectorization = False  # the vectors are there already
+    options.loop_unrolling = unroll
     passes = llvm.create_pass_builder(target, options)
     passes.getModulePassManager().run(compiled, passes)
     return target.emit_object(compiled)

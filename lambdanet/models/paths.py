@@ -135,16 +135,18 @@ def on_cpu(model: nn.Module, noisy: Tensor, name: str) -> bool:
     """
     learns = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
     return (
-        noisy.device.type == "cpu"
+        not torch.jit.is_tracing()  # which warns of what is asked below
+        and noisy.device.type == "cpu"
         and compiles(name)
         and noisy.numel() > 0
+        and noisy.ndim == 4
+        and noisy.shape[1] == 3
         and not noisy.requires_grad
         and (model.training or not learns)
         and all(one.dtype == torch.float32 for one in (noisy, *model.parameters()))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
-        and not torch.jit.is_tracing()
     )
 
 

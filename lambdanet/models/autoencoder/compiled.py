@@ -6,6 +6,7 @@ depend on the number of threads.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Kernels:
     """The compiled kernels for one width and size of images."""
 
     def __init__(self, width: int, h: int, w: int) -> None:
-        """Compile them, or take what an earlier process compiled."""
+        """Lay out the arrays."""
         channels = (3, width, 2 * width, 4 * width, 2 * width, width, 3)
         halvings = (0, 1, 2, 3, 2, 1, 0)
         self.numbers = [
@@ -57,12 +58,17 @@ class Kernels:
         self.gradients = [
             Image(f"g{i}", one.h, one.w, one.channels, one.pitch) for i, one in enumerate(self.numbers)
         ]
-        bodies = {"forward": self._write_forward, "backward": self._write_backward}
-        request = repr((width, h, w)) + vectors.text_of(__file__)
-        self.functions = vectors.compile_kernels(
-            {name: (list(ARRAYS[name]), body) for name, body in bodies.items()}, LANES, request
-        )
-        self.rooms: list[tuple[int, dict[str, Tensor]]] = []
+        self.size, self.functions = (width, h, w), {}
+        self.rooms: dict[int, dict[str, Tensor]] = {}
+
+    def function(self, name: str) -> Callable[..., None]:
+        """A kernel, compiled when it is first asked for: inference has no need of the larger one."""
+        if name not in self.functions:
+            body = {"forward": self._write_forward, "backward": self._write_backward}[name]
+            request = repr((name, self.size)) + vectors.text_of(__file__)
+            kernels = {name: (list(ARRAYS[name]), body)}
+            self.functions |= vectors.compile_kernels(kernels, LANES, request, unroll=False)
+        return self.functions[name]
 
     def _write_forward(self, k: vectors.Kernel) -> None:
         first, *_, last = a = self.numbers
@@ -114,7 +120,7 @@ class Kernels:
         """
         threads = min(torch.get_num_threads(), count)
         places = [_steps(one, arrays[one]) for one in ARRAYS[name]]
-        function = self.functions[name]
+        function = self.function(name)
 
         def work(thread: int) -> None:
             for image in range(count * thread // threads, count * (thread + 1) // threads):
@@ -128,16 +134,17 @@ class Lease:
 
     def __init__(self, kernels: Kernels, count: int) -> None:
         """Take what fits, or make it."""
-        self.kernels, self.count, self.arrays = kernels, count, {}
-        for room in kernels.rooms:
-            if room[0] == count:
-                kernels.rooms.remove(room)
-                self.arrays = room[1]
-                return
-        self.arrays = {one.name: torch.zeros(count, one.floats) for one in kernels.numbers}
+        self.kernels, self.count = kernels, count
+        self.arrays = kernels.rooms.pop(count, None)  # at once, as other threads may ask too
+        if self.arrays is None:
+            self.arrays = {one.name: _zeros(count, one.floats) for one in kernels.numbers}
 
     def __del__(self) -> None:
-        self.kernels.rooms = [(self.count, self.arrays), *self.kernels.rooms][:ROOMS]
+        if self.arrays is not None:
+            rooms = self.kernels.rooms
+            rooms[self.count] = self.arrays
+            for old in tuple(rooms)[:-ROOMS]:
+                rooms.pop(old, None)
 
 
 class Step(torch.autograd.Function):
@@ -168,10 +175,10 @@ class Step(torch.autograd.Function):
         for i in range(1, LAYERS + 1):
             weight, up, coarse = given[2 * i - 2], i > LAYERS // 2, kernels.numbers[i - (i > LAYERS // 2)]
             before = kernels.numbers[i - 1]
-            arrays[f"g{i}"] = torch.zeros(threads, kernels.gradients[i].floats)
+            arrays[f"g{i}"] = _zeros(threads, kernels.gradients[i].floats)
             arrays[f"w{i}"] = _packed(weight, up=not up, pitch=before.pitch) if i > 1 else weight
-            arrays[f"d_w{i}"] = torch.zeros(threads, 16 * weight.shape[1] * coarse.pitch)
-            arrays[f"d_b{i}"] = torch.zeros(threads, kernels.numbers[i].pitch)
+            arrays[f"d_w{i}"] = _zeros(threads, 16 * weight.shape[1] * coarse.pitch)
+            arrays[f"d_b{i}"] = _zeros(threads, kernels.numbers[i].pitch)
         kernels.call("backward", len(d_result), arrays)
         found: list[Tensor] = []
         for i, weight in enumerate(given[::2], 1):
@@ -183,20 +190,20 @@ class Step(torch.autograd.Function):
 
 @functools.cache
 def compiled(width: int, h: int, w: int) -> Kernels:
-    """The kernels, compiled once in a process, and kept on disk for others."""
+    """The kernels, of which each is compiled once in a process, and kept on disk for others."""
     return Kernels(width, h, w)
 
 
 def _packed(weight: Tensor, *, up: bool, pitch: int) -> Tensor:
     """(c, f, 4, 4) as `down` takes it, (4, 4, f, c), or as `up`, (4, 4, c, f); the last in whole vectors."""
     weight = weight.detach().permute(2, 3, 0, 1) if up else weight.detach().permute(2, 3, 1, 0)
-    result = torch.zeros(*weight.shape[:3], pitch)
+    result = _zeros(*weight.shape[:3], pitch)
     result[..., : weight.shape[3]] = weight
     return result.flatten()
 
 
 def _padded_to(vector: Tensor, length: int) -> Tensor:
-    result = torch.zeros(length)
+    result = _zeros(length)
     result[: len(vector)] = vector.detach()
     return result
 
@@ -224,3 +231,7 @@ def _steps(name: str, array: Tensor) -> tuple[int, int, int]:
     """Address, and bytes from an image to the next and from a thread to the next."""
     step = 4 * array.stride(0) if array.ndim == 2 else 0
     return (array.data_ptr(), step, 0) if name in BY_IMAGE else (array.data_ptr(), 0, step)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")  # whatever is usual

@@ -34,6 +34,9 @@ ARRAYS = {
 }
 BY_THREAD = ("inside", "outside", "v", "s", "m", "d_u", "n")
 ROOMS = 2  # kept for the next call
+# Whatever is usual for torch.
+_zeros = functools.partial(torch.zeros, dtype=torch.float32, device="cpu")
+_empty = functools.partial(torch.empty, dtype=torch.float32, device="cpu")
 
 Line = tuple[Tensor, Tensor, Tensor, Tensor]  # a convolution's output; slope, curve and level of its gradient
 
@@ -90,7 +93,9 @@ class Machine:
         self.threads = min(self.threads, self.units)
         ends = [self.units * thread // self.threads for thread in range(self.threads + 1)]
         sizes = [(*part, self.h, self.w, rows, columns) for part in pairwise(ends)]
-        self.sizes = {summed: torch.tensor([(*one, summed) for one in sizes]) for summed in (False, True)}
+        self.sizes = {
+            summed: torch.tensor([(*one, summed) for one in sizes], device="cpu") for summed in (False, True)
+        }
         pairs = [(norm.weight, norm.bias) for norm in parts.norms]
         self.norms = np.zeros((len(pairs), 2, self.channels))  # weights and biases, padded
         if pairs:
@@ -99,7 +104,7 @@ class Machine:
 
     def images(self, given: Tensor) -> Tensor:
         """(b, 3, h, w) to (b, h, w, lanes)."""
-        result = torch.zeros(self.count, self.h, self.w, self.lanes)
+        result = _zeros(self.count, self.h, self.w, self.lanes)
         result[..., :3] = given.permute(0, 2, 3, 1)
         return result
 
@@ -131,8 +136,8 @@ class Machine:
         self, which: str, x: Tensor, affine: Affine | None, u: Tensor, *, summed: bool = False
     ) -> tuple[Tensor, Tensor]:
         shape = self.shapes[which]
-        y = torch.empty(self.count, self.h, self.w, shape.outputs)
-        sums = torch.empty(self.units, 3, shape.outputs) if summed else y
+        y = _empty(self.count, self.h, self.w, shape.outputs)
+        sums = _empty(self.units, 3, shape.outputs) if summed else y
         arrays = {"x": x, "u": u, "y": y, "sums": sums} | _named(affine, x)
         self._call("forward", which, arrays, summed)
         return y, sums
@@ -160,8 +165,8 @@ class Machine:
             The filters' gradient (outputs, inputs, 3, 3), still padded; the images', and sums of it.
         """
         shape = self.shapes[which]
-        d_x = torch.empty(self.count, self.h, self.w, shape.inputs) if affine else g
-        sums = torch.empty(self.units, 2, shape.inputs) if affine else g
+        d_x = _empty(self.count, self.h, self.w, shape.inputs) if affine else g
+        sums = _empty(self.units, 2, shape.inputs) if affine else g
         z, *coefficients = line or (g, g, g, g)
         named = dict(zip(("slope", "curve", "level"), coefficients, strict=True))
         arrays = {"g": g, "z": z, "x": x, "u": u, "d_x": d_x, "sums": sums} | named | _named(affine, x)
@@ -189,7 +194,7 @@ class Machine:
     def affine(self, i: int, mean: np.ndarray, variance: np.ndarray) -> Affine:
         """An inner convolution's normalisation, by this mean and variance (channels, perhaps padded)."""
         weight, bias = self.norms[i]
-        result = torch.zeros(3, self.channels)  # as the kernels' vectors have to lie, unlike numpy's
+        result = _zeros(3, self.channels)  # as the kernels' vectors have to lie, unlike numpy's
         found = result.numpy()
         deviation = np.ones(self.channels)
         deviation[: len(variance)] = np.sqrt(np.float64(variance) + self.parts.norms[i].eps)
@@ -201,8 +206,8 @@ class Machine:
 
     def rectified(self) -> Affine:
         """What follows the first convolution: ReLU alone."""
-        nothing = torch.zeros(self.channels)
-        return Affine(torch.ones(self.channels), nothing, nothing, np.ones(self.channels))
+        nothing = _zeros(self.channels)
+        return Affine(_zeros(self.channels) + 1, nothing, nothing, np.ones(self.channels))
 
 
 class Step(torch.autograd.Function):
@@ -241,7 +246,7 @@ class Step(torch.autograd.Function):
             norm, deviation = affine[i + 1], affine[i + 1].deviation
             sum_g, sum_gz = sums.numpy().sum(0, np.float64)
             of_norms += [sum_g, sum_gz / deviation]
-            line = torch.empty(3, machine.channels)
+            line = _empty(3, machine.channels)
             slope = machine.norms[i, 0] / deviation
             curve = -slope * sum_gz / (deviation**2 * machine.total)
             line.numpy()[:] = slope, curve, -slope * sum_g / machine.total - curve * norm.mean.numpy()
@@ -282,12 +287,13 @@ class Kernels:
         if found[0] < threads:
             found = threads, self._room(threads)
         yield found[1]
-        self.rooms = [found, *self.rooms][:ROOMS]
+        if len(self.rooms) < ROOMS:  # it never is another list, as other threads may take from it
+            self.rooms.append(found)
 
     def _room(self, threads: int) -> dict[str, Tensor]:
         sizes = {"inside": winograd.BORDERED * self.channels, "d_u": POINTS * self.channels**2}
         sizes |= {"outside": sizes["inside"]} | dict.fromkeys("vsm", winograd.length(self.channels))
-        return {name: torch.zeros(threads, sizes[name]) for name in self.names if name in sizes}
+        return {name: _zeros(threads, sizes[name]) for name in self.names if name in sizes}
 
 
 @functools.cache
