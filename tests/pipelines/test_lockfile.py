@@ -160,7 +160,7 @@ def test_dvc_runs_with_its_words_and_status(tmp_path, python):
     failed = run("dvc", "repro", "two")
     assert failed.returncode == 255
     assert "failed to reproduce 'two'" in failed.stderr
-    assert run("repro").stderr == "usage: python -m pipelines.lockfile dvc COMMAND...\n"
+    assert run("repro").stderr == "usage: python -m pipelines.lockfile [--jobs N] dvc COMMAND...\n"
 
 
 def test_the_same_text_is_parsed_once_and_each_gets_a_copy_of_its_own():
