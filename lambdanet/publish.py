@@ -203,7 +203,8 @@ def _building(weights: list[Path]) -> Iterator[Callable[[Path], Path | None]]:
         A function from a weights file to the folder of its MLflow model; None where `register` is to
         build it. It raises the ValueError that the building ended with.
     """
-    processes = min(torch.get_num_threads(), len(weights) // WORTH_A_PROCESS)  # the cores that are ours
+    cores = int(os.environ.get("LAMBDANET_CORES") or torch.get_num_threads())  # those that are ours
+    processes = min(cores, len(weights) // WORTH_A_PROCESS)
     if processes < 2:
         yield lambda _: None
         return

@@ -40,10 +40,16 @@ def usual_jobs() -> int:
 
 
 def environment(jobs: int) -> dict[str, str]:
-    """What is set for `jobs` stages at once: each core's share, unless it is set; whole lines, not bars."""
+    """What is set for `jobs` stages at once.
+
+    Each has its share of the cores, unless that is set, and prints whole lines, not bars. The last stage,
+    which runs alone and starts processes, finds in `LAMBDANET_CORES` how many there are.
+    """
     if jobs == 1:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "LAMBDANET_PROGRESS": "lines"}
+    cores = os.cpu_count() or 1
+    share = str(max(1, cores // jobs))
+    return {"OMP_NUM_THREADS": share, "LAMBDANET_CORES": str(cores), "LAMBDANET_PROGRESS": "lines"}
 
 
 class Baton:

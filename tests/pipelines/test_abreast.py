@@ -137,7 +137,9 @@ def test_as_many_as_fit(monkeypatch):
         assert abreast.usual_jobs() == jobs
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert abreast.environment(1) == {}
-    assert abreast.environment(4)["OMP_NUM_THREADS"] == "2"
+    assert abreast.environment(4) == {
+        "OMP_NUM_THREADS": "2", "LAMBDANET_CORES": "8", "LAMBDANET_PROGRESS": "lines"
+    }  # fmt: skip
     assert abreast.environment(16)["OMP_NUM_THREADS"] == "1"
 
 
