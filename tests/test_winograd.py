@@ -302,3 +302,33 @@ def test_blocks_have_room_and_cover():
         assert 1 <= columns <= across
         assert rows * columns <= winograd.MOST_TILES
         assert (winograd.TILE * rows + 2) * (winograd.TILE * columns + 2) <= winograd.BORDERED
+
+
+def frozen(model):
+    model.dncnn[3].eval()
+
+
+def of_another_rate(model):
+    model.dncnn[6].momentum = 1.0
+
+
+def of_the_plain_mean(model):
+    model.dncnn[3].momentum = None
+
+
+@pytest.mark.parametrize("change", [frozen, of_another_rate, of_the_plain_mean])
+def test_normalisations_that_are_not_alike_are_the_layers(change):
+    noisy = torch.rand(1, 3, 8, 8)
+    found = []
+    for way in (paths.REFERENCE, paths.WINOGRAD):
+        torch.manual_seed(0)
+        model = create_model("dncnn", depth=4, width=8).train()
+        change(model)
+        with paths.forced(way):
+            found.append([model(noisy), *model.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_single_value_a_channel_is_refused_in_training():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        create_model("dncnn", depth=4, width=8).train()(torch.rand(1, 3, 1, 1))

@@ -61,10 +61,22 @@ class DnCNN(nn.Module):
             from lambdanet.models.dncnn import fused  # loads Triton
 
             output = fused.run(self.dncnn, noisy)
-        elif paths.on_cpu(self, noisy, paths.WINOGRAD):
+        elif paths.on_cpu(self, noisy, paths.WINOGRAD) and self._all_alike(noisy):
             from lambdanet.models.dncnn import compiled  # loads llvmlite
 
             output = compiled.run(self.dncnn, noisy)
         else:
             output = self.dncnn(noisy)
         return noisy - output if self.residual else output
+
+    def _all_alike(self, noisy: Tensor) -> bool:
+        """Whether the normalisations do what the kernels do: in one mode, at one rate, on several values."""
+        norms = [layer for layer in self.dncnn if isinstance(layer, nn.BatchNorm2d)]
+        rates = {norm.momentum for norm in norms}
+        enough = not self.training or noisy[:, 0].numel() > 1
+        return (
+            enough
+            and len(rates) == 1
+            and None not in rates
+            and {n.training for n in norms} == {self.training}
+        )
