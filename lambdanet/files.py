@@ -55,6 +55,11 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(only_write, np.ascontiguousarray(array), allow_pickle=False)
 
 
+def code_of(folder: Path) -> str:
+    """The text of a folder's Python files, in the order of their names."""
+    return "".join(file.read_text() for file in sorted(folder.glob("*.py")))
+
+
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[io.BufferedWriter]:
     path = Path(path)

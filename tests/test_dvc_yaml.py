@@ -23,6 +23,7 @@ PLUMBING = {
     "lambdanet/kernels/__init__.py": "a docstring",
     "lambdanet/kernels/objects.py": "where machine code is kept; test_kernel_objects.py",
     "lambdanet/kernels/threads.py": "which thread does what",
+    "lambdanet/kernels/rooms.py": "memory that kernels work in; what they read of it they wrote",
     "lambdanet/kernels/vectors.py": "how kernels are compiled; the network's own module writes them",
     "lambdanet/live.py": "tells MLflow, from a process of its own",
     "lambdanet/models/__init__.py": "the registry; the network's own module is a dependency",

@@ -351,3 +351,14 @@ def test_without_llvmlite_the_portable_path_is_taken():
     assert first == "portable True True"
     assert second.startswith("the fused path is not available here: ")
     assert second.endswith("; choose another, or auto")
+
+
+def test_torch_s_default_type_does_not_matter_to_the_kernels():
+    model, (clean, noisy) = network(m=7), images(9, 20, 16)
+    expected = learn(model, paths.FUSED, clean, noisy)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = learn(model, paths.FUSED, clean, noisy)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)

@@ -15,6 +15,8 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from lambdanet import files
+
 MOST_FILES = 128  # the oldest go; one has up to half a megabyte
 DIGEST = 32  # bytes of SHA-256, before the code
 
@@ -54,6 +56,6 @@ def _path(request: str) -> Path:
 
 @functools.cache
 def _made_of() -> str:
-    source = "".join(file.read_text() for file in sorted(Path(__file__).parent.glob("*.py")))
+    source = files.code_of(Path(__file__).parent)
     machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), llvm.get_default_triple())
     return repr((source, machine, llvmlite.__version__, llvm.llvm_version_info))

@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -64,6 +63,14 @@ class Kernel:
         index = LONG(offset) if isinstance(offset, int) else offset
         return self.build.gep(self.arrays[array], [index], source_etype=FLOAT)
 
+    def get(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+        """One number."""
+        return self.build.load(self._at(array, place), typ=FLOAT, align=4)
+
+    def put(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
+        """Write one number."""
+        self.build.store(value, self._at(array, place), align=4)
+
     def load(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """A vector of consecutive values; the place is a multiple of the lanes."""
         return self.build.load(self._at(array, place), typ=self.vector, align=4 * self.lanes)
@@ -74,13 +81,13 @@ class Kernel:
 
     def splat(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """One value in all lanes."""
-        return self._broadcast(self.build.load(self._at(array, place), typ=FLOAT, align=4))
+        return self._broadcast(self.get(array, *place))
 
     def gather(self, array: str, stride: int, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """A value of each lane's image, `stride` floats apart."""
         result = ir.Constant(self.vector, ir.Undefined)
         for lane in range(self.lanes):
-            scalar = self.build.load(self._at(array, (*place, lane * stride)), typ=FLOAT, align=4)
+            scalar = self.get(array, *place, lane * stride)
             result = self.build.insert_element(result, scalar, ir.IntType(32)(lane))
         return result
 
@@ -90,7 +97,7 @@ class Kernel:
         """Write each lane's value to its image."""
         for lane in range(self.lanes):
             scalar = self.build.extract_element(value, ir.IntType(32)(lane))
-            self.build.store(scalar, self._at(array, (*place, lane * stride)), align=4)
+            self.put(scalar, array, *place, lane * stride)
 
     def constant(self, value: float) -> ir.Value:
         """A number in all lanes."""
@@ -106,8 +113,7 @@ class Kernel:
             ]
             parts = [self.build.shuffle_vector(value, value, index) for index in indices]
             value = self.build.fadd(*parts)
-        scalar = self.build.extract_element(value, ir.IntType(32)(0))
-        self.build.store(scalar, self._at(array, place), align=4)
+        self.put(self.build.extract_element(value, ir.IntType(32)(0)), array, *place)
 
     # Arithmetic.
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
@@ -155,6 +161,12 @@ class Kernel:
         bits = self.build.add(self.build.bitcast(y, integers), self.build.shl(exponent, shift))
         return self.build.bitcast(bits, self.vector)
 
+    def sigmoid(self, x: ir.Value) -> ir.Value:
+        """1 / (1 + e^-x)."""
+        # Far below -87 the exponential would overflow; the sigmoid is 0 there in any case.
+        exponential = self.exp(self.least_of(self.neg(x), self.constant(87.0)))
+        return self.div(self.constant(1.0), self.add(self.constant(1.0), exponential))
+
     def _call(self, name: str, *arguments: ir.Value) -> ir.Value:
         full = f"{name}.v{self.lanes}f32"
         kind = ir.FunctionType(self.vector, [self.vector] * len(arguments))
@@ -184,6 +196,15 @@ class Kernel:
         i.add_incoming(self.build.add(i, LONG(step)), self.build.block)
         self.build.branch(head)
         self.build.position_at_end(after)
+
+    def chunks(self, count: int, size: int, start: Offset = 0) -> Iterator[tuple[Offset, int]]:
+        """Offsets and sizes that cover range(start, count): a loop over whole chunks, then the rest."""
+        whole = count - count % size
+        if whole:
+            with self.loop(whole, start, size) as first:
+                yield first, size
+        if count % size:
+            yield whole, count % size
 
     def least(self, a: Offset, b: Offset) -> ir.Value:
         """The smaller of two offsets."""
@@ -242,7 +263,8 @@ def compile_kernels(
     Args:
         kernels: by name, the names of the arrays and what writes the body.
         lanes: floats in a vector.
-        request: names, with this package's own text, all that the bodies follow from; see `text_of`.
+        request: names, with this package's own text, all that the bodies follow from: the text of what writes
+            them too.
         unroll: have LLVM unroll loops; where much is written out already, that only takes longer.
 
     Returns:
@@ -265,12 +287,6 @@ def compile_kernels(
         name: ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arrays))(engine.get_function_address(name))
         for name, (arrays, _) in kernels.items()
     }
-
-
-@functools.cache
-def text_of(module: str) -> str:
-    """The text of all files beside a module's, for `request`."""
-    return "".join(file.read_text() for file in sorted(Path(module).parent.glob("*.py")))
 
 
 def _machine_code(

@@ -62,7 +62,7 @@ def path(name: str, device: str) -> str:
 def source(name: str) -> str:
     """The code of a model: all files of its package, and of the compiled kernels'."""
     packages = Path(inspect.getfile(MODELS[name])).parent, Path(kernels.__file__).parent
-    return "".join(file.read_text() for package in packages for file in sorted(package.glob("*.py")))
+    return "".join(map(files.code_of, packages))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -85,14 +85,10 @@ def choose(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> st
 def _fits(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bool:
     b, _, h, w = noisy.shape
     features = model.heads * (4 if model.u == 1 else model.v)
-    differentiable = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
     return (
         model.plain
         and context is None
-        and noisy.device.type == "cpu"
-        and noisy.dtype == model.embedding.dtype == torch.float32
-        and not noisy.requires_grad
-        and (model.training or not differentiable)
+        and _suits_kernels(model, noisy)
         and b >= FEWEST
         and h % 2 == w % 2 == 0
         and max(h, w) <= LARGEST
@@ -131,22 +127,32 @@ def compiles(name: str) -> bool:
 def on_cpu(model: nn.Module, noisy: Tensor, name: str) -> bool:
     """Whether a convolutional network's kernels for a CPU, a path of this name, may take a batch.
 
-    It is in float32, as the model is, and needs no gradient itself; and this is no program that is exported.
+    None may take a program that is exported.
     """
-    learns = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
     return (
         not torch.jit.is_tracing()  # which warns of what is asked below
-        and noisy.device.type == "cpu"
         and compiles(name)
+        and _suits_kernels(model, noisy)
         and noisy.numel() > 0
         and noisy.ndim == 4
         and noisy.shape[1] == 3
-        and not noisy.requires_grad
-        and (model.training or not learns)
-        and all(one.dtype == torch.float32 for one in (noisy, *model.parameters()))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
+    )
+
+
+def _suits_kernels(model: nn.Module, noisy: Tensor) -> bool:
+    """Whether a batch is what a CPU's kernels compute: float32, without a gradient by itself.
+
+    Gradients by the parameters they have in training mode only.
+    """
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
+    return (
+        noisy.device.type == "cpu"
+        and not noisy.requires_grad
+        and (model.training or not learns)
+        and all(one.dtype == torch.float32 for one in (noisy, *model.parameters()))
     )
 
 

@@ -5,22 +5,26 @@ nothing but the sums of the weights' gradients, of which each thread has its own
 depend on the number of threads.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from llvmlite import ir
 from torch import Tensor, nn
 
+from lambdanet import files
 from lambdanet.kernels import vectors
+from lambdanet.kernels.rooms import Rooms, zeros
 from lambdanet.kernels.threads import share
 from lambdanet.models.autoencoder import strided
 from lambdanet.models.autoencoder.strided import Image
 
 LANES = 8  # 12 and 24 channels fill vectors of 8, not of 16
 LAYERS = 6
-ROOMS = 2  # kept for the next batch
 NUMBERS = ("images", *(f"a{i}" for i in range(LAYERS + 1)), "result")
 GRADIENTS = ("d_result", *(f"g{i}" for i in range(1, LAYERS + 1)))
 WEIGHTS = tuple(f"w{i}" for i in range(1, LAYERS + 1))
@@ -51,50 +55,44 @@ class Kernels:
         channels = (3, width, 2 * width, 4 * width, 2 * width, width, 3)
         halvings = (0, 1, 2, 3, 2, 1, 0)
         self.numbers = [
-            Image(f"a{i}", h >> half, w >> half, count, _padded(count) if i else count)
+            Image(f"a{i}", h >> half, w >> half, count, count + (-count % LANES if i else 0))
             for i, (count, half) in enumerate(zip(channels, halvings, strict=True))
         ]
-        # The last gradient's channels are read one by one, the others' written as vectors.
-        self.gradients = [
-            Image(f"g{i}", one.h, one.w, one.channels, one.pitch) for i, one in enumerate(self.numbers)
-        ]
+        self.gradients = [dataclasses.replace(one, name=f"g{i}") for i, one in enumerate(self.numbers)]
         self.size, self.functions = (width, h, w), {}
-        self.rooms: dict[int, dict[str, Tensor]] = {}
+        self.rooms = Rooms()
 
     def function(self, name: str) -> Callable[..., None]:
         """A kernel, compiled when it is first asked for: inference has no need of the larger one."""
         if name not in self.functions:
             body = {"forward": self._write_forward, "backward": self._write_backward}[name]
-            request = repr((name, self.size)) + vectors.text_of(__file__)
+            request = repr((name, self.size)) + files.code_of(Path(__file__).parent)
             kernels = {name: (list(ARRAYS[name]), body)}
             self.functions |= vectors.compile_kernels(kernels, LANES, request, unroll=False)
         return self.functions[name]
 
     def _write_forward(self, k: vectors.Kernel) -> None:
         first, *_, last = a = self.numbers
-        strided.write_each(k, first, lambda y, x, c: strided.get(k, "images", _planar(k, first, y, x, c)))
+        for place, planar in strided.each(k, first):
+            k.put(k.get("images", planar), first.name, place)
         for i in range(1, LAYERS + 1):
 
             def finish(value: ir.Value, _place: object, channel: object, i: int = i) -> ir.Value:
                 value = k.add(value, k.load(f"b{i}", channel))
-                return k.max(value, k.constant(0.0)) if i < LAYERS else _sigmoid(k, value)
+                return k.max(value, k.constant(0.0)) if i < LAYERS else k.sigmoid(value)
 
             write = strided.write_down if i <= LAYERS // 2 else strided.write_up
             write(k, a[i - 1], a[i], f"w{i}", finish)
-        with k.loop(last.h) as y, k.loop(last.w) as x:
-            for c in range(last.channels):
-                value = strided.get(k, last.name, _place(k, last, y, x, c))
-                strided.put(k, value, "result", _planar(k, last, y, x, c))
+        for place, planar in strided.each(k, last):
+            k.put(k.get(last.name, place), "result", planar)
 
     def _write_backward(self, k: vectors.Kernel) -> None:
         a, g = self.numbers, self.gradients
 
-        def slope(y: ir.Value, x: ir.Value, c: int) -> ir.Value:
-            build, value = k.build, strided.get(k, a[LAYERS].name, _place(k, a[LAYERS], y, x, c))
-            gradient = strided.get(k, "d_result", _planar(k, a[LAYERS], y, x, c))
-            return build.fmul(gradient, build.fsub(value, build.fmul(value, value)))
-
-        strided.write_each(k, g[LAYERS], slope)
+        for place, planar in strided.each(k, g[LAYERS]):
+            value = k.get(a[LAYERS].name, place)
+            slope = k.build.fsub(value, k.build.fmul(value, value))  # of the sigmoid
+            k.put(k.build.fmul(k.get("d_result", planar), slope), g[LAYERS].name, place)
         for i in range(LAYERS, 0, -1):
 
             def finish(value: ir.Value, place: object, _channel: object, i: int = i) -> ir.Value:
@@ -128,23 +126,9 @@ class Kernels:
 
         share(work, threads)
 
-
-class Lease:
-    """What is kept of each image, with borders of zeros; it goes back when nobody can ask for it any more."""
-
-    def __init__(self, kernels: Kernels, count: int) -> None:
-        """Take what fits, or make it."""
-        self.kernels, self.count = kernels, count
-        self.arrays = kernels.rooms.pop(count, None)  # at once, as other threads may ask too
-        if self.arrays is None:
-            self.arrays = {one.name: _zeros(count, one.floats) for one in kernels.numbers}
-
-    def __del__(self) -> None:
-        if self.arrays is not None:
-            rooms = self.kernels.rooms
-            rooms[self.count] = self.arrays
-            for old in tuple(rooms)[:-ROOMS]:
-                rooms.pop(old, None)
+    def images(self, count: int) -> dict[str, Tensor]:
+        """What is kept of each image, with borders of zeros."""
+        return {one.name: zeros(count, one.floats) for one in self.numbers}
 
 
 class Step(torch.autograd.Function):
@@ -154,12 +138,12 @@ class Step(torch.autograd.Function):
     def forward(ctx: Any, kernels: Kernels, noisy: Tensor, *given: Tensor) -> Tensor:
         """Run the network on (b, 3, h, w)."""
         result = torch.empty_like(noisy, memory_format=torch.contiguous_format)
-        lease = Lease(kernels, len(noisy))
-        arrays = lease.arrays | {"images": noisy.contiguous().flatten(1), "result": result.flatten(1)}
+        lease = kernels.rooms.lease(len(noisy), functools.partial(kernels.images, len(noisy)))
+        arrays = lease.room | {"images": noisy.contiguous().flatten(1), "result": result.flatten(1)}
         for i, (weight, bias) in enumerate(zip(given[::2], given[1::2], strict=True), 1):
             out = kernels.numbers[i]
             arrays[f"w{i}"] = _packed(weight, up=i > LAYERS // 2, pitch=out.pitch)
-            arrays[f"b{i}"] = _padded_to(bias, out.pitch)
+            arrays[f"b{i}"] = F.pad(bias.detach(), (0, out.pitch - len(bias)))
         kernels.call("forward", len(noisy), arrays)
         ctx.of = kernels, lease
         ctx.save_for_backward(*given)
@@ -171,14 +155,15 @@ class Step(torch.autograd.Function):
         """The parameters' gradients; the images get none."""
         kernels, lease = ctx.of
         given, threads = ctx.saved_tensors, torch.get_num_threads()
-        arrays = lease.arrays | {"d_result": d_result.contiguous().flatten(1)}
+        arrays = lease.room | {"d_result": d_result.contiguous().flatten(1)}
         for i in range(1, LAYERS + 1):
-            weight, up, coarse = given[2 * i - 2], i > LAYERS // 2, kernels.numbers[i - (i > LAYERS // 2)]
-            before = kernels.numbers[i - 1]
-            arrays[f"g{i}"] = _zeros(threads, kernels.gradients[i].floats)
+            weight, up = given[2 * i - 2], i > LAYERS // 2
+            before, after = kernels.numbers[i - 1 : i + 1]
+            coarse = before if up else after
+            arrays[f"g{i}"] = zeros(threads, kernels.gradients[i].floats)
             arrays[f"w{i}"] = _packed(weight, up=not up, pitch=before.pitch) if i > 1 else weight
-            arrays[f"d_w{i}"] = _zeros(threads, 16 * weight.shape[1] * coarse.pitch)
-            arrays[f"d_b{i}"] = _zeros(threads, kernels.numbers[i].pitch)
+            arrays[f"d_w{i}"] = zeros(threads, 16 * weight.shape[1] * coarse.pitch)
+            arrays[f"d_b{i}"] = zeros(threads, after.pitch)
         kernels.call("backward", len(d_result), arrays)
         found: list[Tensor] = []
         for i, weight in enumerate(given[::2], 1):
@@ -197,41 +182,12 @@ def compiled(width: int, h: int, w: int) -> Kernels:
 def _packed(weight: Tensor, *, up: bool, pitch: int) -> Tensor:
     """(c, f, 4, 4) as `down` takes it, (4, 4, f, c), or as `up`, (4, 4, c, f); the last in whole vectors."""
     weight = weight.detach().permute(2, 3, 0, 1) if up else weight.detach().permute(2, 3, 1, 0)
-    result = _zeros(*weight.shape[:3], pitch)
+    result = zeros(*weight.shape[:3], pitch)
     result[..., : weight.shape[3]] = weight
     return result.flatten()
-
-
-def _padded_to(vector: Tensor, length: int) -> Tensor:
-    result = _zeros(length)
-    result[: len(vector)] = vector.detach()
-    return result
-
-
-def _padded(channels: int) -> int:
-    return -(-channels // LANES) * LANES
-
-
-def _sigmoid(k: vectors.Kernel, value: ir.Value) -> ir.Value:
-    # Far below -87 the exponential would overflow; the sigmoid is 0 there in any case.
-    exponential = k.exp(k.least_of(k.neg(value), k.constant(87.0)))
-    return k.div(k.constant(1.0), k.add(k.constant(1.0), exponential))
-
-
-def _place(k: vectors.Kernel, image: Image, y: ir.Value, x: ir.Value, c: int) -> ir.Value:
-    return k.sum((y, image.row), (x, image.pitch), image.row + image.pitch + c)
-
-
-def _planar(k: vectors.Kernel, image: Image, y: ir.Value, x: ir.Value, c: int) -> ir.Value:
-    """The place in (3, h, w)."""
-    return k.sum((y, image.w), x, c * image.h * image.w)
 
 
 def _steps(name: str, array: Tensor) -> tuple[int, int, int]:
     """Address, and bytes from an image to the next and from a thread to the next."""
     step = 4 * array.stride(0) if array.ndim == 2 else 0
     return (array.data_ptr(), step, 0) if name in BY_IMAGE else (array.data_ptr(), 0, step)
-
-
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(shape, dtype=torch.float32, device="cpu")  # whatever is usual

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from lambdanet.kernels.vectors import FLOAT, LONG, Kernel, Offset
+from lambdanet.kernels.vectors import Kernel, Offset, Register
 
 TAPS = 4
 APART = 2  # taps at a time: of more, pixels side by side share values, which then crowd out the sums
@@ -63,15 +63,14 @@ def blocks(vectors: int, width: int) -> tuple[int, int]:
 def write_down(k: Kernel, fine: Image, coarse: Image, weights: str, finish: Finish) -> None:
     """Coarse = finish(down(fine))."""
     wide, pixels = blocks(coarse.pitch // k.lanes, coarse.w)
+    together = TAPS if fine.channels < TAPS else 1  # rows of taps
     with k.loop(coarse.pitch, 0, wide * k.lanes) as c, k.loop(coarse.h) as y:
-
-        def at(x: Offset, count: int) -> None:
+        for x, count in k.chunks(coarse.w, pixels):
             sums = k.registers(count * wide)
-            together = TAPS if fine.channels < TAPS else 1  # rows of taps
             with k.loop(TAPS, 0, together) as i, k.loop(TAPS, 0, APART) as j:
                 row = k.sum((k.sum((y, 2), i), fine.row), _times(k, x, 2 * fine.pitch), (j, fine.pitch))
                 filters = k.sum((k.sum((i, TAPS), j), fine.channels * coarse.pitch), c)
-                for f, some in _unrolled(k, fine.channels):
+                for f, some in k.chunks(fine.channels, _together(fine.channels)):
                     for down, right, step in itertools.product(range(together), range(APART), range(some)):
                         tap = (down * TAPS + right) * fine.channels + step
                         place = k.sum(filters, _times(k, f, coarse.pitch), tap * coarse.pitch)
@@ -81,46 +80,33 @@ def write_down(k: Kernel, fine: Image, coarse: Image, weights: str, finish: Fini
                             value = k.splat(fine.name, row, f, shift)
                             for v in range(wide):
                                 sums[p * wide + v].fma(value, here[v])
-            _write(k, coarse, (y, x), (1, 1), c, sums, count, finish)
-
-        _along(k, coarse.w, pixels, at)
+            _write(k, coarse, inner(k, coarse, y, x), coarse.pitch, c, sums, count, finish)
 
 
 def write_up(k: Kernel, coarse: Image, fine: Image, weights: str, finish: Finish) -> None:
     """Fine = finish(up(coarse))."""
     wide, pixels = blocks(fine.pitch // k.lanes, coarse.w)
+    parities = list(itertools.product(SEEN.items(), repeat=2))
     with k.loop(fine.pitch, 0, wide * k.lanes) as f, k.loop(coarse.h) as y:
-        for odd_y, rows in SEEN.items():
-            for odd_x, columns in SEEN.items():
-
-                def at(
-                    x: Offset,
-                    count: int,
-                    rows: tuple = rows,
-                    columns: tuple = columns,
-                    odd: tuple = (odd_y, odd_x),
-                ) -> None:
-                    sums = k.registers(count * wide)
-                    (top, down), (left, right) = rows, columns
-                    # The second tap of two is that of the pixel before.
-                    with k.loop(2) as i, k.loop(2) as j:
-                        corner = k.sum((k.sum(y, 1 + down), coarse.row), _times(k, x, coarse.pitch))
-                        corner = k.sum(
-                            corner, (1 + right) * coarse.pitch, (i, -coarse.row), (j, -coarse.pitch)
-                        )
-                        tap = k.sum((i, 2 * TAPS), (j, 2), top * TAPS + left)
-                        filters = k.sum((tap, coarse.channels * fine.pitch), f)
-                        for c, some in _unrolled(k, coarse.channels):
-                            for step in range(some):
-                                place = k.sum(filters, _times(k, c, fine.pitch), step * fine.pitch)
-                                here = [k.load(weights, place, v * k.lanes) for v in range(wide)]
-                                for p in range(count):
-                                    value = k.splat(coarse.name, corner, c, step + p * coarse.pitch)
-                                    for v in range(wide):
-                                        sums[p * wide + v].fma(value, here[v])
-                    _write(k, fine, (y, x), odd, f, sums, count, finish, step=2)
-
-                _along(k, coarse.w, pixels, at)
+        for (odd_y, (top, down)), (odd_x, (left, right)) in parities:
+            for x, count in k.chunks(coarse.w, pixels):
+                sums = k.registers(count * wide)
+                # The second tap of two is that of the pixel before.
+                with k.loop(2) as i, k.loop(2) as j:
+                    corner = k.sum((k.sum(y, 1 + down), coarse.row), _times(k, x, coarse.pitch))
+                    corner = k.sum(corner, (1 + right) * coarse.pitch, (i, -coarse.row), (j, -coarse.pitch))
+                    tap = k.sum((i, 2 * TAPS), (j, 2), top * TAPS + left)
+                    filters = k.sum((tap, coarse.channels * fine.pitch), f)
+                    for c, some in k.chunks(coarse.channels, _together(coarse.channels)):
+                        for step in range(some):
+                            place = k.sum(filters, _times(k, c, fine.pitch), step * fine.pitch)
+                            here = [k.load(weights, place, v * k.lanes) for v in range(wide)]
+                            for p in range(count):
+                                value = k.splat(coarse.name, corner, c, step + p * coarse.pitch)
+                                for v in range(wide):
+                                    sums[p * wide + v].fma(value, here[v])
+                place = inner(k, fine, k.sum((y, 2), odd_y), k.sum(k.scaled(x, 2), odd_x))
+                _write(k, fine, place, 2 * fine.pitch, f, sums, count, finish)
 
 
 def write_outer(k: Kernel, coarse: Image, fine: Image, target: str) -> None:
@@ -139,7 +125,7 @@ def write_outer(k: Kernel, coarse: Image, fine: Image, target: str) -> None:
             sums = [k.registers(1, k.load(target, place))[0] for place in places]
             with k.loop(coarse.h) as y, k.loop(coarse.w) as x:
                 line = k.sum((k.sum((y, 2), i), fine.row), (x, 2 * fine.pitch))
-                place = k.sum((y, coarse.row), (x, coarse.pitch), c, coarse.row + coarse.pitch)
+                place = inner(k, coarse, y, x, c)
                 here = [k.load(coarse.name, place, v * k.lanes) for v in range(wide)]
                 for r, (j, f) in enumerate(some):
                     value = k.splat(fine.name, line, j * fine.pitch + f)
@@ -154,72 +140,46 @@ def write_sum(k: Kernel, image: Image, target: str) -> None:
     with k.loop(image.pitch, 0, k.lanes) as c:
         (total,) = k.registers(1, k.load(target, c))
         with k.loop(image.h) as y, k.loop(image.w) as x:
-            total.add(k.load(image.name, (y, image.row), (x, image.pitch), c, image.row + image.pitch))
+            total.add(k.load(image.name, inner(k, image, y, x, c)))
         k.store(total.get(), target, c)
 
 
-def write_each(k: Kernel, image: Image, value: Callable[[ir.Value, ir.Value, int], ir.Value]) -> None:
-    """Set every channel of every pixel, one by one, to value(y, x, channel)."""
+def each(k: Kernel, image: Image) -> Iterator[tuple[Offset, Offset]]:
+    """Every number of an image, in loops: its place in the array, and in one of (channels, h, w)."""
     with k.loop(image.h) as y, k.loop(image.w) as x:
         for c in range(image.channels):
-            place = k.sum((y, image.row), (x, image.pitch), image.row + image.pitch + c)
-            put(k, value(y, x, c), image.name, place)
+            yield inner(k, image, y, x, c), k.sum((y, image.w), x, c * image.h * image.w)
 
 
-def get(k: Kernel, array: str, place: Offset) -> ir.Value:
-    """One number."""
-    return k.build.load(k.build.gep(k.arrays[array], [_long(place)], source_etype=FLOAT), typ=FLOAT, align=4)
+def inner(k: Kernel, image: Image, y: Offset, x: Offset, *more: Offset) -> Offset:
+    """The place of a pixel, counted from the border, and of a channel."""
+    at_row, at_pixel = (k.scaled(one, stride) for one, stride in ((y, image.row), (x, image.pitch)))
+    return k.sum(at_row, at_pixel, *more, image.row + image.pitch)
 
 
-def put(k: Kernel, value: ir.Value, array: str, place: Offset) -> None:
-    """Write one number."""
-    k.build.store(value, k.build.gep(k.arrays[array], [_long(place)], source_etype=FLOAT), align=4)
-
-
-def _unrolled(k: Kernel, count: int) -> Iterator[tuple[Offset, int]]:
-    """Offsets and sizes that cover range(count): in a loop, four or fewer at a time."""
-    size = next(size for size in (4, 3, 2, 1) if count % size == 0)
-    with k.loop(count, 0, size) as first:
-        yield first, size
-
-
-def _long(place: Offset) -> ir.Value:
-    return LONG(place) if isinstance(place, int) else place
+def _together(count: int) -> int:
+    """How many of `count` are written out at a time, without a rest."""
+    return next(size for size in (4, 3, 2, 1) if count % size == 0)
 
 
 def _times(k: Kernel, offset: Offset, stride: int) -> Offset:
     return k.sum(k.scaled(offset, stride))
 
 
-def _along(k: Kernel, width: int, pixels: int, at: Callable[[Offset, int], None]) -> None:
-    """`at` for all pixels of a row, some at a time, then the rest."""
-    whole = width - width % pixels
-    if whole:
-        with k.loop(whole, 0, pixels) as x:
-            at(x, pixels)
-    if width % pixels:
-        at(whole, width % pixels)
-
-
 def _write(
     k: Kernel,
     image: Image,
-    corner: tuple[Offset, Offset],
-    shift: tuple[int, int],
+    place: Offset,
+    step: int,
     channel: Offset,
-    sums: list,
+    sums: list[Register],
     count: int,
     finish: Finish,
-    step: int = 1,
 ) -> None:
-    """Sums of `count` pixels, `step` apart, from step corner + shift on (step 1: past the border already)."""
-    y, x = corner
-    border = 1 if step == 2 else 0
+    """Sums of `count` pixels from a place on, `step` floats apart."""
     wide = len(sums) // count
-    origin = (shift[0] + border) * image.row + (shift[1] + border) * image.pitch
-    place = k.sum(_times(k, y, step * image.row), _times(k, x, step * image.pitch), channel, origin)
     for p in range(count):
         for v in range(wide):
-            here = k.sum(place, p * step * image.pitch + v * k.lanes)
+            here = k.sum(place, channel, p * step + v * k.lanes)
             value = finish(sums[p * wide + v].get(), here, k.sum(channel, v * k.lanes))
             k.store(value, image.name, here)

@@ -11,11 +11,11 @@ the last two from sums that the kernels return. Channels are padded with zeros t
 The results' last digits depend on the number of threads.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lambdanet import files
 from lambdanet.kernels import vectors
+from lambdanet.kernels.rooms import Rooms, empty, zeros
 from lambdanet.kernels.threads import share
 from lambdanet.models.dncnn import winograd
 from lambdanet.models.dncnn.winograd import MOST_TILES, POINTS, ROWS, TILE, Shape
@@ -33,10 +35,7 @@ ARRAYS = {
     "backward": "g z slope curve level x scale shift mean u inside outside v s m d_u d_x sums n",
 }
 BY_THREAD = ("inside", "outside", "v", "s", "m", "d_u", "n")
-ROOMS = 2  # kept for the next call
-# Whatever is usual for torch.
-_zeros = functools.partial(torch.zeros, dtype=torch.float32, device="cpu")
-_empty = functools.partial(torch.empty, dtype=torch.float32, device="cpu")
+FILTER = torch.from_numpy(winograd.FILTER).float()
 
 Line = tuple[Tensor, Tensor, Tensor, Tensor]  # a convolution's output; slope, curve and level of its gradient
 
@@ -96,15 +95,13 @@ class Machine:
         self.sizes = {
             summed: torch.tensor([(*one, summed) for one in sizes], device="cpu") for summed in (False, True)
         }
-        pairs = [(norm.weight, norm.bias) for norm in parts.norms]
-        self.norms = np.zeros((len(pairs), 2, self.channels))  # weights and biases, padded
-        if pairs:
-            stacked = torch.stack([one for pair in pairs for one in pair]).detach()
-            self.norms[..., : parts.width] = stacked.view(-1, 2, parts.width)
+        stacked = torch.stack([one for norm in parts.norms for one in (norm.weight, norm.bias)]).detach()
+        self.norms = np.zeros((len(parts.norms), 2, self.channels))  # weights and biases, padded
+        self.norms[..., : parts.width] = stacked.view(-1, 2, parts.width)
 
     def images(self, given: Tensor) -> Tensor:
         """(b, 3, h, w) to (b, h, w, lanes)."""
-        result = _zeros(self.count, self.h, self.w, self.lanes)
+        result = zeros(self.count, self.h, self.w, self.lanes)
         result[..., :3] = given.permute(0, 2, 3, 1)
         return result
 
@@ -136,8 +133,8 @@ class Machine:
         self, which: str, x: Tensor, affine: Affine | None, u: Tensor, *, summed: bool = False
     ) -> tuple[Tensor, Tensor]:
         shape = self.shapes[which]
-        y = _empty(self.count, self.h, self.w, shape.outputs)
-        sums = _empty(self.units, 3, shape.outputs) if summed else y
+        y = empty(self.count, self.h, self.w, shape.outputs)
+        sums = empty(self.units, 3, shape.outputs) if summed else y
         arrays = {"x": x, "u": u, "y": y, "sums": sums} | _named(affine, x)
         self._call("forward", which, arrays, summed)
         return y, sums
@@ -146,7 +143,7 @@ class Machine:
         self,
         which: str,
         g: Tensor,
-        line: tuple[Tensor, ...] | None,
+        line: Line | None,
         x: Tensor,
         affine: Affine | None,
         u: Tensor,
@@ -165,8 +162,8 @@ class Machine:
             The filters' gradient (outputs, inputs, 3, 3), still padded; the images', and sums of it.
         """
         shape = self.shapes[which]
-        d_x = _empty(self.count, self.h, self.w, shape.inputs) if affine else g
-        sums = _empty(self.units, 2, shape.inputs) if affine else g
+        d_x = empty(self.count, self.h, self.w, shape.inputs) if affine else g
+        sums = empty(self.units, 2, shape.inputs) if affine else g
         z, *coefficients = line or (g, g, g, g)
         named = dict(zip(("slope", "curve", "level"), coefficients, strict=True))
         arrays = {"g": g, "z": z, "x": x, "u": u, "d_x": d_x, "sums": sums} | named | _named(affine, x)
@@ -176,14 +173,14 @@ class Machine:
     def _call(self, direction: str, which: str, arrays: dict[str, Tensor], summed: bool) -> Tensor | None:
         """Run a kernel; the transformed filters' gradient, if it gives one."""
         kernels, shape = compiled(direction, self.channels, self.lanes), self.shapes[which]
-        with kernels.room(self.threads) as room:
-            arrays = arrays | room | {"n": self.sizes[summed]}
-            if "d_u" in room:
-                d_u = room["d_u"][: self.threads, : POINTS * shape.inputs * shape.outputs].zero_()
-            places = [_place(name, arrays[name]) for name in kernels.names]
-            call = kernels.functions[which]
-            share(lambda thread: call(*(base + step * thread for base, step in places)), self.threads)
-            return d_u.sum(0) if "d_u" in room else None
+        lease = kernels.rooms.lease(self.threads, functools.partial(kernels.room, self.threads))
+        arrays = arrays | lease.room | {"n": self.sizes[summed]}
+        if direction == "backward":
+            d_u = arrays["d_u"][:, : POINTS * shape.inputs * shape.outputs].zero_()
+        places = [_place(name, arrays[name]) for name in kernels.names]
+        call = kernels.functions[which]
+        share(lambda thread: call(*(base + step * thread for base, step in places)), self.threads)
+        return d_u.sum(0) if direction == "backward" else None
 
     def filters(self, *, turned: bool = False) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The first and last convolution's transformed filters, and those of all between."""
@@ -194,7 +191,7 @@ class Machine:
     def affine(self, i: int, mean: np.ndarray, variance: np.ndarray) -> Affine:
         """An inner convolution's normalisation, by this mean and variance (channels, perhaps padded)."""
         weight, bias = self.norms[i]
-        result = _zeros(3, self.channels)  # as the kernels' vectors have to lie, unlike numpy's
+        result = zeros(3, self.channels)  # numpy's own arrays need not lie as vectors have to
         found = result.numpy()
         deviation = np.ones(self.channels)
         deviation[: len(variance)] = np.sqrt(np.float64(variance) + self.parts.norms[i].eps)
@@ -206,8 +203,8 @@ class Machine:
 
     def rectified(self) -> Affine:
         """What follows the first convolution: ReLU alone."""
-        nothing = _zeros(self.channels)
-        return Affine(_zeros(self.channels) + 1, nothing, nothing, np.ones(self.channels))
+        nothing = zeros(self.channels)
+        return Affine(zeros(self.channels) + 1, nothing, nothing, np.ones(self.channels))
 
 
 class Step(torch.autograd.Function):
@@ -246,7 +243,7 @@ class Step(torch.autograd.Function):
             norm, deviation = affine[i + 1], affine[i + 1].deviation
             sum_g, sum_gz = sums.numpy().sum(0, np.float64)
             of_norms += [sum_g, sum_gz / deviation]
-            line = _empty(3, machine.channels)
+            line = empty(3, machine.channels)
             slope = machine.norms[i, 0] / deviation
             curve = -slope * sum_gz / (deviation**2 * machine.total)
             line.numpy()[:] = slope, curve, -slope * sum_g / machine.total - curve * norm.mean.numpy()
@@ -273,27 +270,15 @@ class Kernels:
             which: (self.names, functools.partial(write, which=which, shape=shape))
             for which, shape in _shapes(channels, lanes).items()
         }
-        request = repr((direction, channels, lanes)) + vectors.text_of(__file__)
+        request = repr((direction, channels, lanes)) + files.code_of(Path(__file__).parent)
         self.functions = vectors.compile_kernels(bodies, lanes, request)
-        self.rooms: list[tuple[int, dict[str, Tensor]]] = []
+        self.rooms = Rooms()
 
-    @contextlib.contextmanager
-    def room(self, threads: int) -> Iterator[dict[str, Tensor]]:
+    def room(self, threads: int) -> dict[str, Tensor]:
         """Memory to work in, with a row for each thread."""
-        try:
-            found = self.rooms.pop()
-        except IndexError:
-            found = 0, {}
-        if found[0] < threads:
-            found = threads, self._room(threads)
-        yield found[1]
-        if len(self.rooms) < ROOMS:  # it never is another list, as other threads may take from it
-            self.rooms.append(found)
-
-    def _room(self, threads: int) -> dict[str, Tensor]:
         sizes = {"inside": winograd.BORDERED * self.channels, "d_u": POINTS * self.channels**2}
         sizes |= {"outside": sizes["inside"]} | dict.fromkeys("vsm", winograd.length(self.channels))
-        return {name: _zeros(threads, sizes[name]) for name in self.names if name in sizes}
+        return {name: zeros(threads, sizes[name]) for name in self.names if name in sizes}
 
 
 @functools.cache
@@ -330,13 +315,13 @@ def transformed(weights: Tensor, lanes: int, *, turned: bool) -> Tensor:
     _, columns, rows = weights.shape[:3]
     wide = winograd.panel(columns, lanes)
     weights = weights.reshape(n, columns // wide, wide, rows, 9).permute(0, 4, 1, 3, 2)
-    return torch.from_numpy(winograd.FILTER).float() @ weights.reshape(n, 9, -1)
+    return FILTER @ weights.reshape(n, 9, -1)
 
 
 def filter_gradient(d_u: Tensor, shape: Shape, lanes: int) -> Tensor:
     """(outputs, inputs, 3, 3), from the gradient by what `transformed` gives."""
     wide = winograd.panel(shape.outputs, lanes)
-    d_w = torch.from_numpy(winograd.FILTER.T.copy()).float() @ d_u.view(36, -1)
+    d_w = FILTER.T @ d_u.view(POINTS, -1)
     d_w = d_w.view(3, 3, shape.outputs // wide, shape.inputs, wide).permute(2, 4, 3, 0, 1)
     return d_w.reshape(shape.outputs, shape.inputs, 3, 3)
 

@@ -369,26 +369,20 @@ def _outer_product(k: Kernel, block: Unit, left: str, right: str, target: str, s
     inputs, outputs, wide = shape.inputs, shape.outputs, panel(shape.outputs, k.lanes)
     count = wide // k.lanes
 
-    def rows(point: ir.Value, column: ir.Value, first: Offset, high: int) -> None:
-        where = k.sum((point, inputs * outputs), (column, inputs), k.scaled(first, wide))
-        places = [k.sum(where, r * wide + c * k.lanes) for r in range(high) for c in range(count)]
-        sums = [k.registers(1, k.load(target, place))[0] for place in places]
-        lines, columns = k.sum((point, _pitch(inputs)), first), k.sum((point, _pitch(outputs)), column)
-        with k.loop(block.tiles) as tile:
-            here = [k.load(right, columns, (tile, outputs), c * k.lanes) for c in range(count)]
-            for r in range(high):
-                value = k.splat(left, lines, (tile, inputs), r)
-                for c in range(count):
-                    sums[r * count + c].fma(value, here[c])
-        for total, place in zip(sums, places, strict=True):
-            k.store(total.get(), target, place)
-
     with k.loop(POINTS) as point, k.loop(outputs, 0, wide) as column:
-        whole = inputs - inputs % ROWS
-        with k.loop(whole, 0, ROWS) as first:
-            rows(point, column, first, ROWS)
-        if inputs % ROWS:
-            rows(point, column, whole, inputs % ROWS)
+        for first, high in k.chunks(inputs, ROWS):
+            where = k.sum((point, inputs * outputs), (column, inputs), k.scaled(first, wide))
+            places = [k.sum(where, r * wide + c * k.lanes) for r in range(high) for c in range(count)]
+            sums = [k.registers(1, k.load(target, place))[0] for place in places]
+            lines, columns = k.sum((point, _pitch(inputs)), first), k.sum((point, _pitch(outputs)), column)
+            with k.loop(block.tiles) as tile:
+                here = [k.load(right, columns, (tile, outputs), c * k.lanes) for c in range(count)]
+                for r in range(high):
+                    value = k.splat(left, lines, (tile, inputs), r)
+                    for c in range(count):
+                        sums[r * count + c].fma(value, here[c])
+            for total, place in zip(sums, places, strict=True):
+                k.store(total.get(), target, place)
 
 
 def _on_both(k: Kernel, matrix: Callable, tile: list[list[ir.Value]]) -> list[list[ir.Value]]:

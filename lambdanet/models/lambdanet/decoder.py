@@ -45,7 +45,7 @@ def write_feature_sums(k: Kernel, size: Size) -> None:
     products are of f - centre, upper triangle only (by tiles); each centre is stored in all lanes.
     """
     L, channels = k.lanes, size.channels
-    for first, count in chunks(k, channels, 2 * UNITS):
+    for first, count in k.chunks(channels, 2 * UNITS):
         sums = k.registers(count)
         with k.loop(size.pixels) as n:
             for i, total in enumerate(sums):
@@ -72,7 +72,7 @@ def write_hidden(k: Kernel, size: Size) -> None:
     sums = k.registers(6)
     with k.loop(size.pixels, step=PIXELS) as n:
         c = k.registers(3 * PIXELS)
-        for unit, units in chunks(k, size.hidden, UNITS):
+        for unit, units in k.chunks(size.hidden, UNITS):
             a = _affine(k, size, n, unit, units)
             for p in range(PIXELS):
                 for j in range(units):
@@ -105,12 +105,10 @@ def write_output(k: Kernel, size: Size) -> None:
                 f = k.load("features", (n, size.channels * L), (j, L), p * size.channels * L)
                 for i in range(3):
                     sums[3 * p + i].fma(k.splat("w2", i * size.channels, j), f)
-        one = k.constant(1.0)
         for p in range(PIXELS):
             for i in range(3):
-                # Far below -87 the exponential would overflow; the sigmoid is 0 there in any case.
-                value = k.exp(k.least_of(k.neg(sums[3 * p + i].get()), k.constant(87.0)))
-                k.store(k.div(one, k.add(one, value)), "output", (n, L), (i * size.pixels + p) * L)
+                value = k.sigmoid(sums[3 * p + i].get())
+                k.store(value, "output", (n, L), (i * size.pixels + p) * L)
 
 
 def write_output_backward(k: Kernel, size: Size) -> None:
@@ -172,7 +170,7 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, in_row: Offset) -> None:
             shift = k.fma(k.splat("e1", i), c, k.splat("e0", i))
             dc.append(k.fma(k.splat("p", i), o, k.mul(mask, shift)))
             k.store(dc[-1], "dc", (in_row, 3 * L), (3 * p + i) * L)
-    for unit, units in chunks(k, hidden, UNITS):
+    for unit, units in k.chunks(hidden, UNITS):
         a = _affine(k, size, n, unit, units)
         for j in range(units):
             weights = [k.splat("w3", i * hidden + j, unit) for i in range(3)]
@@ -201,7 +199,7 @@ def write_feature_gradient(k: Kernel, size: Size) -> None:
     sources = [("da", "w1", size.hidden), ("o", "w2", 3), ("features", "q_matrix", channels)]
     with k.loop(size.pixels, step=PIXELS) as n:
         masks = [k.load("image", 3 * size.pixels * L, (n, L), p * L) for p in range(PIXELS)]
-        for channel, count in chunks(k, channels, UNITS):
+        for channel, count in k.chunks(channels, UNITS):
             sums = k.registers(PIXELS * count)
             for j in range(count):
                 for p in range(PIXELS):
@@ -247,8 +245,8 @@ def add_outer(
     """Target (a's count, b's count, lanes) += sum over a row of pixels of a b'."""
     L = k.lanes
     (count_a, value_a), (count_b, value_b) = a, b
-    for i, high in chunks(k, count_a, SIDE):
-        for j, wide in chunks(k, count_b, SIDE, start=i if triangle else 0):
+    for i, high in k.chunks(count_a, SIDE):
+        for j, wide in k.chunks(count_b, SIDE, start=i if triangle else 0):
             places = [
                 k.sum(k.scaled(i, count_b * L), p * count_b * L, k.scaled(j, L), q * L)
                 for p in range(high)
@@ -276,13 +274,3 @@ def values(k: Kernel, array: str, count: int) -> Callable[[Offset, Offset], ir.V
 
 def _features(k: Kernel, size: Size) -> Callable[[Offset, Offset], ir.Value]:
     return values(k, "features", size.channels)
-
-
-def chunks(k: Kernel, count: int, size: int, start: Offset = 0) -> Iterator[tuple[Offset, int]]:
-    """Offsets and sizes that cover range(start, count): a loop over whole chunks, then the rest."""
-    whole = count - count % size
-    if whole:
-        with k.loop(whole, start, size) as first:
-            yield first, size
-    if count % size:
-        yield whole, count % size

@@ -9,13 +9,16 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lambdanet import files
 from lambdanet.kernels import vectors
+from lambdanet.kernels.rooms import Lease, Rooms, empty, zeros
 from lambdanet.kernels.threads import share
 from lambdanet.models.lambdanet import algebra, decoder, lambda_layer, mixing, moments
 from lambdanet.models.lambdanet.algebra import Moments, symmetric
@@ -47,7 +50,6 @@ BY_BLOCK = frozenset(
     )
     for name in names.split()
 )
-ROOMS = 2  # kept for the next batch
 
 PARAMETERS = (
     "embedding", "queries.0.weight", "queries.1.weight", "queries.1.bias", "keys.0.weight",
@@ -111,7 +113,7 @@ class Fused:
         self.kernels = vectors.compile_kernels(
             {name: (ARRAYS[name].split(), body) for name, body in write.items()},
             problem.lanes,
-            repr(problem) + vectors.text_of(__file__),
+            repr(problem) + files.code_of(Path(__file__).parent),
         )
         self.tables = {
             "analysis": torch.from_numpy(lambda_layer.analysis_table(layer)),
@@ -120,7 +122,7 @@ class Fused:
         self.to_spectra, self.from_spectra = map(torch.from_numpy, lambda_layer.filter_tables(layer))
         self.down = algebra.window(problem.h, problem.m)
         self.across = algebra.window(problem.w, problem.m)
-        self.rooms: list[Room] = []
+        self.rooms = Rooms()
 
     def run(self, names: str, blocks: int, arrays: dict[str, Tensor]) -> None:
         """Run kernels one after the other for every block, the blocks shared out among torch's threads.
@@ -148,7 +150,7 @@ class Fused:
         """The lambda layer's coefficients as the kernels take them."""
         problem, layer = self.problem, self.problem.layer
         filters = folded.filters.detach()
-        spectra = torch.zeros(layer.groups, 4, layer.frequencies, problem.m + 2, 2)
+        spectra = zeros(layer.groups, 4, layer.frequencies, problem.m + 2, 2)
         spectra[:, :, :, 1:-1] = torch.einsum("gcyx,xfr->gcfyr", filters, self.to_spectra)
         content = folded.content.detach().float().flatten(1)
         blocks = -(-len(content) // problem.lanes)
@@ -157,7 +159,7 @@ class Fused:
         arrays = {"filters": spectra, "constant": _float(self.down @ filters @ self.across.T)}
         if problem.u == 1:
             return arrays | {"content": content}
-        none = torch.zeros(blocks, layer.groups * 16, problem.lanes)
+        none = zeros(blocks, layer.groups * 16, problem.lanes)
         return arrays | {"content": none, "heads_content": content, "mix": _float(folded.mix)}
 
     def layer_gradients(self, arrays: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
@@ -198,14 +200,14 @@ class Room:
         self.blocks, self.threads = blocks, torch.get_num_threads()
 
         def of_blocks(*shape: int) -> Tensor:
-            return torch.empty(blocks, *shape)
+            return empty(blocks, *shape)
 
         def of_threads(*shape: int) -> Tensor:
-            return torch.empty(self.threads, *shape)
+            return empty(self.threads, *shape)
 
         self.arrays = fused.tables | {
             "image": of_blocks(4, n, L), "moments": of_blocks(p.k * p.u, 9, L), "plain": of_blocks(9),
-            "spectrum": torch.zeros(blocks, nf, p.h + 2 * lambda_layer.PAD, 6, L),
+            "spectrum": zeros(blocks, nf, p.h + 2 * lambda_layer.PAD, 6, L),
             "features": of_blocks(n, C, L), "sums": of_blocks(C), "centres": of_blocks(C, L),
             "products": of_blocks(C, C), "c": of_blocks(n, 3, L), "c_sums": of_blocks(3, 2),
             "output": of_blocks(3, n, L), "d_output": of_blocks(3, n, L), "o": of_blocks(n, 3, L),
@@ -227,20 +229,6 @@ class Room:
                 "lane_mix*": of_threads(p.v * 4 * p.u, L), "d_mix": of_blocks(p.v, 4 * p.u),
                 "d_heads_content": of_blocks(p.heads, p.v, 4, L),
             }  # fmt: skip
-
-
-class Lease:
-    """A room, which goes back when nobody can ask for what is in it any more."""
-
-    def __init__(self, fused: Fused, blocks: int) -> None:
-        self.fused = fused
-        fits = [r for r in fused.rooms if (r.blocks, r.threads) == (blocks, torch.get_num_threads())]
-        self.room = fits[0] if fits else Room(fused, blocks)
-        if fits:
-            fused.rooms.remove(self.room)
-
-    def __del__(self) -> None:
-        self.fused.rooms = [self.room, *self.fused.rooms][:ROOMS]
 
 
 class Step(torch.autograd.Function):
@@ -345,7 +333,7 @@ def evaluate(model: torch.nn.Module, noisy: Tensor) -> Tensor:
     w1, b1, w2, shift = algebra.fold_decoder(model, p, None, layer)
     scale, offset = algebra.fold_output(model, p, None)
     arrays |= fused.layer_arrays(layer) | {"w1": _float(w1), "b1": _float(b1), "w2": _float(w2)}
-    arrays |= {"w3": _float(p["conv.3.weight"].flatten(1)), "centre": torch.zeros(3)}
+    arrays |= {"w3": _float(p["conv.3.weight"].flatten(1)), "centre": zeros(3)}
     arrays |= {"p": _float(scale), "b2": _float(shift + offset)}
     return _end(fused, "forward mix hidden output leave", noisy, lease.room.blocks, arrays)
 
@@ -369,8 +357,10 @@ def _begin(fused: Fused, noisy: Tensor, p: dict[str, Tensor]) -> tuple[Lease, di
     """Images in lanes, their spectra and their means: (b, keys, 9), in float64, under the keys."""
     lanes = fused.problem.lanes
     images = _by_block(noisy, lanes)
-    lease = Lease(fused, len(images))
-    mask = torch.ones(images.shape[:2])
+    blocks = len(images)
+    kind = blocks, torch.get_num_threads()
+    lease = fused.rooms.lease(kind, functools.partial(Room, fused, blocks))
+    mask = torch.ones_like(images[:, :, 0, 0, 0])
     mask.view(-1)[len(noisy) :] = 0
     arrays = lease.room.arrays | {
         "images": images, "mask": mask, "weights": _float(p["keys.0.weight"].flatten(1))
@@ -381,7 +371,7 @@ def _begin(fused: Fused, noisy: Tensor, p: dict[str, Tensor]) -> tuple[Lease, di
 
 
 def _end(fused: Fused, names: str, noisy: Tensor, blocks: int, arrays: dict[str, Tensor]) -> Tensor:
-    result = torch.empty(blocks * fused.problem.lanes, *noisy.shape[1:])
+    result = empty(blocks * fused.problem.lanes, *noisy.shape[1:])
     arrays |= {"result": result.unflatten(0, (blocks, -1))}
     fused.run(names, blocks, arrays)
     return result[: len(noisy)]

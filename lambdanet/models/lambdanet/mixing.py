@@ -12,7 +12,7 @@ Arrays, lanes last: t and d_t (h w, heads, 4 u), features and gradient (h w, hea
 from dataclasses import dataclass
 
 from lambdanet.kernels.vectors import Kernel
-from lambdanet.models.lambdanet.decoder import add_outer, chunks, clear, sum_lanes, values
+from lambdanet.models.lambdanet.decoder import add_outer, clear, sum_lanes, values
 
 VALUES = 4  # at a time: 16 vectors of content
 
@@ -32,7 +32,7 @@ def write_mix(k: Kernel, size: Size) -> None:
     """t, image, mix (v, 4 u), heads_content (heads, v, 4) in lanes -> features."""
     L, v = k.lanes, size.v
     with k.loop(size.heads) as head:
-        for first, count in chunks(k, v, VALUES):
+        for first, count in k.chunks(v, VALUES):
             content = [
                 [k.load("heads_content", (head, 4 * v * L), k.scaled(first, 4 * L), (4 * j + c) * L)
                  for c in range(4)]
@@ -58,7 +58,7 @@ def write_mix_backward(k: Kernel, size: Size) -> None:
     """gradient, t, image, mix, lane_mix -> d_t; d_mix (v, 4 u), d_heads_content (heads, v, 4) in lanes."""
     L, v = k.lanes, size.v
     with k.loop(size.heads) as head:
-        for first, count in chunks(k, v, VALUES):
+        for first, count in k.chunks(v, VALUES):
             sums = k.registers(4 * count)
             with k.loop(size.pixels) as n:
                 x = [k.load("image", c * size.pixels * L, (n, L)) for c in range(4)]
@@ -73,7 +73,7 @@ def write_mix_backward(k: Kernel, size: Size) -> None:
     with k.loop(size.pixels * size.heads, step=row) as start:
         end = k.sum(start, row)
         with k.loop(end, start) as n:
-            for first, count in chunks(k, size.terms, 8):
+            for first, count in k.chunks(size.terms, 8):
                 sums = k.registers(count)
                 with k.loop(v) as j:
                     z = k.load("gradient", (n, v * L), (j, L))

@@ -107,9 +107,12 @@ def _by_convolution(x: Tensor, filters: Tensor) -> Tensor:
 
 def _by_transform(x: Tensor, filters: Tensor) -> Tensor:
     """By a Fourier transform of whole images; a CPU's convolutions are slow with windows so large."""
+    from scipy import fft  # what trains at the usual sizes does not load it
+
     h, w = x.shape[2:]
     m = filters.shape[-1]
-    sides = [_smooth(size + m // 2) for size in (h, w)]  # what wraps around falls on the border of zeros
+    # What wraps around falls on the border of zeros.
+    sides = [fft.next_fast_len(size + m // 2, real=True) for size in (h, w)]
     conjugate = torch.fft.rfft2(filters, s=sides).conj()
     images = torch.fft.rfft2(F.pad(x, (m // 2, 0, m // 2, 0)), s=sides)
     parts = []
@@ -117,18 +120,6 @@ def _by_transform(x: Tensor, filters: Tensor) -> Tensor:
         product = images[:, channel, None, None] * conjugate
         parts.append(torch.fft.irfft2(product, s=sides)[..., :h, :w].flatten(3))
     return torch.stack(parts, 1)
-
-
-def _smooth(size: int) -> int:
-    """The next size that has no prime factor above 5: its transform is fast."""
-
-    def largest_factor(n: int) -> int:
-        for prime in (2, 3, 5):
-            while n % prime == 0:
-                n //= prime
-        return n
-
-    return next(n for n in range(size, 2 * size) if largest_factor(n) == 1)
 
 
 def _by_spectra(x: Tensor, filters: Tensor) -> Tensor:
