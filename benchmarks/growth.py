@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks import pictures
-from benchmarks.measuring import cores, interleave, medians
+from benchmarks.measuring import interleave, medians
 from benchmarks.methods import Method, Seconds
 from benchmarks.tables import Table, command
 from lambdanet.models import paths
 from lambdanet.models.lambdanet import LambdaNet
+from pipelines.cores import available
 
 PATHS = (paths.REFERENCE, paths.PORTABLE, paths.FUSED)
 LIMIT = 6  # seconds of turns for a row
@@ -54,7 +55,7 @@ def over_threads(count: int, names: list[str], missing: list[str], repeats: int)
     """Time over the number of threads, 1 to all cores in powers of two."""
     before, rows, seconds = torch.get_num_threads(), [], {}
     try:
-        for threads in thread_counts(cores()):
+        for threads in thread_counts(available()):
             torch.set_num_threads(threads)
             row, found = _row(16, count, names, repeats)
             rows.append({"threads": threads} | row)

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from lambdanet.devices import describe_device, keep_freed_memory
+from pipelines.cores import available
 
 FEWEST = 3  # turns, however long they take
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve")
@@ -66,16 +67,11 @@ def duration(call: Callable[[], object]) -> float:
     return clock() - start
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine() -> dict:
     """The machine, as far as it decides a time."""
     described = {
         "processor": describe_device(torch.device("cpu")).split(", ")[1],
-        "cores": cores(),
+        "cores": available(),
         "threads": torch.get_num_threads(),
         "flags": _flags(),
         "memory_bytes": psutil.virtual_memory().total,

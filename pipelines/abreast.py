@@ -11,7 +11,6 @@ Ctrl-C no stage begins, and those that run stop as they do in DVC, which a train
 """
 
 import contextlib
-import os
 import queue
 import signal
 import threading
@@ -19,37 +18,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psutil
 from dvc.exceptions import ReproductionError
 from dvc.log import logger
 from dvc.repo import reproduce as repro
 from dvc.stage import run as commands
 
-MEMORY = 2 * 2**30  # bytes for a stage
 logger = logger.getChild(__name__)
-
-
-def usual_jobs() -> int:
-    """As many as there are cores and as fit into memory; where there is a GPU, one."""
-    from pipelines.reproduce import gpus
-
-    if gpus():
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, psutil.virtual_memory().available // MEMORY))
-
-
-def environment(jobs: int) -> dict[str, str]:
-    """What is set for `jobs` stages at once.
-
-    Each has its share of the cores, unless that is set, and prints whole lines, not bars. The last stage,
-    which runs alone and starts processes, finds in `LAMBDANET_CORES` how many there are.
-    """
-    if jobs == 1:
-        return {}
-    cores = os.cpu_count() or 1
-    share = str(max(1, cores // jobs))
-    return {"OMP_NUM_THREADS": share, "LAMBDANET_CORES": str(cores), "LAMBDANET_PROGRESS": "lines"}
 
 
 class Baton:
@@ -117,25 +91,25 @@ def reproduce(jobs: int) -> Callable[..., list]:
 
 
 def _work_off(stages: list, graph: Any, jobs: int, baton: Baton, options: dict) -> list:
-    waiting, done, changed, failed = list(stages), set(), [], []
+    needs = {stage: set(graph.successors(stage)).intersection(stages) for stage in stages}
+    waiting, running, done, changed, failed = list(stages), set(), set(), [], []
     ended: queue.SimpleQueue = queue.SimpleQueue()
-    running: set = set()
 
-    def work(stage: Any, upstream: list) -> None:
+    def work(stage: Any) -> None:
         try:
             with baton.held():
-                ended.put((stage, repro._reproduce_stage(stage, upstream=upstream, **options), None))
+                result = repro._reproduce_stage(stage, upstream=list(needs[stage]), **options)
+                ended.put((stage, result, None))
         except BaseException as error:  # for the thread that waits
             ended.put((stage, None, error))
 
     with ThreadPoolExecutor(jobs) as threads, _waiting_for_a_turn(baton), _noted_interrupt() as interrupted:
         while True:
             for stage in waiting[:] if not failed and not interrupted else ():
-                needed = set(graph.successors(stage)) & set(stages)
-                if len(running) < jobs and needed <= done:
+                if len(running) < jobs and needs[stage] <= done:
                     waiting.remove(stage)
                     running.add(stage)
-                    threads.submit(work, stage, list(needed))
+                    threads.submit(work, stage)
             if not running:
                 break
             with baton.given():

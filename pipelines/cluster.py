@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines import clone, processes, versions
-from pipelines.reproduce import HEARTBEAT, gpus
+from pipelines.cores import gpus
+from pipelines.reproduce import HEARTBEAT
 
 if TYPE_CHECKING:
     from prefect.automations import AutomationCore

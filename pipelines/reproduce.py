@@ -13,7 +13,6 @@ import contextlib
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ import filelock
 
 from pipelines import clone, graph, profiles, stage
 from pipelines.console import Console
+from pipelines.cores import gpus, share
 
 if TYPE_CHECKING:  # loading Prefect takes longer than finding out that nothing has to be done
     from prefect.client.schemas.objects import State
@@ -81,8 +81,7 @@ class Slots:
         cards = gpus()
         self.jobs = jobs or len(cards) or os.cpu_count() or 1
         self.free: queue.SimpleQueue = queue.SimpleQueue()
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
-        shared = {} if os.environ.get("OMP_NUM_THREADS") else threads
+        shared = {} if os.environ.get("OMP_NUM_THREADS") else share(self.jobs)
         for number in range(self.jobs):
             own = {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {}
             self.free.put(shared | own)
@@ -248,17 +247,6 @@ def alone() -> Iterator[None]:
 def _may_pass(_task: object, _run: object, state: "State") -> bool:
     """Whether a stage that failed is worth another try: it was killed, or DVC was busy."""
     return isinstance(state.result(raise_on_failure=False), stage.PassingError)
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process may use, by what CUDA_VISIBLE_DEVICES calls them."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], check=True, capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return [str(number) for number, _ in enumerate(listed.splitlines())]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import cores
+
 LOCKFILE = (sys.executable, "-m", "pipelines.lockfile")
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ROOT / "stages"
@@ -56,9 +58,7 @@ def main(command: list[str], jobs: int = 1) -> int:
     """
     environment = SPIN | os.environ
     if command[0] == "dvc":
-        from pipelines import abreast
-
-        environment = abreast.environment(jobs) | environment
+        environment = cores.environment(jobs) | environment
         command = [*LOCKFILE, "--jobs", str(jobs), *command]
     if sys.platform != "linux":
         return subprocess.call(command, env=environment)
@@ -255,9 +255,7 @@ if __name__ == "__main__":
         sys.exit()
     match sys.argv[1:]:
         case ["--jobs", number, "dvc", *words] if number == "auto" or (number.isdecimal() and int(number)):
-            from pipelines import abreast
-
-            sys.exit(main(["dvc", *words], abreast.usual_jobs() if number == "auto" else int(number)))
+            sys.exit(main(["dvc", *words], cores.usual_jobs() if number == "auto" else int(number)))
         case [command, *words] if not command.startswith("-"):
             sys.exit(main([command, *words]))
     sys.exit("usage: python -m pipelines.warm [--jobs auto|N] COMMAND...")

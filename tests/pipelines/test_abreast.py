@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from test_reproduce import DVC, write_stages
+from dvc_helpers import DVC, make_project, write_stages
 
-from pipelines import abreast, warm
+from pipelines import cores, warm
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each of two waits until the other has begun: one after the other they would never end.
@@ -24,11 +24,8 @@ MEET = (
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
+    folder = make_project(tmp_path / "project")
     monkeypatch.chdir(folder)
-    (folder / "source").write_text("source\n")
-    subprocess.run([*DVC, "init", "-q", "--no-scm"], cwd=folder, check=True, capture_output=True)
     return folder
 
 
@@ -126,21 +123,21 @@ def _below(pid):
 
 
 def test_as_many_as_fit(monkeypatch):
-    monkeypatch.setattr("pipelines.reproduce.gpus", lambda: ["0"])
-    assert abreast.usual_jobs() == 1
-    monkeypatch.setattr("pipelines.reproduce.gpus", list)
+    monkeypatch.setattr("pipelines.cores.gpus", lambda: ["0"])
+    assert cores.usual_jobs() == 1
+    monkeypatch.setattr("pipelines.cores.gpus", list)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    memory = abreast.psutil.virtual_memory()
+    memory = cores.psutil.virtual_memory()
     for gib, jobs in ((1, 1), (9, 4), (1000, 64)):
         free = memory._replace(available=gib * 2**30)
-        monkeypatch.setattr(abreast.psutil, "virtual_memory", lambda free=free: free)
-        assert abreast.usual_jobs() == jobs
+        monkeypatch.setattr(cores.psutil, "virtual_memory", lambda free=free: free)
+        assert cores.usual_jobs() == jobs
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert abreast.environment(1) == {}
-    assert abreast.environment(4) == {
+    assert cores.environment(1) == {}
+    assert cores.environment(4) == {
         "OMP_NUM_THREADS": "2", "LAMBDANET_CORES": "8", "LAMBDANET_PROGRESS": "lines"
     }  # fmt: skip
-    assert abreast.environment(16)["OMP_NUM_THREADS"] == "1"
+    assert cores.environment(16)["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -14,33 +14,19 @@ from pathlib import Path
 import helpers
 import pytest
 import yaml
+from dvc_helpers import DVC, make_project, write_stages
 
 from pipelines import graph, reproduce, stage
 
 ROOT = Path(__file__).resolve().parents[2]
-DVC = [sys.executable, "-m", "dvc"]
 # DVC's own use of pygtrie.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
 
 
-def write_stages(folder, **stages):
-    """dvc.yaml of stages that copy what they need into a file of their name: name=(needs, command)."""
-    content = {}
-    for name, (needs, command) in stages.items():
-        copy = f"cat {' '.join(needs)} > {name}" if needs else f"echo {name} > {name}"
-        content[name] = {"cmd": f"{command} && {copy}", "outs": [name]}
-        content[name]["deps"] = list(needs) or ["source"]
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": content}))
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    folder.mkdir()
+    folder = make_project(tmp_path / "project")
     monkeypatch.chdir(folder)
-    (folder / "source").write_text("source\n")
-    for command in (["git", "init", "-q"], [*DVC, "init", "-q"]):
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
 
 
