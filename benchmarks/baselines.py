@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks import peers, pictures
-from benchmarks.methods import Method, Methods, Within, autocast, compare, how
+from benchmarks.methods import Method, Methods, Within, autocast, compare, how, without_bf16
 from benchmarks.tables import Table, command
 from lambdanet.models import create_model, paths
 
@@ -32,7 +32,8 @@ def variants(name: str) -> Methods:
     for type_name, within in ((PLAIN, contextlib.nullcontext), ("bf16 autocast", autocast)):
         for suffix, (layout, way) in LAYOUTS.items():
             model = pictures.trained(name).to(memory_format=layout)
-            found[type_name + suffix] = Method(model, within, layout, around=_forced(way))
+            missing = None if type_name == PLAIN else without_bf16()
+            found[type_name + suffix] = missing or Method(model, within, layout, around=_forced(way))
     kernels, way = KERNELS[name]
     return found | {f"{PLAIN}, {kernels}": by_kernels(pictures.trained(name), way)}
 

@@ -82,6 +82,11 @@ def autocast(device: str = "cpu") -> AbstractContextManager:
     return torch.autocast(device, torch.bfloat16)
 
 
+def without_bf16() -> str | None:
+    """Why convolutions in bfloat16 are not timed on this CPU, or None: without AVX-512 they take minutes."""
+    return None if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no bfloat16 without AVX-512"
+
+
 def measured(methods: dict[str, Method], clean: Tensor, noisy: Tensor, repeats: int) -> tuple[Seconds, ...]:
     """Seconds of training steps and of inferences, each in turns.
 

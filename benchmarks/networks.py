@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import formulas, peers, pictures
 from benchmarks.measuring import duration
-from benchmarks.methods import Method, Methods, Within, autocast, compare, how
+from benchmarks.methods import Method, Methods, Within, autocast, compare, how, without_bf16
 from benchmarks.tables import Table, command
 from lambdanet.models import paths
 from lambdanet.models.lambdanet import LambdaNet
@@ -62,7 +62,7 @@ def measure(quick: bool = False) -> Iterator[Table]:
         CONV3D: written(formulas.by_conv3d),
         PYPI: peers.attempt(lambda: peers.lambda_networks(create(LARGE))),
         TIMM: peers.attempt(lambda: peers.timm(create(LARGE))),
-        "reference formula, conv3d, bf16 autocast": written(formulas.by_conv3d, autocast),
+        "reference formula, conv3d, bf16 autocast": without_bf16() or written(formulas.by_conv3d, autocast),
         "reference formula, 2-D FFT": written(formulas.by_fft),
         PORTABLE: by_path(paths.PORTABLE, LARGE),
         FUSED: by_path(paths.FUSED, LARGE),

@@ -9,6 +9,7 @@ from statistics import median
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_helpers import OTHER_BATCHES, programs
 
 from lambdanet.kernels.threads import share
 from lambdanet.models import create_model, path, paths
@@ -279,15 +280,7 @@ def test_another_path_that_is_forced_is_taken(forced, training, taken):
     assert not taken
 
 
-def wanting(noisy):
-    return noisy.clone().requires_grad_()
-
-
-OTHERS = {
-    "a gradient of the images": (wanting, contextlib.nullcontext),
-    "float64": (torch.Tensor.double, torch.no_grad),
-    "no images": (lambda noisy: noisy[:0], torch.no_grad),
-    "autocast": (torch.Tensor.clone, lambda: torch.autocast("cpu", torch.bfloat16)),
+OTHERS = OTHER_BATCHES | {
     "large images": (lambda _noisy: images(1, (72, 72)), torch.no_grad),
     "long images": (lambda _noisy: images(1, (8, 72)), contextlib.nullcontext),
 }
@@ -317,7 +310,7 @@ def test_gradients_of_an_evaluation_are_the_reference_s(taken):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
-@pytest.mark.parametrize("traced", [torch.jit.trace, lambda *given: torch.export.export(*given).module()])
+@programs
 def test_programs_have_the_layers(traced, taken):
     model, noisy = network().eval().requires_grad_(False), images(2)
     program = traced(model, (noisy,))

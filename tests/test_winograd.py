@@ -1,6 +1,5 @@
 """DnCNN by Winograd kernels on a CPU: against its reference in float64, and when they are taken."""
 
-import contextlib
 import copy
 import itertools
 import operator
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_helpers import OTHER_BATCHES, programs
 from torch import nn
 
 from lambdanet.kernels import vectors
@@ -188,22 +188,10 @@ def test_another_path_that_is_forced_is_taken(forced, training):
         assert torch.equal(model(noisy), model.dncnn(noisy))
 
 
-def wanting(noisy):
-    return noisy.clone().requires_grad_()
-
-
-OTHERS = {
-    "a gradient of the images": (wanting, contextlib.nullcontext),
-    "float64": (torch.Tensor.double, torch.no_grad),
-    "no images": (lambda noisy: noisy[:0], torch.no_grad),
-    "autocast": (torch.Tensor.clone, lambda: torch.autocast("cpu", torch.bfloat16)),
-}
-
-
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("what", OTHER_BATCHES)
 def test_kernels_are_not_taken_for(what, training):
-    change, around = OTHERS[what]
+    change, around = OTHER_BATCHES[what]
     noisy = change(images(2, 9, 13))
     model = network(width=8, depth=4).to(noisy.dtype).train(training)
     with around(), paths.forced(paths.WINOGRAD):
@@ -229,7 +217,7 @@ def test_gradients_of_an_evaluation_are_the_reference_s():
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
-@pytest.mark.parametrize("traced", [torch.jit.trace, lambda *given: torch.export.export(*given).module()])
+@programs
 def test_programs_have_the_layers(traced):
     model, noisy = network(width=8, depth=4).eval().requires_grad_(False), images(2, 9, 13)
     with paths.forced(paths.WINOGRAD):
