@@ -8,6 +8,7 @@ import torch
 import torch.fx.experimental._config as symbolic
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from lambdanet.denoise import denoise
 
@@ -57,6 +58,21 @@ def dynamic_sizes(network: nn.Module) -> contextlib.AbstractContextManager:
 def example() -> np.ndarray:
     """Images to trace with: more than one, of sides that no network takes unpadded."""
     return np.random.default_rng(0).random((2, 3, 43, 37), dtype=np.float32)
+
+
+def exchange_weights(program: ExportedProgram, network: nn.Module) -> None:
+    """Make a traced program that of another network, which differs from the traced one in its weights only.
+
+    Raises:
+        ValueError: it differs in more; the program is as it was.
+    """
+    weights, traced = Portable(network).state_dict(), program.state_dict
+    shapes = ({name: tuple(tensor.shape) for name, tensor in one.items()} for one in (weights, traced))
+    if next(shapes) != next(shapes):
+        raise ValueError("this network's weights are not those of the traced one")
+    with torch.no_grad():
+        for name, tensor in traced.items():
+            tensor.copy_(weights[name])
 
 
 def verify(program: Callable[[Tensor], Tensor], network: nn.Module) -> None:

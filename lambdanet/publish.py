@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import multiprocessing
 import os
 import tempfile
@@ -22,7 +23,7 @@ from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.tracking import Training
 
-WORTH_A_PROCESS = 4  # networks, which are built in about the time that a process takes to start
+WORTH_A_PROCESS = 3  # architectures, which are traced in about the time that a process takes to start
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
     with tracking.reaching():
         noises = dict.fromkeys(one.training.cell.noise for one in trained)
         known = {noise: registry.registered(client, noise) for noise in noises}
+    there = {noise for noise, digests in known.items() if digests}  # models
     new = [
         one.weights
         for one in trained
@@ -179,10 +181,11 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
                 except ValueError as error:
                     errors.append(f"{name}: {error}")
                     continue
+                there.add(one.training.cell.noise)
                 if version:
                     done.versions.append(f"{version.name} version {version.version}")
     with tracking.reaching():
-        for noise in noises:
+        for noise in filter(there.__contains__, noises):
             for alias, one in registry.assign_aliases(client, noise).items():
                 holder = (
                     f"version {one.version}: {one.model}, {one.profile}, {one.psnr:.2f} dB" if one else "none"
@@ -197,38 +200,72 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
 
 @contextlib.contextmanager
 def _building(weights: list[Path]) -> Iterator[Callable[[Path], Path | None]]:
-    """Have networks built, several at once where there are enough to pay for the processes' start.
+    """Have networks built, those of one architecture together: one of them is traced for all.
 
     Yields:
         A function from a weights file to the folder of its MLflow model; None where `register` is to
         build it. It raises the ValueError that the building ended with.
     """
+    alike: dict[str, dict[Path, Path]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, path in enumerate(weights):
+            alike.setdefault(_architecture(path), {})[path] = Path(temporary, str(number))
+        with _several_at_once(registry.build_alike, list(alike.values())) as results:
+            of = {path: group for group in zip(alike.values(), results, strict=True) for path in group[0]}
+
+            def built(path: Path) -> Path | None:
+                if path not in of:
+                    return None
+                folders, result = of[path]
+                try:
+                    failed = result()
+                except BrokenExecutor:  # something kills these processes
+                    return None
+                if path in failed:
+                    raise failed[path]
+                return folders[path]
+
+            yield built
+
+
+def _architecture(weights: Path) -> str:
+    try:
+        return json.dumps(read_description(weights)["model"], sort_keys=True)
+    except ValueError:
+        return str(weights)  # whoever builds it says what is wrong
+
+
+@contextlib.contextmanager
+def _several_at_once(function: Callable, arguments: list) -> Iterator[list[Callable]]:
+    """What gives the function's result for each argument: in processes, where they pay for their start.
+
+    Yields:
+        Functions; where there are no processes, the first call of each does the work.
+    """
     cores = int(os.environ.get("LAMBDANET_CORES") or torch.get_num_threads())  # those that are ours
-    processes = min(cores, len(weights) // WORTH_A_PROCESS)
+    processes = min(cores, len(arguments) // WORTH_A_PROCESS)
     if processes < 2:
-        yield lambda _: None
+        yield [functools.cache(functools.partial(function, argument)) for argument in arguments]
         return
     # Not by fork: torch may have threads by now.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, spawn, _begin_process)
-    with tempfile.TemporaryDirectory() as temporary:
-        jobs: dict[Path, Future] = {}
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_process)
 
-        def built(path: Path) -> Path | None:
-            with contextlib.suppress(BrokenExecutor):
-                return jobs[path].result() if path in jobs else None
-
+    def begun(argument: object) -> Callable:
         try:
-            with contextlib.suppress(BrokenExecutor):  # something kills these processes
-                for number, path in enumerate(weights):
-                    jobs[path] = pool.submit(registry.build, path, Path(temporary, str(number)))
-            yield built
-        finally:
-            pool.shutdown(cancel_futures=True)
+            return pool.submit(function, argument).result
+        except BrokenExecutor as error:  # already
+            broken: Future = Future()
+            broken.set_exception(error)
+            return broken.result
+
+    try:
+        yield [begun(argument) for argument in arguments]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin_process() -> None:
-    """One thread for each of `_building`'s processes, which end with the one that started them."""
+    """One thread for each of `_several_at_once`'s processes, which end with the one that started them."""
     torch.set_num_threads(1)
 
     def follow() -> None:

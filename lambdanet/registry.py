@@ -1,7 +1,9 @@
 """MLflow's registry: a registered model for each noise, a version for each trained network."""
 
 import contextlib
+import shutil
 import tempfile
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.entities import PagedList
 from mlflow.types import Schema, TensorSpec
+from torch.export import ExportedProgram
 
 from lambdanet import files, portable
 from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases, newest, tests
@@ -24,6 +27,7 @@ from lambdanet.tracking import Training, connect, experiment_id, sqlite_file
 
 PREFIX = "denoiser-"
 WEIGHTS = "extra_files/weights.safetensors"
+PROGRAM = "data/model.pt2"
 NUMBERS = {"psnr": float, "ssim": float, "parameters": int, "train_images": int, "seed": int}
 TEXTS = ("noise", "model", "profile", "clean_sha256", "noisy_sha256", "weights_sha256")
 
@@ -65,6 +69,41 @@ def build(weights: Path, folder: Path) -> Path:
     card.save(str(folder / "MLmodel"))
     portable.verify(mlflow.pytorch.load_model(str(folder)), network)
     return folder
+
+
+def build_alike(folders: dict[Path, Path]) -> dict[Path, ValueError]:
+    """`build` for networks that differ in their weights only: one is traced, the others take its program.
+
+    Args:
+        folders: by file of weights; made.
+
+    Returns:
+        By file of weights, what `build` raises; nothing of those that were built.
+    """
+    failed, traced, program = {}, None, None
+    for weights, folder in folders.items():
+        try:
+            if traced is None:
+                traced = build(weights, folder)
+            else:
+                program = program or torch.export.load(traced / PROGRAM)
+                _build_like(traced, program, weights, folder)
+        except ValueError as error:
+            failed[weights] = error
+    return failed
+
+
+def _build_like(traced: Path, program: ExportedProgram, weights: Path, folder: Path) -> None:
+    """Copy the folder of a traced network, with another one's weights in it."""
+    network, _ = load_weights(weights)
+    portable.exchange_weights(program, network)
+    shutil.copytree(traced, folder, ignore=shutil.ignore_patterns(Path(PROGRAM).name))
+    torch.export.save(program, folder / PROGRAM)
+    (folder / WEIGHTS).write_bytes(weights.read_bytes())
+    card = Model.load(str(folder))
+    card.model_uuid, card.utc_time_created = uuid.uuid4().hex, str(datetime.now(UTC).replace(tzinfo=None))
+    card.save(str(folder / "MLmodel"))
+    portable.verify(program.module(), network)
 
 
 def registered(client: MlflowClient, noise: str) -> set[str]:
@@ -229,7 +268,7 @@ def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
             for folder in ("", "/data")
             for item in mlflow.artifacts.list_artifacts(artifact_uri=source + folder)
         ]
-        if not {"MLmodel", "model.pt2"} <= set(listed):
+        if not {"MLmodel", Path(PROGRAM).name} <= set(listed):
             return False
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(ValueError):
         fetch(client, _denoiser(version), Path(temporary))

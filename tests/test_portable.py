@@ -144,3 +144,19 @@ def test_a_program_that_cuts_its_output_is_refused(tmp_path):
     network = load_weights(mlflow_helpers.trained(tmp_path, "autoencoder").weights)[0]
     with pytest.raises(ValueError, match="something else than the network at 8 x 9"):
         portable.verify(lambda noisy: portable.Portable(network)(noisy)[..., :8], network)
+
+
+def test_a_program_takes_no_weights_of_another_architecture():
+    def convolution(**options):
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1, **options))
+
+    network = convolution()
+    program = torch.export.export(portable.Portable(network), (torch.zeros(2, 3, 9, 10),))
+    other = convolution(bias=False)
+    with pytest.raises(ValueError, match="not those of the traced one"):
+        portable.exchange_weights(program, other)
+    same = convolution()
+    portable.exchange_weights(program, same)
+    images = torch.rand(2, 3, 9, 10)
+    expected = same(images).clamp(0, 1)
+    torch.testing.assert_close(program.module()(images), expected)

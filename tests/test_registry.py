@@ -243,3 +243,23 @@ def test_reading_makes_no_database(tmp_path, monkeypatch):
 
 def test_an_empty_registry_holds_no_denoisers(client):
     assert registry.denoisers(registry.open_registry()) == []
+
+
+def test_of_networks_that_differ_in_weights_one_is_traced_for_all(tmp_path, monkeypatch):
+    ones = [mlflow_helpers.trained(tmp_path / str(seed), "skip-autoencoder", seed=seed) for seed in range(3)]
+    ones[1].weights.write_bytes(b"damaged")
+    traced, real = [], registry.build
+    monkeypatch.setattr(registry, "build", lambda *words: traced.append(words) or real(*words))
+    folders = {one.weights: tmp_path / f"built-{number}" for number, one in enumerate(ones)}
+    failed = registry.build_alike(folders)
+    assert [*failed] == [ones[1].weights]
+    assert "not a readable safetensors file" in str(failed[ones[1].weights])
+    assert len(traced) == 1
+    cards = []
+    for one in (ones[0], ones[2]):
+        folder = folders[one.weights]
+        assert (folder / registry.WEIGHTS).read_bytes() == one.weights.read_bytes()
+        portable.verify(mlflow.pytorch.load_model(str(folder)), load_weights(one.weights)[0])
+        cards.append(mlflow.models.Model.load(str(folder)))
+    assert cards[0].model_uuid != cards[1].model_uuid
+    assert cards[0].flavors == cards[1].flavors
