@@ -32,7 +32,7 @@ NUMBERS = {"psnr": float, "ssim": float, "parameters": int, "train_images": int,
 TEXTS = ("noise", "model", "profile", "clean_sha256", "noisy_sha256", "weights_sha256")
 
 
-def build(weights: Path, folder: Path) -> Path:
+def build(weights: Path, folder: Path) -> ExportedProgram:
     """Trace a network into the folder of an MLflow model, of no run yet, and compare it with the network.
 
     Takes seconds and knows nothing of a server: several can be built at once, each in a process.
@@ -42,7 +42,7 @@ def build(weights: Path, folder: Path) -> Path:
         folder: made.
 
     Returns:
-        The folder.
+        The program, as it is in the folder.
 
     Raises:
         ValueError: the network cannot be traced for every size.
@@ -67,8 +67,9 @@ def build(weights: Path, folder: Path) -> Path:
     # A traced program stays on its device; without this `pyfunc` fails where there is a GPU.
     card.flavors["python_function"]["config"] = {"device": "cpu"}
     card.save(str(folder / "MLmodel"))
-    portable.verify(mlflow.pytorch.load_model(str(folder)), network)
-    return folder
+    program = torch.export.load(folder / PROGRAM)
+    portable.verify(program.module(), network)
+    return program
 
 
 def build_alike(folders: dict[Path, Path]) -> dict[Path, ValueError]:
@@ -80,20 +81,19 @@ def build_alike(folders: dict[Path, Path]) -> dict[Path, ValueError]:
     Returns:
         By file of weights, what `build` raises; nothing of those that were built.
     """
-    failed, traced, program = {}, None, None
+    failed, traced = {}, None
     for weights, folder in folders.items():
         try:
             if traced is None:
-                traced = build(weights, folder)
+                traced = build(weights, folder), folder
             else:
-                program = program or torch.export.load(traced / PROGRAM)
-                _build_like(traced, program, weights, folder)
+                _build_like(*traced, weights, folder)
         except ValueError as error:
             failed[weights] = error
     return failed
 
 
-def _build_like(traced: Path, program: ExportedProgram, weights: Path, folder: Path) -> None:
+def _build_like(program: ExportedProgram, traced: Path, weights: Path, folder: Path) -> None:
     """Copy the folder of a traced network, with another one's weights in it."""
     network, _ = load_weights(weights)
     portable.exchange_weights(program, network)
@@ -244,7 +244,9 @@ def open_registry() -> MlflowClient:
 
 def _log_model(client: MlflowClient, weights: Path, built: Path | None, run_id: str, model_id: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = built or build(weights, Path(temporary, "model"))
+        folder = built or Path(temporary, "model")
+        if not built:
+            build(weights, folder)
         card = Model.load(str(folder))
         card.run_id, card.model_id = run_id, model_id
         card.save(str(folder / "MLmodel"))
