@@ -1,6 +1,7 @@
 """What the tests of MLflow's side share: databases in no time, and trainings that nobody has run."""
 
 import functools
+import json
 import socket
 import tempfile
 from pathlib import Path
@@ -9,8 +10,8 @@ import helpers
 import pytest
 import torch
 
-from lambdanet import files, tracking
-from lambdanet.models import count_parameters, create_model, save_weights
+from lambdanet import files, registry, tracking
+from lambdanet.models import count_parameters, create_model, read_description, save_weights
 from lambdanet.params import Cell
 from lambdanet.publish import Trained
 from lambdanet.tracking import Training
@@ -53,6 +54,24 @@ def use_database(folder, monkeypatch):
     # MLflow puts its URI into the environment itself; this takes it out again after the test.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", write_database(folder / "mlflow.db"))
     return tracking.connect()
+
+
+_folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
+_traced = {}
+
+
+def trace_once(monkeypatch, build=registry.build):
+    """Have each architecture traced once in a process: later ones take its program with their weights."""
+
+    def alike(weights, folder):
+        model = json.dumps(read_description(weights)["model"], sort_keys=True)
+        if model not in _traced:
+            kept = Path(_folder.name, str(len(_traced)))
+            _traced[model] = build(weights, kept), kept
+        registry._build_like(*_traced[model], weights, folder)
+        return _traced[model][0]
+
+    monkeypatch.setattr(registry, "build", alike)
 
 
 def closed_port():

@@ -101,6 +101,7 @@ def grid(tmp_path_factory):
 
 @pytest.fixture
 def client(project, monkeypatch):
+    mlflow_helpers.trace_once(monkeypatch)
     return mlflow_helpers.use_database(project, monkeypatch)
 
 

@@ -20,6 +20,7 @@ NAME = "denoiser-gaussian-01"
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
+    mlflow_helpers.trace_once(monkeypatch)
     return mlflow_helpers.use_database(tmp_path, monkeypatch)
 
 

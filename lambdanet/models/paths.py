@@ -147,12 +147,13 @@ def _suits_kernels(model: nn.Module, noisy: Tensor) -> bool:
 
     Gradients by the parameters they have in training mode only.
     """
-    learns = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
+    parameters = list(model.parameters())
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
     return (
         noisy.device.type == "cpu"
         and not noisy.requires_grad
         and (model.training or not learns)
-        and all(one.dtype == torch.float32 for one in (noisy, *model.parameters()))
+        and all(one.dtype == torch.float32 for one in (noisy, *parameters))
     )
 
 

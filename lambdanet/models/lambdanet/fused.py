@@ -119,24 +119,23 @@ class Fused:
             "analysis": torch.from_numpy(lambda_layer.analysis_table(layer)),
             "synthesis": torch.from_numpy(lambda_layer.synthesis_table(layer)),
         }
+        self.wanted = {name: (kernel, ARRAYS[name].split()) for name, kernel in self.kernels.items()}
         self.to_spectra, self.from_spectra = map(torch.from_numpy, lambda_layer.filter_tables(layer))
         self.down = algebra.window(problem.h, problem.m)
         self.across = algebra.window(problem.w, problem.m)
         self.rooms = Rooms()
 
-    def run(self, names: str, blocks: int, arrays: dict[str, Tensor]) -> None:
+    def run(self, names: str, room: "Room", arrays: dict[str, Tensor]) -> None:
         """Run kernels one after the other for every block, the blocks shared out among torch's threads.
 
         Args:
             names: of the kernels; "mix" and "mix_backward" are left out where nothing is mixed.
-            blocks: how many.
-            arrays: by name. Those of `BY_BLOCK` have a row for each block; room to work in a row for
-                each thread, and its name ends in "*".
+            room: of this batch.
+            arrays: by name, with those of the room or without. Those of `BY_BLOCK` have a row for each block.
         """
-        wanted = [
-            (self.kernels[name], ARRAYS[name].split()) for name in names.split() if name in self.kernels
-        ]
-        places = {name.rstrip("*"): _place(name, array) for name, array in arrays.items()}
+        wanted = [self.wanted[name] for name in names.split() if name in self.wanted]
+        known, blocks = room.arrays, room.blocks
+        places = room.places | {name: _place(name, one) for name, one in arrays.items() if name not in known}
         threads = torch.get_num_threads()
 
         def work(thread: int) -> None:
@@ -192,7 +191,10 @@ class Fused:
 
 
 class Room:
-    """Memory for one batch, from the forward pass to its backward pass."""
+    """Memory for one batch, from the forward pass to its backward pass.
+
+    What is to work in has a row for each thread, and its name ends in "*".
+    """
 
     def __init__(self, fused: Fused, blocks: int) -> None:
         p, layer, L = fused.problem, fused.problem.layer, fused.problem.lanes
@@ -229,6 +231,7 @@ class Room:
                 "lane_mix*": of_threads(p.v * 4 * p.u, L), "d_mix": of_blocks(p.v, 4 * p.u),
                 "d_heads_content": of_blocks(p.heads, p.v, 4, L),
             }  # fmt: skip
+        self.places = {name.rstrip("*"): _place(name, array) for name, array in self.arrays.items()}
 
 
 class Step(torch.autograd.Function):
@@ -246,8 +249,8 @@ class Step(torch.autograd.Function):
         with torch.enable_grad():
             layer = algebra.fold_layer(model, p, x, mean)
         arrays |= fused.layer_arrays(layer)
-        blocks = ctx.lease.room.blocks
-        fused.run("forward mix feature_sums", blocks, arrays)
+        room = ctx.lease.room
+        fused.run("forward mix feature_sums", room, arrays)
 
         found = fused.feature_moments(arrays, count)
         features, mix = Moments(_leaf(found.mean), _leaf(found.covariance), count), _leaf(layer.mix)
@@ -258,14 +261,14 @@ class Step(torch.autograd.Function):
         w3 = p["conv.3.weight"].flatten(1)
         centre = _float(w3 @ (w1 @ features.mean + b1).clamp(min=0))
         arrays |= {"w1": _float(w1), "b1": _float(b1), "w3": _float(w3), "centre": centre}
-        fused.run("hidden", blocks, arrays)
+        fused.run("hidden", room, arrays)
 
         sums = _total(arrays["c_sums"]) / count
         c_mean, c_variance = _leaf(centre + sums[:, 0]), _leaf(sums[:, 1] - sums[:, 0] ** 2)
         with torch.enable_grad():
             ends = algebra.fold_output(model, p, (c_mean, c_variance, count))
         arrays |= {"p": _float(ends[0]), "w2": _float(w2), "b2": _float(shift + ends[1])}
-        result = _end(fused, "output leave", noisy, blocks, arrays)
+        result = _end(fused, "output leave", noisy, room, arrays)
         ctx.of = fused, arrays, p, keyed, count
         ctx.graphs = (layer, mean), (decoded, features, mix), (ends, c_mean, c_variance)
         return result
@@ -276,15 +279,13 @@ class Step(torch.autograd.Function):
         """The parameters' gradients; the images get none."""
         fused, arrays, p, keyed, count = ctx.of
         (layer, mean), (decoded, features, mix), (ends, c_mean, c_variance) = ctx.graphs
-        blocks = ctx.lease.room.blocks
+        room = ctx.lease.room
         grads = dict.fromkeys(p, 0)
 
         def back(outputs: list, gradients: list, *more: Tensor) -> list[Tensor]:
             """Through a part of the algebra: add to `grads`, return the gradients of `more`."""
-            # As one number: torch loads its symbolic shapes, so sympy, when it is given gradients.
             with torch.enable_grad():
-                pairs = zip(outputs, gradients, strict=True)
-                total = torch.stack([(output * gradient).sum() for output, gradient in pairs]).sum()
+                total = Given.apply(gradients, *outputs)
             found = torch.autograd.grad(total, [*p.values(), *more], allow_unused=True, retain_graph=True)
             for name, value in zip(p, found, strict=False):
                 if value is not None:
@@ -292,12 +293,12 @@ class Step(torch.autograd.Function):
             return list(found[len(p) :])
 
         arrays = arrays | {"d_result": _by_block(d_result, fused.problem.lanes)}
-        fused.run("enter_gradient output_backward", blocks, arrays)
+        fused.run("enter_gradient output_backward", room, arrays)
         d_b2 = _total(arrays["d_b2"])
         d_mean, d_variance = back(ends, [_total(arrays["d_p"]), d_b2], c_mean, c_variance)
         e1 = 2 * d_variance / count
         arrays |= {"e0": _float(d_mean / count - e1 * c_mean), "e1": _float(e1)}
-        fused.run("hidden_backward", blocks, arrays)
+        fused.run("hidden_backward", room, arrays)
 
         grads["conv.3.weight"] += _total(arrays["d_w3"]).view_as(p["conv.3.weight"])
         gradients = [_total(arrays["d_w1"]), _total(arrays["d_b1"]), _total(arrays["d_w2"]), d_b2]
@@ -305,7 +306,7 @@ class Step(torch.autograd.Function):
         q_matrix = (d_covariance + d_covariance.T) / count
         q = d_mean / count - q_matrix @ features.mean
         arrays |= {"q_matrix": _float(q_matrix), "q": _float(q)}
-        fused.run("feature_gradient mix_backward backward", blocks, arrays)
+        fused.run("feature_gradient mix_backward backward", room, arrays)
 
         d_filters, d_content = fused.layer_gradients(arrays, len(d_result))
         if fused.problem.u > 1:
@@ -314,6 +315,22 @@ class Step(torch.autograd.Function):
         grads["keys.0.weight"] = _keys_gradient(d_keyed.flatten(1, 2), keyed).view_as(p["keys.0.weight"])
         of_parameters = (grads[name].float() if name in grads else None for name in PARAMETERS)
         return None, None, None, *of_parameters
+
+
+class Given(torch.autograd.Function):
+    """A number whose gradients by some tensors are given: torch loads sympy if it is given them itself."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *outputs: Tensor) -> Tensor:
+        """0, with these gradients by these outputs."""
+        ctx.gradients = gradients
+        return outputs[0].new_zeros(())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, _one: Tensor) -> tuple[Tensor | None, ...]:
+        """What was given."""
+        return None, *ctx.gradients
 
 
 def train(model: torch.nn.Module, noisy: Tensor) -> Tensor:
@@ -335,7 +352,7 @@ def evaluate(model: torch.nn.Module, noisy: Tensor) -> Tensor:
     arrays |= fused.layer_arrays(layer) | {"w1": _float(w1), "b1": _float(b1), "w2": _float(w2)}
     arrays |= {"w3": _float(p["conv.3.weight"].flatten(1)), "centre": zeros(3)}
     arrays |= {"p": _float(scale), "b2": _float(shift + offset)}
-    return _end(fused, "forward mix hidden output leave", noisy, lease.room.blocks, arrays)
+    return _end(fused, "forward mix hidden output leave", noisy, lease.room, arrays)
 
 
 def problem(model: torch.nn.Module, noisy: Tensor) -> Problem:
@@ -365,15 +382,15 @@ def _begin(fused: Fused, noisy: Tensor, p: dict[str, Tensor]) -> tuple[Lease, di
     arrays = lease.room.arrays | {
         "images": images, "mask": mask, "weights": _float(p["keys.0.weight"].flatten(1))
     }  # fmt: skip
-    fused.run("enter moments transform", len(images), arrays)
+    fused.run("enter moments transform", lease.room, arrays)
     keyed = arrays["moments"].permute(0, 3, 1, 2).flatten(0, 1)[: len(noisy)].double()
     return lease, arrays, keyed
 
 
-def _end(fused: Fused, names: str, noisy: Tensor, blocks: int, arrays: dict[str, Tensor]) -> Tensor:
-    result = empty(blocks * fused.problem.lanes, *noisy.shape[1:])
-    arrays |= {"result": result.unflatten(0, (blocks, -1))}
-    fused.run(names, blocks, arrays)
+def _end(fused: Fused, names: str, noisy: Tensor, room: Room, arrays: dict[str, Tensor]) -> Tensor:
+    result = empty(room.blocks * fused.problem.lanes, *noisy.shape[1:])
+    arrays |= {"result": result.unflatten(0, (room.blocks, -1))}
+    fused.run(names, room, arrays)
     return result[: len(noisy)]
 
 
