@@ -22,8 +22,8 @@ test: $(READY)      ## lint and run the tests
 	ruff format --check .
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(READY) ## the tests of a whole cluster and its faults, about half an hour
-	pytest -m slow tests/pipelines
+test-slow: $(READY) ## the long tests: a whole cluster and its faults, about half an hour
+	pytest -m slow
 
 up: $(READY)        ## start Prefect, MLflow and workers on this machine, to see them
 	python -m pipelines.cluster up

@@ -12,7 +12,11 @@ os.environ["LAMBDANET_TRACKING"] = "off"  # what is about MLflow switches it on
 os.environ.pop("LAMBDANET_CIFAR10", None)
 os.environ.pop("LAMBDANET_BSDS500", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="lambdanet-tests-")  # for compiled kernels
+# For compiled kernels: one folder for all of pytest-xdist's processes.
+if not (cache := os.environ.get("LAMBDANET_TESTS_CACHE")):
+    cache = os.environ["LAMBDANET_TESTS_CACHE"] = tempfile.mkdtemp(prefix="lambdanet-tests-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = cache
 
 import numpy as np
 import pytest
@@ -23,8 +27,14 @@ from lambdanet.datasets import cifar10
 
 STAGES = Path(__file__).resolve().parents[1] / "stages"
 
+LONGEST = ("test_pipeline.py", "test_pipeline_beside.py", "test_live.py", "test_publish.py")
+
 torch.set_num_threads(1)
-atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, or one process would be busy with them when the others are done."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -152,7 +152,7 @@ def wait_for_line(process, text, seconds=60):
     raise AssertionError(f"the process ended before it wrote {text!r}: {seen}")
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} seconds"

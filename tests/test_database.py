@@ -30,7 +30,10 @@ def python(code, folder):
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("statement", ["CREATE TABLE _alembic_tmp_", "INSERT INTO experiments"])
+LATE = pytest.param("INSERT INTO experiments", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE _alembic_tmp_", LATE])
 def test_killed_while_making_the_database_is_made_anew(tmp_path, statement):
     status, _, err = python(DIE.replace("STATEMENT", repr(statement)), tmp_path)
     assert status == -signal.SIGKILL, err

@@ -215,6 +215,7 @@ def test_table_of_an_inactive_profile_shows_what_was_not_run(clone):
     assert sum(line.startswith("| speckle | autoencoder | 47,355 | **") for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_switching_profiles_deletes_nothing(clone):
     clone.run(*DVC, "exp", "run", "-S", "profile=paper")
     clone.git("add", "-A")
