@@ -42,6 +42,8 @@ DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
+    envvar="LAMBDANET_DEVICE",
+    show_envvar=True,
     help="auto, cpu or cuda; cpu/PATH takes a path: reference, portable, fused, channels-last, bf16 ...",
 )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines import clone, processes, versions
-from pipelines.cores import gpus
+from pipelines.cores import available, gpus
 from pipelines.reproduce import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _worker(name: str, count: int, flows: bool, own: dict[str, str]) -> tuple[li
                "--name", f"{name} {_head()} {versions.queue()}"]  # fmt: skip
     for queue in queues:
         command += ["--work-queue", queue]
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, available() // count)
     settings = {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT,
         "PREFECT_WORKER_QUERY_SECONDS": "2",

@@ -25,7 +25,7 @@ def share(jobs: int) -> dict[str, str]:
 
     The latter is for the last stage, `register`, which runs alone and starts processes.
     """
-    cores = os.cpu_count() or 1
+    cores = available()
     return {"OMP_NUM_THREADS": str(max(1, cores // jobs)), "LAMBDANET_CORES": str(cores)}
 
 

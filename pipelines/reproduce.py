@@ -24,7 +24,7 @@ import filelock
 
 from pipelines import clone, graph, profiles, stage
 from pipelines.console import Console
-from pipelines.cores import gpus, share
+from pipelines.cores import available, gpus, share
 
 if TYPE_CHECKING:  # loading Prefect takes longer than finding out that nothing has to be done
     from prefect.client.schemas.objects import State
@@ -79,7 +79,7 @@ class Slots:
 
     def __init__(self, jobs: int | None = None) -> None:
         cards = gpus()
-        self.jobs = jobs or len(cards) or os.cpu_count() or 1
+        self.jobs = jobs or len(cards) or available()
         self.free: queue.SimpleQueue = queue.SimpleQueue()
         shared = {} if os.environ.get("OMP_NUM_THREADS") else share(self.jobs)
         for number in range(self.jobs):

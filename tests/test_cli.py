@@ -122,6 +122,12 @@ def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, say
     assert sorted(project.rglob("*")) == before
 
 
+def test_the_device_is_also_that_of_the_environment(project, lambdanet, monkeypatch):
+    monkeypatch.setenv("LAMBDANET_DEVICE", "cpu/abacus")
+    assert "unknown path 'abacus'" in one_line(lambdanet("train", "speckle", "dncnn", "--out", "x"))
+    assert not (project / "x").exists()
+
+
 def test_params_missing_is_one_line(tmp_path):
     command = [sys.executable, "-m", "lambdanet", "check"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

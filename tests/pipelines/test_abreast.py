@@ -132,7 +132,7 @@ def test_as_many_as_fit(monkeypatch):
         free = memory._replace(available=gib * 2**30)
         monkeypatch.setattr(cores.psutil, "virtual_memory", lambda free=free: free)
         assert cores.usual_jobs() == jobs
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(cores, "available", lambda: 8)
     assert cores.environment(1) == {}
     assert cores.environment(4) == {
         "OMP_NUM_THREADS": "2", "LAMBDANET_CORES": "8", "LAMBDANET_PROGRESS": "lines"
@@ -166,7 +166,7 @@ def test_threads_are_shared_out_unless_they_are_set(monkeypatch):
             pass
 
     monkeypatch.setattr(warm.subprocess, "Popen", Process)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(cores, "available", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     warm.main(["dvc", "repro"], 2)
     assert [env["OMP_NUM_THREADS"] for _, env in ran] == ["2", "2"]
