@@ -276,6 +276,7 @@ def mlflow_server(folder, port):
         process.wait()
 
 
+@pytest.mark.slow
 def test_what_a_dead_server_missed_is_published_later(project, untracked, monkeypatch):
     port = mlflow_helpers.closed_port()
     with mlflow_server(project, port) as uri:
