@@ -66,9 +66,12 @@ def exchange_weights(program: ExportedProgram, network: nn.Module) -> None:
     Raises:
         ValueError: it differs in more; the program is as it was.
     """
+
+    def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {name: tensor.shape for name, tensor in state.items()}
+
     weights, traced = Portable(network).state_dict(), program.state_dict
-    shapes = ({name: tuple(tensor.shape) for name, tensor in one.items()} for one in (weights, traced))
-    if next(shapes) != next(shapes):
+    if shapes(weights) != shapes(traced):
         raise ValueError("this network's weights are not those of the traced one")
     with torch.no_grad():
         for name, tensor in traced.items():

@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,7 +157,6 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
     with tracking.reaching():
         noises = dict.fromkeys(one.training.cell.noise for one in trained)
         known = {noise: registry.registered(client, noise) for noise in noises}
-    there = {noise for noise, digests in known.items() if digests}  # models
     new = [
         one.weights
         for one in trained
@@ -181,11 +180,12 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
                 except ValueError as error:
                     errors.append(f"{name}: {error}")
                     continue
-                there.add(one.training.cell.noise)
                 if version:
                     done.versions.append(f"{version.name} version {version.version}")
     with tracking.reaching():
-        for noise in filter(there.__contains__, noises):
+        for noise in noises:
+            if not registry.registered(client, noise):
+                continue  # none of its networks could be built
             for alias, one in registry.assign_aliases(client, noise).items():
                 holder = (
                     f"version {one.version}: {one.model}, {one.profile}, {one.psnr:.2f} dB" if one else "none"
@@ -211,7 +211,8 @@ def _building(weights: list[Path]) -> Iterator[Callable[[Path], Path | None]]:
         for number, path in enumerate(weights):
             alike.setdefault(_architecture(path), {})[path] = Path(temporary, str(number))
         with _several_at_once(registry.build_alike, list(alike.values())) as results:
-            of = {path: group for group in zip(alike.values(), results, strict=True) for path in group[0]}
+            begun = zip(alike.values(), results, strict=False)
+            of = {path: (folders, result) for folders, result in begun for path in folders}
 
             def built(path: Path) -> Path | None:
                 if path not in of:
@@ -240,7 +241,8 @@ def _several_at_once(function: Callable, arguments: list) -> Iterator[list[Calla
     """What gives the function's result for each argument: in processes, where they pay for their start.
 
     Yields:
-        Functions; where there are no processes, the first call of each does the work.
+        Functions; where there are no processes, the first call of each does the work. Fewer than arguments
+        if something has killed the processes already.
     """
     cores = int(os.environ.get("LAMBDANET_CORES") or torch.get_num_threads())  # those that are ours
     processes = min(cores, len(arguments) // WORTH_A_PROCESS)
@@ -249,17 +251,12 @@ def _several_at_once(function: Callable, arguments: list) -> Iterator[list[Calla
         return
     # Not by fork: torch may have threads by now.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_process)
-
-    def begun(argument: object) -> Callable:
-        try:
-            return pool.submit(function, argument).result
-        except BrokenExecutor as error:  # already
-            broken: Future = Future()
-            broken.set_exception(error)
-            return broken.result
-
+    results: list[Callable] = []
     try:
-        yield [begun(argument) for argument in arguments]
+        with contextlib.suppress(BrokenExecutor):
+            for argument in arguments:
+                results.append(pool.submit(function, argument).result)
+        yield results
     finally:
         pool.shutdown(cancel_futures=True)
 

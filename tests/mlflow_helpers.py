@@ -1,7 +1,6 @@
 """What the tests of MLflow's side share: databases in no time, and trainings that nobody has run."""
 
 import functools
-import json
 import socket
 import tempfile
 from pathlib import Path
@@ -10,8 +9,8 @@ import helpers
 import pytest
 import torch
 
-from lambdanet import files, registry, tracking
-from lambdanet.models import count_parameters, create_model, read_description, save_weights
+from lambdanet import files, publish, registry, tracking
+from lambdanet.models import count_parameters, create_model, save_weights
 from lambdanet.params import Cell
 from lambdanet.publish import Trained
 from lambdanet.tracking import Training
@@ -64,7 +63,7 @@ def trace_once(monkeypatch, build=registry.build):
     """Have each architecture traced once in a process: later ones take its program with their weights."""
 
     def alike(weights, folder):
-        model = json.dumps(read_description(weights)["model"], sort_keys=True)
+        model = publish._architecture(weights)
         if model not in _traced:
             kept = Path(_folder.name, str(len(_traced)))
             _traced[model] = build(weights, kept), kept

@@ -110,16 +110,16 @@ class Fused:
         ):
             for name in names.split():
                 write[name] = functools.partial(getattr(module, f"write_{name}"), size=shape)
-        self.kernels = vectors.compile_kernels(
+        functions = vectors.compile_kernels(
             {name: (ARRAYS[name].split(), body) for name, body in write.items()},
             problem.lanes,
             repr(problem) + files.code_of(Path(__file__).parent),
         )
+        self.kernels = {name: (kernel, ARRAYS[name].split()) for name, kernel in functions.items()}
         self.tables = {
             "analysis": torch.from_numpy(lambda_layer.analysis_table(layer)),
             "synthesis": torch.from_numpy(lambda_layer.synthesis_table(layer)),
         }
-        self.wanted = {name: (kernel, ARRAYS[name].split()) for name, kernel in self.kernels.items()}
         self.to_spectra, self.from_spectra = map(torch.from_numpy, lambda_layer.filter_tables(layer))
         self.down = algebra.window(problem.h, problem.m)
         self.across = algebra.window(problem.w, problem.m)
@@ -133,7 +133,7 @@ class Fused:
             room: of this batch.
             arrays: by name, with those of the room or without. Those of `BY_BLOCK` have a row for each block.
         """
-        wanted = [self.wanted[name] for name in names.split() if name in self.wanted]
+        wanted = [self.kernels[name] for name in names.split() if name in self.kernels]
         known, blocks = room.arrays, room.blocks
         places = room.places | {name: _place(name, one) for name, one in arrays.items() if name not in known}
         threads = torch.get_num_threads()
