@@ -97,7 +97,7 @@ def test_kernels_are_exact(width, depth, size):
     assert not beyond(found)
 
 
-@pytest.mark.parametrize(("width", "size"), [(24, (2, 7, 9)), (64, (1, 16, 13))], ids=str)
+@pytest.mark.parametrize(("width", "size"), [(24, (2, 7, 9)), (64, (1, 7, 9))], ids=str)
 def test_of_many_layers_a_few_times_is_lost_what_float32_loses(width, size):
     found, plain = lost(size, paths.WINOGRAD, paths.REFERENCE, seeds=5, width=width, depth=17)
     for key in ("output", "gradient", "statistics"):

@@ -15,6 +15,7 @@ from llvmlite import ir
 from lambdanet.kernels import objects
 
 FLOAT, LONG = ir.FloatType(), ir.IntType(64)
+CACHE_LINE = 64  # bytes
 Offset = int | ir.Value
 
 
@@ -32,11 +33,13 @@ class Kernel:
         self.arrays = dict(zip(arrays, self.function.args, strict=True))
         self.entry = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.build = ir.IRBuilder(self.function.append_basic_block("body"))
-        self.module = module
+        self.module, self.streams = module, False
 
     def finish(self) -> None:
         """End the function."""
         self.entry.branch(self.function.blocks[1])
+        if self.streams:
+            self.build.fence("seq_cst")
         self.build.ret_void()
 
     # Places: an array's name and an offset in floats.
@@ -79,9 +82,16 @@ class Kernel:
         """Write a vector; the place is a multiple of the lanes."""
         self.build.store(value, self._at(array, place), align=4 * self.lanes)
 
+    def stream(self, value: ir.Value, pointer: ir.Value) -> None:
+        """Write a vector past the caches, where it is a whole line of them; `finish` waits for it."""
+        written = self.build.store(value, pointer, align=4 * self.lanes)
+        if 4 * self.lanes == CACHE_LINE:
+            written.set_metadata("nontemporal", self.module.add_metadata([ir.IntType(32)(1)]))
+            self.streams = True
+
     def splat(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """One value in all lanes."""
-        return self._broadcast(self.get(array, *place))
+        return self.broadcast(self.get(array, *place))
 
     def gather(self, array: str, stride: int, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """A value of each lane's image, `stride` floats apart."""
@@ -173,7 +183,8 @@ class Kernel:
         function = self.module.globals.get(full) or ir.Function(self.module, kind, full)
         return self.build.call(function, arguments)
 
-    def _broadcast(self, scalar: ir.Value) -> ir.Value:
+    def broadcast(self, scalar: ir.Value) -> ir.Value:
+        """A number in all lanes."""
         zero = ir.IntType(32)(0)
         one = self.build.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, zero)
         mask = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None)

@@ -32,9 +32,9 @@ from lambdanet.models.dncnn.winograd import MOST_TILES, POINTS, ROWS, TILE, Shap
 
 ARRAYS = {
     "forward": "x scale shift u inside v m y sums n",
-    "backward": "g z slope curve level x scale shift mean u inside outside v s m d_u d_x sums n",
+    "backward": "g z slope curve level x scale shift mean u inside outside v s m d_u d_w d_x sums n",
 }
-BY_THREAD = ("inside", "outside", "v", "s", "m", "d_u", "n")
+BY_THREAD = ("inside", "outside", "v", "s", "m", "d_u", "d_w", "n")
 FILTER = torch.from_numpy(winograd.FILTER).float()
 
 Line = tuple[Tensor, Tensor, Tensor, Tensor]  # a convolution's output; slope, curve and level of its gradient
@@ -167,20 +167,20 @@ class Machine:
         z, *coefficients = line or (g, g, g, g)
         named = dict(zip(("slope", "curve", "level"), coefficients, strict=True))
         arrays = {"g": g, "z": z, "x": x, "u": u, "d_x": d_x, "sums": sums} | named | _named(affine, x)
-        d_u = self._call("backward", which, arrays, summed=True)
-        return filter_gradient(d_u, shape, self.lanes), d_x, sums
+        d_w = self._call("backward", which, arrays, summed=True)
+        return filter_gradient(d_w, shape, self.lanes), d_x, sums
 
     def _call(self, direction: str, which: str, arrays: dict[str, Tensor], summed: bool) -> Tensor | None:
-        """Run a kernel; the transformed filters' gradient, if it gives one."""
+        """Run a kernel; each thread's gradient by the filters, if it gives one."""
         kernels, shape = compiled(direction, self.channels, self.lanes), self.shapes[which]
         lease = kernels.rooms.lease(self.threads, functools.partial(kernels.room, self.threads))
         arrays = arrays | lease.room | {"n": self.sizes[summed]}
-        if direction == "backward":
-            d_u = arrays["d_u"][:, : POINTS * shape.inputs * shape.outputs].zero_()
         places = [_place(name, arrays[name]) for name in kernels.names]
         call = kernels.functions[which]
         share(lambda thread: call(*(base + step * thread for base, step in places)), self.threads)
-        return d_u.sum(0) if direction == "backward" else None
+        if direction == "forward":
+            return None
+        return arrays["d_w"][:, : 9 * shape.inputs * shape.outputs]
 
     def filters(self, *, turned: bool = False) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The first and last convolution's transformed filters, and those of all between."""
@@ -277,6 +277,7 @@ class Kernels:
     def room(self, threads: int) -> dict[str, Tensor]:
         """Memory to work in, with a row for each thread."""
         sizes = {"inside": winograd.BORDERED * self.channels, "d_u": POINTS * self.channels**2}
+        sizes["d_w"] = 9 * self.channels**2
         sizes |= {"outside": sizes["inside"]} | dict.fromkeys("vsm", winograd.length(self.channels))
         return {name: zeros(threads, sizes[name]) for name in self.names if name in sizes}
 
@@ -318,12 +319,12 @@ def transformed(weights: Tensor, lanes: int, *, turned: bool) -> Tensor:
     return FILTER @ weights.reshape(n, 9, -1)
 
 
-def filter_gradient(d_u: Tensor, shape: Shape, lanes: int) -> Tensor:
-    """(outputs, inputs, 3, 3), from the gradient by what `transformed` gives."""
+def filter_gradient(d_w: Tensor, shape: Shape, lanes: int) -> Tensor:
+    """(outputs, inputs, 3, 3), from what each thread found (threads, 9, outputs / panel, inputs, panel)."""
     wide = winograd.panel(shape.outputs, lanes)
-    d_w = FILTER.T @ d_u.view(POINTS, -1)
-    d_w = d_w.view(3, 3, shape.outputs // wide, shape.inputs, wide).permute(2, 4, 3, 0, 1)
-    return d_w.reshape(shape.outputs, shape.inputs, 3, 3)
+    total = torch.from_numpy(d_w.numpy().sum(0))  # torch would wake its threads for so little
+    taps = total.view(3, 3, shape.outputs // wide, shape.inputs, wide).permute(2, 4, 3, 0, 1)
+    return taps.reshape(shape.outputs, shape.inputs, 3, 3)
 
 
 def moments(sums: Tensor, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,8 +20,8 @@ writes, it sums what these need: z and its square about a pixel's value; g, and 
 
 Arrays: images (n, h, w, channels), so that a vector holds channels of one pixel, a multiple of the lanes in
 number. u, the transformed filters: (36, columns / panel, rows, panel), what a product's inner loop takes one
-after the other. A unit of work is some rows of tiles of an image, from left to right in blocks whose
-intermediate values stay in the cache.
+after the other; d_w, a thread's gradient by the filters: the same with 9. A unit of work is some rows of
+tiles of an image, from left to right in blocks whose intermediate values stay in the cache.
 """
 
 import itertools
@@ -105,24 +105,15 @@ def write_forward(k: Kernel, shape: Shape, *, active: bool) -> None:
             _enter(k, block, "inside", shape.inputs, _activation(k) if active else _plain(k, "x"))
             _transform(k, block, "inside", "v", shape.inputs)
             _product(k, block, "v", "u", "m", shape)
-            _leave(k, block, "m", "y", "inside", shape.outputs)
-        with k.loop(_integer(k, "summed")):
-            for channels, first, end in _pixels(k, unit, shape.outputs):
-                centres = [k.load("y", (first, shape.outputs), j) for j in channels]
-                sums, squares = k.registers(len(channels)), k.registers(len(channels))
-                with k.loop(end, first) as n:
-                    for i, j in enumerate(channels):
-                        value = k.sub(k.load("y", (n, shape.outputs), j), centres[i])
-                        sums[i].add(value)
-                        squares[i].fma(value, value)
-                for i, j in enumerate(channels):
-                    found = (centres[i], sums[i].get(), squares[i].get())
-                    for which, value in enumerate(found):
-                        k.store(value, "sums", (unit.number, 3 * shape.outputs), which * shape.outputs + j)
+            summed = _integer(k, "summed")
+            with k.loop(LONG(1), summed):
+                _leave(k, block, "m", "y", "inside", shape.outputs, _as_it_is)
+            with k.loop(summed):
+                _leave(k, block, "m", "y", "inside", shape.outputs, _spread(k, shape.outputs))
 
 
 def write_backward(k: Kernel, shape: Shape, *, active: bool, normalised: bool, further: bool) -> None:
-    """g, z, slope, curve, level, x, scale, shift, mean, u, ... -> d_u (added to) and d_x, sums.
+    """g, z, slope, curve, level, x, scale, shift, mean, u, ... -> d_w and d_x, sums.
 
     d_x is the gradient before scale and shift, 0 where ReLU cut off; sums (units, 2, inputs): of it,
     and of it times x - mean. u has the filters turned by 180 degrees, outputs as rows.
@@ -136,34 +127,24 @@ def write_backward(k: Kernel, shape: Shape, *, active: bool, normalised: bool, f
     """
     before = _activation(k) if active else _plain(k, "x")
     after = _line(k, "g", "z") if normalised else _plain(k, "g")
+    with k.loop(POINTS * shape.inputs * shape.outputs, 0, k.lanes) as i:
+        k.store(k.constant(0.0), "d_u", i)
     for unit in _units(k):
         for block in _blocks(k, unit):
             _enter(k, block, "inside", shape.inputs, before)
             _transform(k, block, "inside", "v", shape.inputs)
             _enter(k, block, "outside", shape.outputs, after)
-            _spread(k, block, "outside", "s", shape.outputs)
+            _shed(k, block, "outside", "s", shape.outputs)
             _outer_product(k, block, "v", "s", "d_u", shape)
             if further:
                 _transform(k, block, "outside", "s", shape.outputs)
                 _product(k, block, "s", "u", "m", Shape(shape.outputs, shape.inputs))
-                _leave(k, block, "m", "d_x", "inside", shape.inputs)
-        if further:
-            for channels, first, end in _pixels(k, unit, shape.inputs):
-                affine = [tuple(k.load(name, j) for name in ("scale", "shift", "mean")) for j in channels]
-                sums, products = k.registers(len(channels)), k.registers(len(channels))
-                with k.loop(end, first) as n:
-                    for i, j in enumerate(channels):
-                        scale, shift, mean = affine[i]
-                        x = k.load("x", (n, shape.inputs), j)
-                        g = k.load("d_x", (n, shape.inputs), j)
-                        g = k.where_positive(k.fma(x, scale, shift), g)
-                        k.store(g, "d_x", (n, shape.inputs), j)
-                        sums[i].add(g)
-                        products[i].fma(g, k.sub(x, mean))
-                for i, j in enumerate(channels):
-                    place = (unit.number, 2 * shape.inputs)
-                    k.store(sums[i].get(), "sums", place, j)
-                    k.store(products[i].get(), "sums", place, shape.inputs + j)
+                _leave(k, block, "m", "d_x", "inside", shape.inputs, _cut_off(k, shape.inputs))
+    with k.loop(shape.inputs * shape.outputs, 0, k.lanes) as i:
+        at = [[(SIDE * a + b) * shape.inputs * shape.outputs for b in range(SIDE)] for a in range(SIDE)]
+        points = [[k.load("d_u", place, i) for place in row] for row in at]
+        for tap, value in enumerate(itertools.chain(*_on_both(k, _times_g_transposed, points))):
+            k.store(value, "d_w", tap * shape.inputs * shape.outputs, i)
 
 
 # What a block is read through: given channels, a function of a place and of which of them.
@@ -236,16 +217,6 @@ def _rounded_up(k: Kernel, count: ir.Value, by: ir.Value) -> ir.Value:
     return k.build.sdiv(k.build.add(count, k.build.sub(by, LONG(1))), by)
 
 
-def _pixels(k: Kernel, unit: Unit, channels: int) -> Iterator[tuple[Sequence[int], ir.Value, ir.Value]]:
-    """Some channels at a time: where they begin, and the unit's first pixel and end."""
-    build = k.build
-    below = k.least(unit.h, build.add(unit.y, build.mul(unit.high, LONG(TILE))))
-    row = build.mul(unit.image, unit.h)
-    first, end = (build.mul(build.add(row, y), unit.w) for y in (unit.y, below))
-    for some in _some(channels, 2 * k.lanes, k.lanes):
-        yield some, first, end
-
-
 def _some(channels: int, size: int, lanes: int) -> Iterator[Sequence[int]]:
     for first in range(0, channels, size):
         yield range(first, min(channels, first + size), lanes)
@@ -297,7 +268,7 @@ def _transform(k: Kernel, block: Unit, source: str, target: str, channels: int) 
             _store_points(k, _on_both(k, _times_b, tile), target, channels, to, j)
 
 
-def _spread(k: Kernel, block: Unit, source: str, target: str, channels: int) -> None:
+def _shed(k: Kernel, block: Unit, source: str, target: str, channels: int) -> None:
     """A d A' of each tile without its border: target (36, tiles, channels)."""
     for rows, to in _each_tile(k, block, channels, 1):
         with k.loop(channels, 0, k.lanes) as j:
@@ -316,12 +287,88 @@ def _store_points(
             k.store(value, target, (SIDE * i + j) * _pitch(channels), *place)
 
 
-def _leave(k: Kernel, block: Unit, source: str, target: str, spare: str, channels: int) -> None:
-    """A' m A of each tile into the image; what would lie outside goes to `spare`."""
+@dataclass(frozen=True)
+class Tile:
+    """Where a tile's 16 pixels are.
+
+    Attributes:
+        later: whether the unit has tiles before it.
+        places: of each pixel in an image's array; that of the array's first pixel where it lies outside.
+        seen: 1 where it lies in the image, else 0, in all lanes.
+    """
+
+    later: ir.Value
+    places: list[ir.Value]
+    seen: list[ir.Value]
+
+
+# What a tile's pixels become, from a channel on, before they are written.
+Finish = Callable[[Unit, Tile, ir.Value, list[ir.Value]], list[ir.Value]]
+
+
+def _as_it_is(_unit: Unit, _tile: Tile, _channel: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+    return values
+
+
+def _spread(k: Kernel, channels: int) -> Finish:
+    """Sums (units, 3, channels): a value c of the unit, and sums of y - c and its square."""
+
+    def finish(unit: Unit, tile: Tile, channel: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+        centre, total, squares = _sums(k, unit, tile, channel, channels, [values[0]] + 2 * [k.constant(0.0)])
+        for value, seen in zip(values, tile.seen, strict=True):
+            d = k.mul(k.sub(value, centre), seen)
+            total, squares = k.add(total, d), k.fma(d, d, squares)
+        _keep_sums(k, unit, channel, channels, [centre, total, squares])
+        return values
+
+    return finish
+
+
+def _cut_off(k: Kernel, channels: int) -> Finish:
+    """The gradient before ReLU. Sums (units, 2, channels): of it, and of it times x - mean."""
+
+    def finish(unit: Unit, tile: Tile, channel: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+        total, products = _sums(k, unit, tile, channel, channels, 2 * [k.constant(0.0)])
+        scale, shift, mean = (k.load(name, channel) for name in ("scale", "shift", "mean"))
+        result = []
+        for value, place, seen in zip(values, tile.places, tile.seen, strict=True):
+            x = k.load("x", place, channel)
+            g = k.where_positive(k.fma(x, scale, shift), value)
+            result.append(g)
+            g = k.mul(g, seen)
+            total, products = k.add(total, g), k.fma(g, k.sub(x, mean), products)
+        _keep_sums(k, unit, channel, channels, [total, products])
+        return result
+
+    return finish
+
+
+def _sums(
+    k: Kernel, unit: Unit, tile: Tile, channel: ir.Value, channels: int, first: list[ir.Value]
+) -> list[ir.Value]:
+    """A unit's sums so far; of its first tile, `first`."""
+    rows = range(len(first))
+    kept = [k.load("sums", (unit.number, len(first) * channels), row * channels, channel) for row in rows]
+    return [k.build.select(tile.later, *pair) for pair in zip(kept, first, strict=True)]
+
+
+def _keep_sums(k: Kernel, unit: Unit, channel: ir.Value, channels: int, sums: list[ir.Value]) -> None:
+    for row, value in enumerate(sums):
+        k.store(value, "sums", (unit.number, len(sums) * channels), row * channels, channel)
+
+
+def _leave(
+    k: Kernel, block: Unit, source: str, target: str, spare: str, channels: int, finish: Finish
+) -> None:
+    """A' m A of each tile, finished, into the image; what would lie outside goes to `spare`.
+
+    Sums are made here, and the image passes the caches by: it is too large to be there when the next kernel
+    reads it, and to write into them takes twice as long.
+    """
     build = k.build
     with k.loop(block.high) as i, k.loop(block.wide) as j:
-        tile = build.mul(build.add(build.mul(i, block.wide), j), LONG(channels))
-        places = []
+        number = build.add(build.mul(i, block.wide), j)
+        targets, places, seen = [], [], []
         for row in range(TILE):
             y = build.add(block.y, k.sum((i, TILE), row))
             above = build.icmp_signed("<", y, block.h)
@@ -331,15 +378,23 @@ def _leave(k: Kernel, block: Unit, source: str, target: str, spare: str, channel
                 there = build.and_(above, build.icmp_signed("<", x, block.w))
                 offset = build.mul(build.add(line, x), LONG(channels))
                 place = build.gep(k.arrays[target], [offset], source_etype=FLOAT)
-                places.append(build.select(there, place, k.arrays[spare]))
+                targets.append(build.select(there, place, k.arrays[spare]))
+                places.append(build.select(there, offset, LONG(0)))
+                seen.append(k.broadcast(build.uitofp(there, FLOAT)))
+        later = build.icmp_signed("!=", build.or_(number, block.x), LONG(0))
+        tile = Tile(later, places, seen)
         with k.loop(channels, 0, k.lanes) as channel:
             points = [
-                [k.load(source, (row + column) * _pitch(channels), tile, channel) for column in range(SIDE)]
+                [
+                    k.load(source, (row + column) * _pitch(channels), (number, channels), channel)
+                    for column in range(SIDE)
+                ]
                 for row in range(0, POINTS, SIDE)
             ]
             values = itertools.chain(*_on_both(k, _times_a_transposed, points))
-            for value, place in zip(values, places, strict=True):
-                build.store(value, build.gep(place, [channel], source_etype=FLOAT), align=4 * k.lanes)
+            values = finish(block, tile, channel, list(values))
+            for value, place in zip(values, targets, strict=True):
+                k.stream(value, build.gep(place, [channel], source_etype=FLOAT))
 
 
 def _product(k: Kernel, block: Unit, left: str, right: str, target: str, shape: Shape) -> None:
@@ -424,3 +479,15 @@ def _times_a_transposed(k: Kernel, m: list[ir.Value]) -> list[ir.Value]:
         both(even, even_2, 2),
         k.add(both(odd, odd_2, 3), m[5]),
     ]
+
+
+def _times_g_transposed(k: Kernel, m: list[ir.Value]) -> list[ir.Value]:
+    """G' m."""
+    rows = []
+    for column in _G.T:
+        (first, factor), *others = [(i, factor) for i, factor in enumerate(column) if factor]
+        total = k.mul(m[first], k.constant(factor))
+        for i, factor in others:
+            total = k.fma(m[i], k.constant(factor), total)
+        rows.append(total)
+    return rows
