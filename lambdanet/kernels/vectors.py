@@ -7,7 +7,7 @@ neither numpy nor what numba makes of plain loops does.
 import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -61,26 +61,31 @@ class Kernel:
         """An offset times a stride, as a term of `sum`."""
         return offset * stride if isinstance(offset, int) else (offset, stride)
 
-    def _at(self, array: str, place: tuple) -> ir.Value:
+    def at(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+        """The pointer to a place."""
         offset = self.sum(*place)
         index = LONG(offset) if isinstance(offset, int) else offset
         return self.build.gep(self.arrays[array], [index], source_etype=FLOAT)
 
     def get(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """One number."""
-        return self.build.load(self._at(array, place), typ=FLOAT, align=4)
+        return self.build.load(self.at(array, *place), typ=FLOAT, align=4)
 
     def put(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
         """Write one number."""
-        self.build.store(value, self._at(array, place), align=4)
+        self.build.store(value, self.at(array, *place), align=4)
 
     def load(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """A vector of consecutive values; the place is a multiple of the lanes."""
-        return self.build.load(self._at(array, place), typ=self.vector, align=4 * self.lanes)
+        return self.build.load(self.at(array, *place), typ=self.vector, align=4 * self.lanes)
 
     def store(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
         """Write a vector; the place is a multiple of the lanes."""
-        self.build.store(value, self._at(array, place), align=4 * self.lanes)
+        self.build.store(value, self.at(array, *place), align=4 * self.lanes)
+
+    def store_to(self, pointer: ir.Value, value: ir.Value) -> None:
+        """Write a vector; the pointer is a multiple of the lanes."""
+        self.build.store(value, pointer, align=4 * self.lanes)
 
     def stream(self, value: ir.Value, pointer: ir.Value) -> None:
         """Write a vector past the caches, where it is a whole line of them; `finish` waits for it."""
@@ -109,6 +114,19 @@ class Kernel:
             scalar = self.build.extract_element(value, ir.IntType(32)(lane))
             self.put(scalar, array, *place, lane * stride)
 
+    def transposed(self, rows: list[ir.Value]) -> list[ir.Value]:
+        """As many vectors as there are lanes, taken as a matrix, the other way round."""
+        rows, L = list(rows), self.lanes
+        for bit in (1 << i for i in range(L.bit_length() - 1)):
+            upper = [j if not j & bit else L + (j ^ bit) for j in range(L)]
+            lower = [L + j if j & bit else j | bit for j in range(L)]
+            for i in (i for i in range(L) if not i & bit):
+                pair = rows[i], rows[i | bit]
+                rows[i], rows[i | bit] = (
+                    self.build.shuffle_vector(*pair, _indices(of)) for of in (upper, lower)
+                )
+        return rows
+
     def constant(self, value: float) -> ir.Value:
         """A number in all lanes."""
         return ir.Constant(self.vector, [ir.Constant(FLOAT, value)] * self.lanes)
@@ -117,11 +135,8 @@ class Kernel:
         """Write the sum over the lanes, added in a fixed order."""
         while value.type.count > 1:
             half = value.type.count // 2
-            indices = [
-                ir.Constant(ir.VectorType(ir.IntType(32), half), [first + i for i in range(half)])
-                for first in (0, half)
-            ]
-            parts = [self.build.shuffle_vector(value, value, index) for index in indices]
+            halves = range(half), range(half, 2 * half)
+            parts = [self.build.shuffle_vector(value, value, _indices(one)) for one in halves]
             value = self.build.fadd(*parts)
         self.put(self.build.extract_element(value, ir.IntType(32)(0)), array, *place)
 
@@ -232,6 +247,10 @@ class Kernel:
     def registers(self, count: int, value: ir.Value | None = None) -> list["Register"]:
         """Vectors that a loop can change, from `value` or 0 on."""
         return [Register(self, self.constant(0.0) if value is None else value) for _ in range(count)]
+
+
+def _indices(of: Sequence[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(of)), list(of))
 
 
 class Register:

@@ -71,20 +71,12 @@ def write_hidden(k: Kernel, size: Size) -> None:
     L = k.lanes
     sums = k.registers(6)
     with k.loop(size.pixels, step=PIXELS) as n:
-        c = k.registers(3 * PIXELS)
-        for unit, units in k.chunks(size.hidden, UNITS):
-            a = _affine(k, size, n, unit, units)
-            for p in range(PIXELS):
-                for j in range(units):
-                    r = k.max(a[p][j], k.constant(0.0))
-                    for i in range(3):
-                        c[3 * p + i].fma(k.splat("w3", i * size.hidden + j, unit), r)
+        c = _hidden(k, size, n)
         for p in range(PIXELS):
             mask = k.load("image", 3 * size.pixels * L, (n, L), p * L)
             for i in range(3):
-                value = c[3 * p + i].get()
-                k.store(value, "c", (n, 3 * L), (3 * p + i) * L)
-                value = k.mul(mask, k.sub(value, k.splat("centre", i)))
+                k.store(c[3 * p + i], "c", (n, 3 * L), (3 * p + i) * L)
+                value = k.mul(mask, k.sub(c[3 * p + i], k.splat("centre", i)))
                 sums[2 * i].add(value)
                 sums[2 * i + 1].fma(value, value)
     for i, total in enumerate(sums):
@@ -93,22 +85,45 @@ def write_hidden(k: Kernel, size: Size) -> None:
 
 def write_output(k: Kernel, size: Size) -> None:
     """features, c, p, w2, b2 -> output."""
-    L = k.lanes
     with k.loop(size.pixels, step=PIXELS) as n:
-        sums = k.registers(3 * PIXELS)
+        _output(k, size, n, [k.load("c", (n, 3 * k.lanes), i * k.lanes) for i in range(3 * PIXELS)])
+
+
+def write_decode(k: Kernel, size: Size) -> None:
+    """features, w1, b1, w3, p, w2, b2 -> output, where the normalisations are known."""
+    with k.loop(size.pixels, step=PIXELS) as n:
+        _output(k, size, n, _hidden(k, size, n))
+
+
+def _hidden(k: Kernel, size: Size, n: Offset) -> list[ir.Value]:
+    """The three c of each of PIXELS pixels from n on."""
+    c = k.registers(3 * PIXELS)
+    for unit, units in k.chunks(size.hidden, UNITS):
+        a = _affine(k, size, n, unit, units)
         for p in range(PIXELS):
-            for i in range(3):
-                c = k.load("c", (n, 3 * L), (3 * p + i) * L)
-                sums[3 * p + i].set(k.fma(k.splat("p", i), c, k.splat("b2", i)))
-        with k.loop(size.channels) as j:
-            for p in range(PIXELS):
-                f = k.load("features", (n, size.channels * L), (j, L), p * size.channels * L)
+            for j in range(units):
+                r = k.max(a[p][j], k.constant(0.0))
                 for i in range(3):
-                    sums[3 * p + i].fma(k.splat("w2", i * size.channels, j), f)
+                    c[3 * p + i].fma(k.splat("w3", i * size.hidden + j, unit), r)
+    return [total.get() for total in c]
+
+
+def _output(k: Kernel, size: Size, n: Offset, c: list[ir.Value]) -> None:
+    """Output of PIXELS pixels from n on."""
+    L = k.lanes
+    sums = k.registers(3 * PIXELS)
+    for p in range(PIXELS):
+        for i in range(3):
+            sums[3 * p + i].set(k.fma(k.splat("p", i), c[3 * p + i], k.splat("b2", i)))
+    with k.loop(size.channels) as j:
         for p in range(PIXELS):
+            f = k.load("features", (n, size.channels * L), (j, L), p * size.channels * L)
             for i in range(3):
-                value = k.sigmoid(sums[3 * p + i].get())
-                k.store(value, "output", (n, L), (i * size.pixels + p) * L)
+                sums[3 * p + i].fma(k.splat("w2", i * size.channels, j), f)
+    for p in range(PIXELS):
+        for i in range(3):
+            value = k.sigmoid(sums[3 * p + i].get())
+            k.store(value, "output", (n, L), (i * size.pixels + p) * L)
 
 
 def write_output_backward(k: Kernel, size: Size) -> None:

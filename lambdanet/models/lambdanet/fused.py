@@ -26,12 +26,14 @@ from lambdanet.models.lambdanet.algebra import Moments, symmetric
 ARRAYS = {
     "enter": "images mask image",
     "moments": "image weights largest moments plain",
+    "means": "image weights largest moments",
     "transform": "image analysis parts spectrum",
-    "forward": "image spectrum filters synthesis content constant product t",
+    "forward": "image spectrum filters synthesis content constant product t_group t",
     "mix": "t image mix heads_content features",
     "feature_sums": "features image lane_products sums centres products",
     "hidden": "features image w1 b1 w3 centre c c_sums",
     "output": "features c p w2 b2 output",
+    "decode": "features w1 b1 w3 p w2 b2 output",
     "leave": "output result",
     "enter_gradient": "d_result d_output",
     "output_backward": "features c output d_output lane_w2 o d_b2 d_p d_w2",
@@ -96,17 +98,20 @@ class Fused:
     def __init__(self, problem: Problem) -> None:
         self.problem, layer = problem, problem.layer
         size = decoder.Size(problem.pixels, problem.w, problem.features, problem.hidden)
+        keys = problem.k * problem.u
         mixed = mixing.Size(problem.pixels, problem.w, problem.heads, problem.v, 4 * problem.u)
         write: dict[str, Callable[[vectors.Kernel], None]] = {
             "enter": lambda k: lambda_layer.write_enter(k, problem.pixels),
             "leave": lambda k: lambda_layer.write_leave(k, problem.pixels),
             "enter_gradient": lambda k: lambda_layer.write_enter_gradient(k, problem.pixels),
-            "moments": lambda k: moments.write_moments(k, problem.pixels, problem.k * problem.u),
+            "moments": lambda k: moments.write_moments(k, problem.pixels, keys),
+            "means": lambda k: moments.write_moments(k, problem.pixels, keys, first_only=True),
         }
         for module, shape, names in (
             (lambda_layer, layer, "transform forward backward"),
             (mixing, mixed, "mix mix_backward" if problem.u > 1 else ""),
-            (decoder, size, "feature_sums hidden output output_backward hidden_backward feature_gradient"),
+            (decoder, size, "feature_sums hidden output decode"),
+            (decoder, size, "output_backward hidden_backward feature_gradient"),
         ):
             for name in names.split():
                 write[name] = functools.partial(getattr(module, f"write_{name}"), size=shape)
@@ -218,7 +223,8 @@ class Room:
             "d_filters": of_blocks(layer.groups, 4, nf, p.m, 2), "d_constant": of_blocks(layer.groups, 4, n),
             "d_content": of_blocks(layer.groups, 4, 4, L),
             "largest*": of_threads(p.k * p.u, L), "parts*": of_threads(p.w // 2, 6, L),
-            "product*": of_threads(p.h * 6 * nf, L), "lane_products*": of_threads(C * C, L),
+            "product*": of_threads(p.h * 6 * nf, L), "t_group*": of_threads(n, 3, L),
+            "lane_products*": of_threads(C * C, L),
             "lane_w2*": of_threads(3 * C, L), "lane_w3*": of_threads(3 * H, L),
             "lane_b1*": of_threads(H, L), "lane_w1*": of_threads(H * C, L), "dc*": of_threads(p.w, 3, L),
             "r*": of_threads(p.w, H, L), "gradient*": of_threads(n, C, L),
@@ -242,7 +248,7 @@ class Step(torch.autograd.Function):
         """Run the network on (b, 3, h, w), and move its running statistics."""
         count = len(noisy) * fused.problem.pixels
         p = {name: _leaf(one) for name, one in zip(PARAMETERS, parameters, strict=True) if one is not None}
-        ctx.lease, arrays, keyed = _begin(fused, noisy, p)
+        ctx.lease, arrays, keyed = _begin(fused, noisy, p, "moments")
         plain = _total(arrays["plain"]) / count
         x = Moments(plain[:3], symmetric(plain[3:]) - torch.outer(plain[:3], plain[:3]), count)
         mean = _leaf(keyed[..., :3].unflatten(1, (model.k, model.u)))
@@ -345,14 +351,14 @@ def evaluate(model: torch.nn.Module, noisy: Tensor) -> Tensor:
     """The network in evaluation mode: (b, 3, h, w) to the same."""
     fused = compiled(problem(model, noisy))
     p = {name: parameter.double() for name, parameter in model.named_parameters()}
-    lease, arrays, keyed = _begin(fused, noisy, p)
+    lease, arrays, keyed = _begin(fused, noisy, p, "means")
     layer = algebra.fold_layer(model, p, None, keyed[..., :3].unflatten(1, (model.k, model.u)))
     w1, b1, w2, shift = algebra.fold_decoder(model, p, None, layer)
     scale, offset = algebra.fold_output(model, p, None)
     arrays |= fused.layer_arrays(layer) | {"w1": _float(w1), "b1": _float(b1), "w2": _float(w2)}
-    arrays |= {"w3": _float(p["conv.3.weight"].flatten(1)), "centre": zeros(3)}
+    arrays |= {"w3": _float(p["conv.3.weight"].flatten(1))}
     arrays |= {"p": _float(scale), "b2": _float(shift + offset)}
-    return _end(fused, "forward mix hidden output leave", noisy, lease.room, arrays)
+    return _end(fused, "forward mix decode leave", noisy, lease.room, arrays)
 
 
 def problem(model: torch.nn.Module, noisy: Tensor) -> Problem:
@@ -370,8 +376,13 @@ def compiled(wanted: Problem) -> Fused:
     return Fused(wanted)
 
 
-def _begin(fused: Fused, noisy: Tensor, p: dict[str, Tensor]) -> tuple[Lease, dict[str, Tensor], Tensor]:
-    """Images in lanes, their spectra and their means: (b, keys, 9), in float64, under the keys."""
+def _begin(
+    fused: Fused, noisy: Tensor, p: dict[str, Tensor], means: str
+) -> tuple[Lease, dict[str, Tensor], Tensor]:
+    """Images in lanes, their spectra and, by the kernel `means`, their means under the keys.
+
+    These are (b, keys, 9), in float64; the kernel "means" fills in the first three.
+    """
     lanes = fused.problem.lanes
     images = _by_block(noisy, lanes)
     blocks = len(images)
@@ -382,7 +393,7 @@ def _begin(fused: Fused, noisy: Tensor, p: dict[str, Tensor]) -> tuple[Lease, di
     arrays = lease.room.arrays | {
         "images": images, "mask": mask, "weights": _float(p["keys.0.weight"].flatten(1))
     }  # fmt: skip
-    fused.run("enter moments transform", lease.room, arrays)
+    fused.run(f"enter {means} transform", lease.room, arrays)
     keyed = arrays["moments"].permute(0, 3, 1, 2).flatten(0, 1)[: len(noisy)].double()
     return lease, arrays, keyed
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lambdanet.kernels.vectors import Kernel, Offset
+from lambdanet.kernels.vectors import FLOAT, LONG, Kernel, Offset
 
 TAPS = 6  # of a tile in the filters' gradient: 12 accumulators
 PAD = TAPS - 1
@@ -95,8 +95,7 @@ def _angles(size: Shape) -> np.ndarray:
 
 def write_enter(k: Kernel, pixels: int) -> None:
     """Images (lanes, 3, h, w) and mask (lanes) -> image."""
-    with k.loop(3 * pixels) as n:
-        k.store(k.gather("images", 3 * pixels, n), "image", (n, k.lanes))
+    _into_lanes(k, "images", "image", 3 * pixels)
     mask = k.load("mask", 0)
     with k.loop(pixels) as n:
         k.store(mask, "image", 3 * pixels * k.lanes, (n, k.lanes))
@@ -104,14 +103,31 @@ def write_enter(k: Kernel, pixels: int) -> None:
 
 def write_enter_gradient(k: Kernel, pixels: int) -> None:
     """d_result (lanes, 3, h, w) -> d_output (3, h, w) in lanes."""
-    with k.loop(3 * pixels) as n:
-        k.store(k.gather("d_result", 3 * pixels, n), "d_output", (n, k.lanes))
+    _into_lanes(k, "d_result", "d_output", 3 * pixels)
+
+
+def _into_lanes(k: Kernel, source: str, target: str, count: int) -> None:
+    for n, some in k.chunks(count, k.lanes):
+        if some == k.lanes:
+            rows = [k.build.load(k.at(source, n, i * count), typ=k.vector, align=4) for i in range(k.lanes)]
+            found = k.transposed(rows)
+        else:
+            found = [k.gather(source, count, n, i) for i in range(some)]
+        for i, value in enumerate(found):
+            k.store(value, target, k.scaled(n, k.lanes), i * k.lanes)
 
 
 def write_leave(k: Kernel, pixels: int) -> None:
     """Output (3, h, w) in lanes -> result (lanes, 3, h, w)."""
-    with k.loop(3 * pixels) as n:
-        k.scatter(k.load("output", (n, k.lanes)), "result", 3 * pixels, n)
+    count = 3 * pixels
+    for n, some in k.chunks(count, k.lanes):
+        values = [k.load("output", k.scaled(n, k.lanes), i * k.lanes) for i in range(some)]
+        if some == k.lanes:  # an image's line of the cache at once, or the images would fight for its place
+            for i, row in enumerate(k.transposed(values)):
+                k.build.store(row, k.at("result", n, i * count), align=4)
+        else:
+            for i, value in enumerate(values):
+                k.scatter(value, "result", count, n, i)
 
 
 def write_transform(k: Kernel, size: Shape) -> None:
@@ -127,9 +143,11 @@ def write_transform(k: Kernel, size: Shape) -> None:
 
 
 def write_forward(k: Kernel, size: Shape) -> None:
-    """image, spectrum, filters, synthesis, content, constant, product -> t.
+    """image, spectrum, filters, synthesis, content, constant, product, t_group -> t.
 
     content (groups, 4, 4) in lanes: added to F_c * x_c'; constant (groups, 4, h, w): F_c * 1.
+    A group's T is summed in `t_group` (h, w, 3), close together: in t its lines would drive each other out of
+    the cache.
     """
     L, channels = k.lanes, size.channels
     pixels = size.h * size.w
@@ -144,7 +162,10 @@ def write_forward(k: Kernel, size: Shape) -> None:
                     if d == 3:
                         factor = k.add(factor, k.splat("constant", (g, 4 * pixels), c * pixels, n))
                     total = k.fma(image[c], factor, total)
-                k.store(total, "t", (n, channels * L), (g, 4 * L), d * L)
+                if d == 3:
+                    k.store(total, "t", (n, channels * L), (g, 4 * L), d * L)
+                else:
+                    k.store(total, "t_group", (n, 3 * L), d * L)
         with k.loop(4) as c:
             write_correlation(k, size, g, c)
             _synthesise(k, size, g, c)
@@ -180,8 +201,11 @@ def write_correlation(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
 
 
 def _synthesise(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
-    """T of (g, 0..2) += x_c times the product's way back from frequencies to columns."""
+    """t_group += x_c times the product's way back from frequencies to columns; the last sum into t."""
     L, w, half = k.lanes, size.w, size.w // 2
+    last = k.build.icmp_signed("==", c, LONG(3))
+    target = k.build.select(last, k.at("t", (g, 4 * L)), k.arrays["t_group"])
+    step = k.build.select(last, LONG(size.channels * L), LONG(3 * L))
     with k.loop(size.h) as y:
         for tile in range(0, half, TILE):
             columns = range(tile, min(tile + TILE, half))
@@ -200,11 +224,12 @@ def _synthesise(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
             for i, s in enumerate(columns):
                 for column, combine in ((half + s, k.add), (half - 1 - s, k.sub)):
                     image = k.load("image", (c, size.h * w * L), (y, w * L), column * L)
+                    pixel = k.sum((y, w), column)
+                    to = k.build.gep(target, [k.build.mul(pixel, step)], source_etype=FLOAT)
                     for d in range(3):
-                        place = k.sum((y, w * size.channels * L), (column * size.channels + d) * L,
-                                      (g, 4 * L))  # fmt: skip
                         value = combine(even[3 * i + d].get(), odd[3 * i + d].get())
-                        k.store(k.fma(image, value, k.load("t", place)), "t", place)
+                        value = k.fma(image, value, k.load("t_group", (pixel, 3 * L), d * L))
+                        k.store_to(k.build.gep(to, [LONG(d * L)], source_etype=FLOAT), value)
 
 
 def write_backward(k: Kernel, size: Shape) -> None:

@@ -12,12 +12,12 @@ KEYS = 2  # at a time: 20 accumulators
 PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]
 
 
-def write_moments(k: Kernel, pixels: int, keys: int) -> None:
+def write_moments(k: Kernel, pixels: int, keys: int, *, first_only: bool = False) -> None:
     """Image (4, h, w), weights (keys, 3) -> moments (keys, 9), plain (9): of x_i, then x_i x_j, i <= j.
 
-    moments are means in lanes; plain are sums over pixels and lanes.
+    moments are means in lanes; plain are sums over pixels and lanes. `first_only`: just the means of x_i.
     """
-    L = k.lanes
+    L, count = k.lanes, 3 if first_only else 9
     with k.loop(keys) as key:
         weights = [k.splat("weights", (key, 3), i) for i in range(3)]
         [largest] = k.registers(1, k.constant(-3e38))
@@ -28,19 +28,21 @@ def write_moments(k: Kernel, pixels: int, keys: int) -> None:
         chosen = range(first, min(first + KEYS, keys))
         weights = [[k.splat("weights", 3 * key + i) for i in range(3)] for key in chosen]
         largest = [k.load("largest", key * L) for key in chosen]
-        sums = [k.registers(10) for _ in chosen]
+        sums = [k.registers(count + 1) for _ in chosen]
         with k.loop(pixels) as n:
             x = _image(k, pixels, n)
-            terms = x + [k.mul(x[i], x[j]) for i, j in PAIRS]
+            terms = x if first_only else x + [k.mul(x[i], x[j]) for i, j in PAIRS]
             for total, rows, most in zip(sums, weights, largest, strict=True):
                 share = k.exp(k.sub(_logit(k, rows, x), most))
                 for place, term in zip(total, terms, strict=False):
                     place.fma(share, term)
-                total[9].add(share)
+                total[-1].add(share)
         for key, total in zip(chosen, sums, strict=True):
-            inverse = k.div(k.constant(1.0), total[9].get())
-            for i in range(9):
+            inverse = k.div(k.constant(1.0), total[-1].get())
+            for i in range(count):
                 k.store(k.mul(total[i].get(), inverse), "moments", (9 * key + i) * L)
+    if first_only:
+        return
     sums = k.registers(9)
     with k.loop(pixels) as n:
         x = _image(k, pixels, n)
