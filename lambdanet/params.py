@@ -189,7 +189,7 @@ class Params:
 
     Attributes:
         profile: the active profile's name.
-        seeds: of the trainings; one cell for each.
+        seeds: profile to those of its trainings; one cell for each.
         noises: name to keyword arguments of `create_noise`.
         models: name to keyword arguments of `create_model`.
         downloads: profile to its images.
@@ -204,7 +204,7 @@ class Params:
     """
 
     profile: str
-    seeds: tuple[int, ...]
+    seeds: dict[str, tuple[int, ...]]
     noises: dict[str, dict]
     models: dict[str, dict]
     downloads: dict[str, Download]
@@ -246,7 +246,8 @@ class Params:
 
     def cells(self, profile: str) -> list[Cell]:
         """All cells of a profile, in the order of the tables."""
-        return [Cell(profile, n, m, s) for n in self.noises for m in self.models for s in self.seeds]
+        seeds = look_up(self.seeds, profile, "profile")
+        return [Cell(profile, n, m, s) for n in self.noises for m in self.models for s in seeds]
 
     def study_cells(self, profile: str, *, chosen_only: bool = False) -> list[Cell]:
         """All cells of the studies, in the order of params.yaml, or those that are run."""
@@ -255,7 +256,8 @@ class Params:
             for name, variation in self.variations.items()
             if variation.study and (name in self.chosen or not chosen_only)
         ]
-        return [Cell(profile, STUDY_NOISE, name, seed) for name in names for seed in self.seeds]
+        seeds = look_up(self.seeds, profile, "profile")
+        return [Cell(profile, STUDY_NOISE, name, seed) for name in names for seed in seeds]
 
     def set_cells(self, profile: str) -> list[Cell]:
         """All cells on sets of their own images; the set stands in the noise's place."""
@@ -263,7 +265,7 @@ class Params:
             Cell(profile, variation.set, name, seed)
             for name, variation in self.variations.items()
             if variation.set
-            for seed in self.seeds
+            for seed in look_up(self.seeds, profile, "profile")
         ]
 
     def stage_of(self, stage: str, cell: Cell) -> str:
@@ -350,11 +352,7 @@ def _parse(raw: dict) -> Params:
     base = build(Training, raw["train"], "train", partly=True)
     if not isinstance(raw["profile"], str) or raw["profile"] not in profiles:
         raise ValueError(f"profile is {raw['profile']!r}, must be one of {', '.join(map(str, profiles))}")
-    seeds = raw["seeds"]
-    if not isinstance(seeds, list) or not seeds or not all(map(_is_seed, seeds)):
-        raise ValueError(f"seeds is {seeds!r}, must be a list of whole numbers from 0 to {LARGEST_SEED}")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds is {seeds!r}, has a seed twice")
+    seeds = {raw["profile"]: _seeds(raw["seeds"], "seeds")}
     noises, models = (_named(raw[key], key) for key in ("noises", "models"))
     corrupt = build(_Corrupt, raw["corrupt"], "corrupt")
     studies, variations, chosen = _studies(raw, models)
@@ -366,7 +364,10 @@ def _parse(raw: dict) -> Params:
     for name, content in profiles.items():
         where = f"profiles.{name}"
         content = _mapping(content, where)
-        _only(content, ("download", "train", "models", "study", "rival", "sets", "studied"), where)
+        known = ("download", "train", "models", "study", "rival", "sets", "studied", "seeds")
+        _only(content, known, where)
+        # The active one's stand at the top.
+        seeds.setdefault(name, _seeds(content.get("seeds", raw["seeds"]), f"{where}.seeds"))
         downloads[name] = _download(content.get("download"), f"{where}.download")
         if "studied" in content and content["studied"] not in choices:
             raise ValueError(
@@ -403,7 +404,7 @@ def _parse(raw: dict) -> Params:
                 trainings[name][variation.model], **sizes[variation.set or variation.kind] | variation.train
             )
     return Params(
-        profile=raw["profile"], seeds=tuple(seeds), noises=noises, models=models, downloads=downloads,
+        profile=raw["profile"], seeds=seeds, noises=noises, models=models, downloads=downloads,
         noise_seed=corrupt.seed, trainings=trainings, model_changes=changes,
         studies=studies, variations=variations, chosen=chosen,
         sets=sets, set_downloads=set_downloads,
@@ -505,6 +506,14 @@ def _named(raw: object, where: str) -> dict[str, dict]:
             if not isinstance(key, str):
                 raise ValueError(f"{where}.{name}.{key!r} is not a known key; keys are text")
     return entries
+
+
+def _seeds(value: object, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or not all(map(_is_seed, value)):
+        raise ValueError(f"{where} is {value!r}, must be a list of whole numbers from 0 to {LARGEST_SEED}")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{where} is {value!r}, has a seed twice")
+    return tuple(value)
 
 
 def _is_seed(value: object) -> bool:

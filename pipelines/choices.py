@@ -13,9 +13,10 @@ def names(section: str) -> tuple[str, ...]:
     return tuple(yaml.safe_load(PARAMS.read_text())[section])
 
 
-def seeds() -> list[int]:
-    """The seeds of the grid's trainings."""
-    return yaml.safe_load(PARAMS.read_text())["seeds"]
+def seeds(profile: str) -> list[int]:
+    """The seeds of the trainings of a profile's grid."""
+    found = yaml.safe_load(PARAMS.read_text())
+    return found["profiles"][profile].get("seeds", found["seeds"])
 
 
 Profile = Literal[names("profiles")]

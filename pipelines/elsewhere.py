@@ -92,7 +92,8 @@ class Plan:
 def parameters() -> str:
     """A digest of params.yaml, whichever profile is active."""
     found = yaml.safe_load(Path("params.yaml").read_text())
-    rest = {key: value for key, value in found.items() if key not in ("profile", "variations", "rivals")}
+    chosen = ("profile", "seeds", "variations", "rivals")
+    rest = {key: value for key, value in found.items() if key not in chosen}
     return hashlib.md5(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,6 +25,7 @@ NOT_FOR_TABLES = {"download", "corrupt", "plot", "register"}  # stages that a ta
 _WORD = re.compile(r"^(profile:[ \t]*[\"']?)([\w-]+)", re.MULTILINE)
 # Which of the studies' trainings are run: the name of an anchor further up.
 _ALIAS = re.compile(r"^((variations|rivals):[ \t]*\*)([\w-]+)", re.MULTILINE)
+_SEEDS = re.compile(r"^(seeds:[ \t]*)(\[[^]\n]*\])", re.MULTILINE)
 
 
 @contextlib.contextmanager
@@ -63,9 +64,12 @@ def make_active(name: str) -> None:
 
 
 def with_profile(text: str, name: str) -> str:
-    """The text of a params.yaml with another active profile, and as many of the studies as it says."""
-    studied = yaml.safe_load(text)["profiles"][name].get("studied")
+    """The text of a params.yaml with another active profile, and as many studies and seeds as it says."""
+    own = yaml.safe_load(text)["profiles"][name]
     text = _WORD.sub(rf"\g<1>{name}", text, count=1)
+    if "seeds" in own:
+        text = _SEEDS.sub(rf"\g<1>{own['seeds']}", text, count=1)
+    studied = own.get("studied")
     if not studied:
         return text
     suffix = {"variations": "", "rivals": "-rivals"}
@@ -78,8 +82,10 @@ def with_profile(text: str, name: str) -> str:
 
 
 def with_choice_of(text: str, other: str) -> str:
-    """The text of a params.yaml with another one's active profile and choice of the studies."""
+    """The text of a params.yaml with another one's active profile and choice of studies and seeds."""
     text = _WORD.sub(rf"\g<1>{_WORD.search(other).group(2)}", text, count=1)
+    if seeds := _SEEDS.search(other):
+        text = _SEEDS.sub(rf"\g<1>{seeds[2]}", text, count=1)
     names = {found[2]: found[3] for found in _ALIAS.finditer(other)}
     return _ALIAS.sub(lambda found: found[1] + names.get(found[2], found[3]), text)
 

@@ -38,7 +38,7 @@ def train(
         limit_hours: Longest time that one stage may take.
     """
     target = f"evaluate@{profile}-{noise}-{model}-{seed}"
-    if seed not in choices.seeds():
+    if seed not in choices.seeds(profile):
         overrides = [f"seeds=[{seed}]", *overrides]
     if not overrides:
         return grid.in_own_workspace(profile, [target], revision, limit_hours)

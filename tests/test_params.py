@@ -68,11 +68,20 @@ def test_everything_named_exists(loaded):
     assert {download.dataset for download in loaded.downloads.values()} <= set(DATASETS)
 
 
+def test_a_profile_has_seeds_of_its_own_but_the_active_one_those_at_the_top(loaded, load):
+    assert loaded.seeds == {"sample": (0,), "quick": (0,), "paper": (0, 1, 2)}
+    assert {cell.seed for cell in [*loaded.cells("paper"), *loaded.set_cells("paper")]} == {0, 1, 2}
+    other = load(yaml.safe_load(PARAMS.read_text()) | {"profile": "paper", "seeds": [7]})
+    assert {cell.seed for cell in [*other.cells("paper"), *other.study_cells("paper")]} == {7}
+    with pytest.raises(ValueError, match="unknown profile 'huge'"):
+        other.cells("huge")
+
+
 def test_cells_are_every_combination_in_order(loaded):
     cells = loaded.cells("quick")
-    assert len(set(cells)) == len(cells) == 5 * 6 * len(loaded.seeds)
-    assert cells[0] == Cell("quick", "gaussian-01", "lambdanet", loaded.seeds[0])
-    assert cells[0].name == f"gaussian-01-lambdanet-{loaded.seeds[0]}"
+    assert len(set(cells)) == len(cells) == 5 * 6 * len(loaded.seeds["quick"])
+    assert cells[0] == Cell("quick", "gaussian-01", "lambdanet", 0)
+    assert cells[0].name == "gaussian-01-lambdanet-0"
     assert [cell.noise for cell in cells] == sorted(
         (cell.noise for cell in cells), key=list(loaded.noises).index
     )
@@ -240,6 +249,8 @@ BAD = {
     "no dataset": (remove(*TINY, "download", "dataset"), ["profiles.tiny.download.dataset is missing"]),
     "no models": (remove(*TINY, "models"), ["profiles.tiny.models"]),
     "a seed twice": ((("seeds",), [0, 1, 0]), ["seeds is [0, 1, 0]", "twice"]),
+    "a seed of a profile twice": (((*TINY, "seeds"), [2, 2]), ["profiles.tiny.seeds is [2, 2]", "twice"]),
+    "no seeds of a profile": (((*TINY, "seeds"), []), ["profiles.tiny.seeds is []", "list of whole numbers"]),
     **{
         f"seeds {value}": (
             (("seeds",), value),

@@ -90,6 +90,18 @@ def test_a_profile_brings_its_choice_of_the_studies_and_takes_it_away(project):
     assert (project / "params.yaml").read_text() == text  # also what was chosen by hand
 
 
+def test_a_profile_brings_its_seeds_and_takes_them_away(project):
+    text = "profile: sample\nseeds: [0, 4] # some\nprofiles:\n  sample: {}\n  quick: {\n    seeds: [1, 2]}\n"
+    (project / "params.yaml").write_text(text)
+    with profiles.active_profile("sample"):
+        assert Path("params.yaml").read_text() == text
+    with profiles.active_profile("quick"):
+        assert Path("params.yaml").read_text() == text.replace("[0, 4]", "[1, 2]").replace(
+            "profile: sample", "profile: quick"
+        )
+    assert (project / "params.yaml").read_text() == text
+
+
 def test_a_file_without_the_choice_s_anchors_stays_readable():
     raw = yaml.safe_load((helpers.ROOT / "params.yaml").read_text())
     text = profiles.with_profile(yaml.safe_dump(raw, sort_keys=False), "quick")  # with anchors of its own

@@ -83,4 +83,6 @@ def test_an_order_for_an_experiment_is_what_dvc_is_told():
 
 
 def test_seeds_of_the_grid_need_no_experiment():
-    assert choices.seeds() == yaml.safe_load((ROOT / "params.yaml").read_text())["seeds"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert choices.seeds("sample") == params["seeds"] == [0]
+    assert choices.seeds("paper") == params["profiles"]["paper"]["seeds"] == [0, 1, 2]
