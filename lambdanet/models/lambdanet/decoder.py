@@ -102,7 +102,7 @@ def _hidden(k: Kernel, size: Size, n: Offset) -> list[ir.Value]:
         a = _affine(k, size, n, unit, units)
         for p in range(PIXELS):
             for j in range(units):
-                r = k.max(a[p][j], k.constant(0.0))
+                r = k.at_least(a[p][j], k.constant(0.0))
                 for i in range(3):
                     c[3 * p + i].fma(k.splat("w3", i * size.hidden + j, unit), r)
     return [total.get() for total in c]
@@ -195,7 +195,7 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, in_row: Offset) -> None:
                     total = k.fma(weights[i], dc[3 * p + i], total)
                 place = k.sum((p * hidden + j) * L, k.scaled(unit, L))
                 k.store(k.where_positive(a[p][j], total), "da", (n, hidden * L), place)
-                k.store(k.max(a[p][j], k.constant(0.0)), "r", (in_row, hidden * L), place)
+                k.store(k.at_least(a[p][j], k.constant(0.0)), "r", (in_row, hidden * L), place)
 
 
 @contextlib.contextmanager

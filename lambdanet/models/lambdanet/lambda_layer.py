@@ -229,7 +229,7 @@ def _synthesise(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
                     for d in range(3):
                         value = combine(even[3 * i + d].get(), odd[3 * i + d].get())
                         value = k.fma(image, value, k.load("t_group", (pixel, 3 * L), d * L))
-                        k.store_to(k.build.gep(to, [LONG(d * L)], source_etype=FLOAT), value)
+                        k.store_to(value, k.build.gep(to, [LONG(d * L)], source_etype=FLOAT))
 
 
 def write_backward(k: Kernel, size: Shape) -> None:

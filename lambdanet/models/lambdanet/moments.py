@@ -22,7 +22,7 @@ def write_moments(k: Kernel, pixels: int, keys: int, *, first_only: bool = False
         weights = [k.splat("weights", (key, 3), i) for i in range(3)]
         [largest] = k.registers(1, k.constant(-3e38))
         with k.loop(pixels) as n:
-            largest.set(k.max(largest.get(), _logit(k, weights, _image(k, pixels, n))))
+            largest.set(k.at_least(_logit(k, weights, _image(k, pixels, n)), largest.get()))
         k.store(largest.get(), "largest", (key, L))
     for first in range(0, keys, KEYS):
         chosen = range(first, min(first + KEYS, keys))
