@@ -108,14 +108,25 @@ def test_a_report_gives_back_what_it_was_made_of(made):
     assert contents(root / "results") == shown
 
 
-def test_a_set_whose_pictures_are_lost_keeps_its_numbers(made):
+def test_a_set_whose_pictures_are_lost_keeps_its_numbers_and_figures(made):
     loaded, folders, root = made
+    shown = contents(root / "results/figures")
     for lost in (folders["panels"] / "sets", root / "results/sets"):
         shutil.rmtree(lost)
     restore(loaded, folders, root)
     report(loaded, folders, root / "results")
-    assert not (root / "results/figures/levels-split.png").exists()
-    assert "cnn-bce" in (root / "results/report.html").read_text()
+    assert contents(root / "results/figures") == shown
+    page = (root / "results/report.html").read_text()
+    assert "cnn-bce" in page
+    # Not those of another training.
+    path = folders["scores"] / "sets" / f"{ON_SET.name}.json"
+    files.write_json(path, json.loads(path.read_text()) | {"psnr": 26.0})
+    report(loaded, folders, root / "results")
+    lost = {restoring.Path(f"{kind}-split.png") for kind in ("examples", "levels")}
+    assert contents(root / "results/figures").keys() == shown.keys() - lost
+    other = (root / "results/report.html").read_text()
+    assert "cnn-bce" in other
+    assert page.count("<img") == other.count("<img") + 2
 
 
 def test_trainings_without_weights_in_git_get_their_histories(made):

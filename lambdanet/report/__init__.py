@@ -65,7 +65,7 @@ def write_report(
         studied = tables.read_scores(params.study_cells(profile), scores / "studies")
         answers = _write_studies(new, params, profile, studied, models / "studies", scored, benchmarks)
         on_sets = tables.read_scores(params.set_cells(profile), scores / "sets")
-        own = _write_sets(new, params, profile, on_sets, panels / "sets")
+        own = _write_sets(new, folder, params, profile, on_sets, panels / "sets")
         authors = studies.authors_convergence()
         figures.write_against_authors(new / "figures" / "authors.png", histories, authors)
         everything = scored | studied | on_sets
@@ -140,8 +140,14 @@ def _write_studies(
     return Answers(answered, tables.as_rows(networks), without)
 
 
-def _write_sets(new: Path, params: Params, profile: str, found: dict[Cell, dict], panels: Path) -> list[dict]:
-    """What was found on sets of their own images, for the page: title, text, rows and figures' names."""
+def _write_sets(
+    new: Path, old: Path, params: Params, profile: str, found: dict[Cell, dict], panels: Path
+) -> list[dict]:
+    """What was found on sets of their own images, for the page: title, text, rows and figures' names.
+
+    Where a set has no panels here, the figures of the report that is replaced are taken, if that was of the
+    same scores: reports from before these panels were kept have nothing else.
+    """
     from lambdanet.report import figures, sets
 
     whole, sections = sets.table(params, profile, found), []
@@ -149,7 +155,8 @@ def _write_sets(new: Path, params: Params, profile: str, found: dict[Cell, dict]
         files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
     for name in params.sets:
         # Panels that neither this clone nor git has are no reason to show no numbers.
-        cells = [cell for cell in found if cell.noise == name and (panels / cell.name).is_dir()]
+        scored = {cell: score for cell, score in found.items() if cell.noise == name}
+        cells = [cell for cell in scored if (panels / cell.name).is_dir()]
         title, text = sets.ABOUT.get(name, (f"The set {name}", ""))
         rows = tables.as_rows(whole[whole["set"] == name])
         section = {"name": name, "title": title, "text": text, "figures": [], "rows": rows}
@@ -160,9 +167,21 @@ def _write_sets(new: Path, params: Params, profile: str, found: dict[Cell, dict]
                     files.write_bytes(new / "sets" / folder.name / path.name, path.read_bytes())
             figures.write_levels(new / "figures" / f"levels-{name}.png", sets.levels(folders))
             figures.write_examples(new / "figures" / f"examples-{name}.png", folders)
-            section["figures"] = [f"examples-{name}", f"levels-{name}"]
+        elif scored and _has_scores(old, scored):
+            for path in (old / "figures" / f"{kind}-{name}.png" for kind in ("examples", "levels")):
+                if path.is_file():
+                    files.write_bytes(new / "figures" / path.name, path.read_bytes())
+        kinds = [f"{kind}-{name}" for kind in ("examples", "levels")]
+        section["figures"] = [kind for kind in kinds if (new / "figures" / f"{kind}.png").is_file()]
         sections.append(section)
     return sections
+
+
+def _has_scores(report: Path, scores: dict[Cell, dict]) -> bool:
+    """Whether a report was of these scores."""
+    path = report / records.TRAININGS
+    kept = tables.read_json(path) if path.is_file() else {}
+    return all(kept.get(cell.name, {}).get("scores") == score for cell, score in scores.items())
 
 
 def _examples(params: Params, profile: str) -> list[str]:
