@@ -352,7 +352,7 @@ def _parse(raw: dict) -> Params:
     base = build(Training, raw["train"], "train", partly=True)
     if not isinstance(raw["profile"], str) or raw["profile"] not in profiles:
         raise ValueError(f"profile is {raw['profile']!r}, must be one of {', '.join(map(str, profiles))}")
-    seeds = {raw["profile"]: _seeds(raw["seeds"], "seeds")}
+    seeds, of_active = {}, _seeds(raw["seeds"], "seeds")
     noises, models = (_named(raw[key], key) for key in ("noises", "models"))
     corrupt = build(_Corrupt, raw["corrupt"], "corrupt")
     studies, variations, chosen = _studies(raw, models)
@@ -366,8 +366,8 @@ def _parse(raw: dict) -> Params:
         content = _mapping(content, where)
         known = ("download", "train", "models", "study", "rival", "sets", "studied", "seeds")
         _only(content, known, where)
-        # The active one's stand at the top.
-        seeds.setdefault(name, _seeds(content.get("seeds", raw["seeds"]), f"{where}.seeds"))
+        own_seeds = _seeds(content["seeds"], f"{where}.seeds") if "seeds" in content else of_active
+        seeds[name] = of_active if name == raw["profile"] else own_seeds
         downloads[name] = _download(content.get("download"), f"{where}.download")
         if "studied" in content and content["studied"] not in choices:
             raise ValueError(

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from pipelines import profiles
 
 # What a run writes itself.
@@ -140,7 +142,10 @@ def _forget_old(folders: Path) -> None:
 
 def _only_profile_changed() -> bool:
     before, now = git("show", "HEAD:params.yaml"), profiles.PARAMS.read_text()
-    return profiles.with_choice_of(now, before) == before
+    # Workers take the seeds of the commit, or those that its profile brings.
+    there = (before, profiles.with_profile(before, profiles.active()))
+    seeds = [yaml.safe_load(text)["seeds"] for text in (now, *there)]
+    return seeds[0] in seeds[1:] and profiles.with_choice_of(now, before) == before
 
 
 def _fetch() -> None:

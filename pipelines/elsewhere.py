@@ -90,7 +90,7 @@ class Plan:
 
 
 def parameters() -> str:
-    """A digest of params.yaml, whichever profile is active."""
+    """A digest of params.yaml, whichever profile, studies and seeds are chosen: stages name their own."""
     found = yaml.safe_load(Path("params.yaml").read_text())
     chosen = ("profile", "seeds", "variations", "rivals")
     rest = {key: value for key, value in found.items() if key not in chosen}

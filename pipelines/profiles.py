@@ -2,7 +2,8 @@
 
 DVC resolves the stages of the active profile only, so `dvc push`, `dvc gc -w` and
 `dvc repro plot@paper` do not see the others. Here the word in params.yaml is changed for the time
-of a command and put back, also when the command fails or is interrupted.
+of a command and put back, also when the command fails or is interrupted; so is what the profile
+says of the studies and the seeds.
 
     python -m pipelines.profiles run paper dvc status
     python -m pipelines.profiles table paper    # collect what was run of it, without running more
@@ -25,7 +26,10 @@ NOT_FOR_TABLES = {"download", "corrupt", "plot", "register"}  # stages that a ta
 _WORD = re.compile(r"^(profile:[ \t]*[\"']?)([\w-]+)", re.MULTILINE)
 # Which of the studies' trainings are run: the name of an anchor further up.
 _ALIAS = re.compile(r"^((variations|rivals):[ \t]*\*)([\w-]+)", re.MULTILINE)
-_SEEDS = re.compile(r"^(seeds:[ \t]*)(\[[^]\n]*\])", re.MULTILINE)
+# A list in one line, or as DVC writes it for `dvc exp run -S`: a line each.
+_SEEDS = re.compile(
+    r"^(seeds:)([ \t]*\[[^]\n]*\]|[ \t]*(?:#[^\n]*)?(?:\n[ \t]*)+- +\d+(?:\n[ \t]*- +\d+)*)", re.MULTILINE
+)
 
 
 @contextlib.contextmanager
@@ -68,7 +72,9 @@ def with_profile(text: str, name: str) -> str:
     own = yaml.safe_load(text)["profiles"][name]
     text = _WORD.sub(rf"\g<1>{name}", text, count=1)
     if "seeds" in own:
-        text = _SEEDS.sub(rf"\g<1>{own['seeds']}", text, count=1)
+        text, count = _SEEDS.subn(lambda found: f"{found[1]} {own['seeds']}", text, count=1)
+        if not count:
+            raise ValueError("params.yaml: `seeds:` must be a list at the start of a line, such as [0, 1]")
     studied = own.get("studied")
     if not studied:
         return text
@@ -85,7 +91,7 @@ def with_choice_of(text: str, other: str) -> str:
     """The text of a params.yaml with another one's active profile and choice of studies and seeds."""
     text = _WORD.sub(rf"\g<1>{_WORD.search(other).group(2)}", text, count=1)
     if seeds := _SEEDS.search(other):
-        text = _SEEDS.sub(rf"\g<1>{seeds[2]}", text, count=1)
+        text = _SEEDS.sub(lambda found: found[1] + seeds[2], text, count=1)
     names = {found[2]: found[3] for found in _ALIAS.finditer(other)}
     return _ALIAS.sub(lambda found: found[1] + names.get(found[2], found[3]), text)
 

@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from lambdanet.kernels import vectors
 
@@ -52,10 +53,16 @@ def test_bounds_leave_what_is_no_number(lanes):
 
 
 @pytest.mark.parametrize("lanes", [8, 16])
-def test_what_is_streamed_is_there_when_the_kernel_ends(lanes):
+def test_whole_lines_are_streamed_and_waited_for(lanes):
     def write(k):
         with k.loop(64) as i:
             k.stream(k.load("x", (i, k.lanes)), k.at("y", (i, k.lanes)))
 
     x = np.arange(64 * lanes, dtype=np.float32)
     assert np.array_equal(run(write, lanes, x, 64 * lanes), x)
+    module = ir.Module()
+    kernel = vectors.Kernel(module, "test", ["x", "y"], lanes)
+    write(kernel)
+    kernel.finish()
+    text = str(module)
+    assert ("!nontemporal" in text) == ("fence seq_cst" in text) == (lanes == 16)

@@ -81,10 +81,10 @@ class Kernel:
 
     def store(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
         """Write a vector; the place is a multiple of the lanes."""
-        self.build.store(value, self.at(array, *place), align=4 * self.lanes)
+        self.store_to(value, self.at(array, *place))
 
     def store_to(self, value: ir.Value, pointer: ir.Value) -> None:
-        """Write a vector to a pointer of `at`."""
+        """Write a vector to a pointer of `at`, at a multiple of the lanes."""
         self.build.store(value, pointer, align=4 * self.lanes)
 
     def stream(self, value: ir.Value, pointer: ir.Value) -> None:
@@ -168,7 +168,7 @@ class Kernel:
         return self.build.select(self.build.fcmp_ordered(">", bound, x), bound, x)
 
     def at_most(self, x: ir.Value, bound: ir.Value) -> ir.Value:
-        """The smaller of x and a bound, likewise; both leave NaN as it is."""
+        """The smaller of x and a bound, likewise; both leave x as it is where that is NaN."""
         return self.build.select(self.build.fcmp_ordered("<", bound, x), bound, x)
 
     def where_positive(self, condition: ir.Value, value: ir.Value) -> ir.Value:

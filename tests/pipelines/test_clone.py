@@ -24,6 +24,7 @@ def project(tmp_path, monkeypatch):
     origin, here = tmp_path / "origin", tmp_path / "here"
     origin.mkdir()
     profiles_ = {"tiny": PARAMS["profiles"]["tiny"], "other": PARAMS["profiles"]["tiny"]}
+    profiles_["other"] = profiles_["other"] | {"seeds": [1, 2]}
     (origin / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"profiles": profiles_}, sort_keys=False))
     (origin / "code.py").write_text("one\n")
     (origin / ".dvc").mkdir()
@@ -43,6 +44,15 @@ def test_the_commit_is_that_of_origin_whatever_the_profile_and_the_results(proje
     (project / "results").mkdir()
     (project / "results/table.md").write_text("anything")
     assert clone.pushed_commit() == git(project, "rev-parse", "HEAD")
+
+
+def test_seeds_that_workers_would_not_take_are_refused(project):
+    profiles.make_active("other")
+    text = (project / "params.yaml").read_text()
+    assert yaml.safe_load(text)["seeds"] == [1, 2]
+    (project / "params.yaml").write_text(text.replace("seeds: [1, 2]", "seeds: [1, 3]", 1))
+    with pytest.raises(clone.CloneError, match=r"^uncommitted changes in params\.yaml"):
+        clone.pushed_commit()
 
 
 @pytest.mark.parametrize(

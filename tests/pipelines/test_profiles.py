@@ -106,6 +106,8 @@ def test_a_file_without_the_choice_s_anchors_stays_readable():
     raw = yaml.safe_load((helpers.ROOT / "params.yaml").read_text())
     text = profiles.with_profile(yaml.safe_dump(raw, sort_keys=False), "quick")  # with anchors of its own
     assert yaml.safe_load(text) == raw | {"profile": "quick"}
+    text = profiles.with_profile(yaml.safe_dump(raw, sort_keys=False), "paper")
+    assert yaml.safe_load(text) == raw | {"profile": "paper", "seeds": [0, 1, 2]}
     ours = yaml.safe_load(profiles.with_profile((helpers.ROOT / "params.yaml").read_text(), "quick"))
     assert ours["variations"] == raw["studied"]["all"]
     assert ours["rivals"] == raw["studied"]["all-rivals"]

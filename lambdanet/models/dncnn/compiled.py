@@ -92,9 +92,7 @@ class Machine:
         self.threads = min(self.threads, self.units)
         ends = [self.units * thread // self.threads for thread in range(self.threads + 1)]
         sizes = [(*part, self.h, self.w, rows, columns) for part in pairwise(ends)]
-        self.sizes = {
-            summed: torch.tensor([(*one, summed) for one in sizes], device="cpu") for summed in (False, True)
-        }
+        self.sizes = torch.tensor(sizes, device="cpu")
         stacked = torch.stack([one for norm in parts.norms for one in (norm.weight, norm.bias)]).detach()
         self.norms = np.zeros((len(parts.norms), 2, self.channels))  # weights and biases, padded
         self.norms[..., : parts.width] = stacked.view(-1, 2, parts.width)
@@ -124,19 +122,16 @@ class Machine:
         yield z
         affine = self.rectified()
         for i, u in enumerate(inner):
-            z, sums = self._convolve("inner", z, affine, u, summed=summed)
+            z, sums = self._convolve("summed" if summed else "inner", z, affine, u)
             yield z
             affine = normalise(i, sums)
         yield self._convolve("last", z, affine, ends[1])[0]
 
-    def _convolve(
-        self, which: str, x: Tensor, affine: Affine | None, u: Tensor, *, summed: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def _convolve(self, which: str, x: Tensor, affine: Affine | None, u: Tensor) -> tuple[Tensor, Tensor]:
         shape = self.shapes[which]
         y = empty(self.count, self.h, self.w, shape.outputs)
-        sums = empty(self.units, 3, shape.outputs) if summed else y
-        arrays = {"x": x, "u": u, "y": y, "sums": sums} | _named(affine, x)
-        self._call("forward", which, arrays, summed)
+        sums = empty(self.units, 3, shape.outputs) if which == "summed" else y
+        self._call("forward", which, {"x": x, "u": u, "y": y, "sums": sums} | _named(affine, x))
         return y, sums
 
     def backward(
@@ -167,20 +162,21 @@ class Machine:
         z, *coefficients = line or (g, g, g, g)
         named = dict(zip(("slope", "curve", "level"), coefficients, strict=True))
         arrays = {"g": g, "z": z, "x": x, "u": u, "d_x": d_x, "sums": sums} | named | _named(affine, x)
-        d_w = self._call("backward", which, arrays, summed=True)
+        d_w = self._call("backward", which, arrays)
         return filter_gradient(d_w, shape, self.lanes), d_x, sums
 
-    def _call(self, direction: str, which: str, arrays: dict[str, Tensor], summed: bool) -> Tensor | None:
-        """Run a kernel; each thread's gradient by the filters, if it gives one."""
+    def _call(self, direction: str, which: str, arrays: dict[str, Tensor]) -> Tensor | None:
+        """Run a kernel; what the threads found of the filters' gradient, summed, if it gives one."""
         kernels, shape = compiled(direction, self.channels, self.lanes), self.shapes[which]
         lease = kernels.rooms.lease(self.threads, functools.partial(kernels.room, self.threads))
-        arrays = arrays | lease.room | {"n": self.sizes[summed]}
+        arrays = arrays | lease.room | {"n": self.sizes}
         places = [_place(name, arrays[name]) for name in kernels.names]
         call = kernels.functions[which]
         share(lambda thread: call(*(base + step * thread for base, step in places)), self.threads)
         if direction == "forward":
             return None
-        return arrays["d_w"][:, : 9 * shape.inputs * shape.outputs]
+        found = arrays["d_w"][:, : 9 * shape.inputs * shape.outputs].numpy()
+        return torch.from_numpy(found.sum(0))  # torch would wake its threads for so little
 
     def filters(self, *, turned: bool = False) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The first and last convolution's transformed filters, and those of all between."""
@@ -269,6 +265,7 @@ class Kernels:
         bodies = {
             which: (self.names, functools.partial(write, which=which, shape=shape))
             for which, shape in _shapes(channels, lanes).items()
+            if (direction, which) != ("backward", "summed")
         }
         request = repr((direction, channels, lanes)) + files.code_of(Path(__file__).parent)
         self.functions = vectors.compile_kernels(bodies, lanes, request)
@@ -320,10 +317,9 @@ def transformed(weights: Tensor, lanes: int, *, turned: bool) -> Tensor:
 
 
 def filter_gradient(d_w: Tensor, shape: Shape, lanes: int) -> Tensor:
-    """(outputs, inputs, 3, 3), from what each thread found (threads, 9, outputs / panel, inputs, panel)."""
+    """(outputs, inputs, 3, 3), from the same as the kernels have it: (9, outputs / panel, inputs, panel)."""
     wide = winograd.panel(shape.outputs, lanes)
-    total = torch.from_numpy(d_w.numpy().sum(0))  # torch would wake its threads for so little
-    taps = total.view(3, 3, shape.outputs // wide, shape.inputs, wide).permute(2, 4, 3, 0, 1)
+    taps = d_w.view(3, 3, shape.outputs // wide, shape.inputs, wide).permute(2, 4, 3, 0, 1)
     return taps.reshape(shape.outputs, shape.inputs, 3, 3)
 
 
@@ -348,15 +344,13 @@ def _follow(parts: Parts, found: np.ndarray, count: int) -> None:
 
 
 def _shapes(channels: int, lanes: int) -> dict[str, Shape]:
-    return {
-        "first": Shape(lanes, channels),
-        "inner": Shape(channels, channels),
-        "last": Shape(channels, lanes),
-    }
+    """Of each kind of convolution; "summed" is an inner one whose output is summed too, forward."""
+    inner = Shape(channels, channels)
+    return {"first": Shape(lanes, channels), "inner": inner, "summed": inner, "last": Shape(channels, lanes)}
 
 
 def _forward(k: vectors.Kernel, which: str, shape: Shape) -> None:
-    winograd.write_forward(k, shape, active=which != "first")
+    winograd.write_forward(k, shape, active=which != "first", summed=which == "summed")
 
 
 def _backward(k: vectors.Kernel, which: str, shape: Shape) -> None:

@@ -52,7 +52,7 @@ _G = np.array(
 FILTER = np.einsum("ai,bj->abij", _G, _G).reshape(POINTS, 9)  # w (9) to G w G' (36)
 
 # Of an image's size and a call's share: what the array of integers `n` holds, in this order.
-SIZES = ("begin", "end", "h", "w", "rows", "columns", "summed")
+SIZES = ("begin", "end", "h", "w", "rows", "columns")
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,25 @@ class Unit:
     full: ir.Value | None = None  # tiles, rounded up to whole ROWS
 
 
-def write_forward(k: Kernel, shape: Shape, *, active: bool) -> None:
+def write_forward(k: Kernel, shape: Shape, *, active: bool, summed: bool) -> None:
     """x, scale, shift, u, inside, v, m, y, sums, n -> y.
 
-    If n says so, also sums (units, 3, outputs): a value c of the unit, and sums of y - c and its square.
-    inside, v and m are room to work in. Without `active`, x is taken as it is.
+    inside, v and m are room to work in.
+
+    Args:
+        k: what it is written to.
+        shape: of the convolution.
+        active: whether x goes through scale, shift and ReLU.
+        summed: whether sums (units, 3, outputs) are wanted: a value c of the unit, and sums of y - c and its
+            square.
     """
+    finish = _sum_squares(k, shape.outputs) if summed else _as_it_is
     for unit in _units(k):
         for block in _blocks(k, unit):
             _enter(k, block, "inside", shape.inputs, _activation(k) if active else _plain(k, "x"))
             _transform(k, block, "inside", "v", shape.inputs)
             _product(k, block, "v", "u", "m", shape)
-            summed = _integer(k, "summed")
-            with k.loop(LONG(1), summed):
-                _leave(k, block, "m", "y", "inside", shape.outputs, _as_it_is)
-            with k.loop(summed):
-                _leave(k, block, "m", "y", "inside", shape.outputs, _spread(k, shape.outputs))
+            _leave(k, block, "m", "y", "inside", shape.outputs, finish)
 
 
 def write_backward(k: Kernel, shape: Shape, *, active: bool, normalised: bool, further: bool) -> None:
@@ -134,17 +137,17 @@ def write_backward(k: Kernel, shape: Shape, *, active: bool, normalised: bool, f
             _enter(k, block, "inside", shape.inputs, before)
             _transform(k, block, "inside", "v", shape.inputs)
             _enter(k, block, "outside", shape.outputs, after)
-            _shed(k, block, "outside", "s", shape.outputs)
+            _spread(k, block, "outside", "s", shape.outputs)
             _outer_product(k, block, "v", "s", "d_u", shape)
             if further:
                 _transform(k, block, "outside", "s", shape.outputs)
                 _product(k, block, "s", "u", "m", Shape(shape.outputs, shape.inputs))
                 _leave(k, block, "m", "d_x", "inside", shape.inputs, _cut_off(k, shape.inputs))
-    with k.loop(shape.inputs * shape.outputs, 0, k.lanes) as i:
-        at = [[(SIDE * a + b) * shape.inputs * shape.outputs for b in range(SIDE)] for a in range(SIDE)]
-        points = [[k.load("d_u", place, i) for place in row] for row in at]
+    size = shape.inputs * shape.outputs
+    with k.loop(size, 0, k.lanes) as i:
+        points = [[k.load("d_u", (SIDE * a + b) * size, i) for b in range(SIDE)] for a in range(SIDE)]
         for tap, value in enumerate(itertools.chain(*_on_both(k, _times_g_transposed, points))):
-            k.store(value, "d_w", tap * shape.inputs * shape.outputs, i)
+            k.store(value, "d_w", tap * size, i)
 
 
 # What a block is read through: given channels, a function of a place and of which of them.
@@ -268,7 +271,7 @@ def _transform(k: Kernel, block: Unit, source: str, target: str, channels: int) 
             _store_points(k, _on_both(k, _times_b, tile), target, channels, to, j)
 
 
-def _shed(k: Kernel, block: Unit, source: str, target: str, channels: int) -> None:
+def _spread(k: Kernel, block: Unit, source: str, target: str, channels: int) -> None:
     """A d A' of each tile without its border: target (36, tiles, channels)."""
     for rows, to in _each_tile(k, block, channels, 1):
         with k.loop(channels, 0, k.lanes) as j:
@@ -293,12 +296,12 @@ class Tile:
 
     Attributes:
         later: whether the unit has tiles before it.
-        places: of each pixel in an image's array; that of the array's first pixel where it lies outside.
+        offsets: of each pixel in an image's array; of the array's first pixel where it lies outside.
         seen: 1 where it lies in the image, else 0, in all lanes.
     """
 
     later: ir.Value
-    places: list[ir.Value]
+    offsets: list[ir.Value]
     seen: list[ir.Value]
 
 
@@ -310,8 +313,8 @@ def _as_it_is(_unit: Unit, _tile: Tile, _channel: ir.Value, values: list[ir.Valu
     return values
 
 
-def _spread(k: Kernel, channels: int) -> Finish:
-    """Sums (units, 3, channels): a value c of the unit, and sums of y - c and its square."""
+def _sum_squares(k: Kernel, channels: int) -> Finish:
+    """Sums (units, 3, channels): the unit's first pixel c, and sums of y - c and its square."""
 
     def finish(unit: Unit, tile: Tile, channel: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
         centre, total, squares = _sums(k, unit, tile, channel, channels, [values[0]] + 2 * [k.constant(0.0)])
@@ -331,8 +334,8 @@ def _cut_off(k: Kernel, channels: int) -> Finish:
         total, products = _sums(k, unit, tile, channel, channels, 2 * [k.constant(0.0)])
         scale, shift, mean = (k.load(name, channel) for name in ("scale", "shift", "mean"))
         result = []
-        for value, place, seen in zip(values, tile.places, tile.seen, strict=True):
-            x = k.load("x", place, channel)
+        for value, offset, seen in zip(values, tile.offsets, tile.seen, strict=True):
+            x = k.load("x", offset, channel)
             g = k.where_positive(k.fma(x, scale, shift), value)
             result.append(g)
             g = k.mul(g, seen)
@@ -362,13 +365,14 @@ def _leave(
 ) -> None:
     """A' m A of each tile, finished, into the image; what would lie outside goes to `spare`.
 
-    Sums are made here, and the image passes the caches by: it is too large to be there when the next kernel
-    reads it, and to write into them takes twice as long.
+    Sums are made here, and where vectors are whole lines of the caches the images pass these by: those of a
+    large batch would not be there any more when the next kernel reads them, and to write into the caches
+    takes twice as long.
     """
     build = k.build
     with k.loop(block.high) as i, k.loop(block.wide) as j:
         number = build.add(build.mul(i, block.wide), j)
-        targets, places, seen = [], [], []
+        pointers, offsets, seen = [], [], []
         for row in range(TILE):
             y = build.add(block.y, k.sum((i, TILE), row))
             above = build.icmp_signed("<", y, block.h)
@@ -377,12 +381,11 @@ def _leave(
                 x = build.add(block.x, k.sum((j, TILE), column))
                 there = build.and_(above, build.icmp_signed("<", x, block.w))
                 offset = build.mul(build.add(line, x), LONG(channels))
-                place = build.gep(k.arrays[target], [offset], source_etype=FLOAT)
-                targets.append(build.select(there, place, k.arrays[spare]))
-                places.append(build.select(there, offset, LONG(0)))
+                pointers.append(build.select(there, k.at(target, offset), k.arrays[spare]))
+                offsets.append(build.select(there, offset, LONG(0)))
                 seen.append(k.broadcast(build.uitofp(there, FLOAT)))
         later = build.icmp_signed("!=", build.or_(number, block.x), LONG(0))
-        tile = Tile(later, places, seen)
+        tile = Tile(later, offsets, seen)
         with k.loop(channels, 0, k.lanes) as channel:
             points = [
                 [
@@ -393,8 +396,8 @@ def _leave(
             ]
             values = itertools.chain(*_on_both(k, _times_a_transposed, points))
             values = finish(block, tile, channel, list(values))
-            for value, place in zip(values, targets, strict=True):
-                k.stream(value, build.gep(place, [channel], source_etype=FLOAT))
+            for value, pointer in zip(values, pointers, strict=True):
+                k.stream(value, build.gep(pointer, [channel], source_etype=FLOAT))
 
 
 def _product(k: Kernel, block: Unit, left: str, right: str, target: str, shape: Shape) -> None:

@@ -377,9 +377,9 @@ def compiled(wanted: Problem) -> Fused:
 
 
 def _begin(
-    fused: Fused, noisy: Tensor, p: dict[str, Tensor], means: str
+    fused: Fused, noisy: Tensor, p: dict[str, Tensor], kernel: str
 ) -> tuple[Lease, dict[str, Tensor], Tensor]:
-    """Images in lanes, their spectra and, by the kernel `means`, their means under the keys.
+    """Images in lanes, their spectra and, by "moments" or "means", their means under the keys.
 
     These are (b, keys, 9), in float64; the kernel "means" fills in the first three.
     """
@@ -393,7 +393,7 @@ def _begin(
     arrays = lease.room.arrays | {
         "images": images, "mask": mask, "weights": _float(p["keys.0.weight"].flatten(1))
     }  # fmt: skip
-    fused.run(f"enter {means} transform", lease.room, arrays)
+    fused.run(f"enter {kernel} transform", lease.room, arrays)
     keyed = arrays["moments"].permute(0, 3, 1, 2).flatten(0, 1)[: len(noisy)].double()
     return lease, arrays, keyed
 

@@ -8,7 +8,7 @@ logits W x, d mean(x_c') / d W_c = mean(x_c' x_c) - mean(x_c') mean(x_c).
 
 from lambdanet.kernels.vectors import Kernel
 
-KEYS = 2  # at a time: 20 accumulators
+KEYS = 2  # at a time: up to 20 accumulators
 PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]
 
 
