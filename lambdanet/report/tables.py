@@ -131,24 +131,35 @@ def table2(cells: list[Cell], scores: dict[Cell, dict]) -> pd.DataFrame:
 
 
 def seed_sentences(table: pd.DataFrame) -> list[str]:
-    """For each noise with several seeds, which models' differences are larger than the spread.
+    """For each noise with several seeds of a model, which models' differences are larger than the spread.
 
-    A difference counts where it exceeds twice the larger of both standard deviations.
+    A difference counts where it exceeds twice the larger of both standard deviations; for two models of one
+    training each, twice the largest of the noise's.
     """
     said = []
     if "psnr_std" not in table:
         return said
-    for noise, rows in table[table["seeds"] > 1].groupby("noise", sort=False):
+    for noise, rows in table[table["seeds"] > 0].groupby("noise", sort=False):
+        largest = rows["psnr_std"].max()  # NaN where nothing was trained several times
+        if pd.isna(largest) or len(rows) < 2:
+            continue
         ordered = rows.sort_values("psnr", ascending=False).to_dict("records")
+
+        def spread(a: dict, b: dict, largest: float = largest) -> float:
+            known = [one["psnr_std"] for one in (a, b) if pd.notna(one["psnr_std"])]
+            return max(known, default=largest)
+
         unsure = [
             f"{a['model']} and {b['model']}"
             for a, b in itertools.pairwise(ordered)
-            if a["psnr"] - b["psnr"] <= 2 * max(a["psnr_std"], b["psnr_std"])
+            if a["psnr"] - b["psnr"] <= 2 * spread(a, b)
         ]
         names = " > ".join(row["model"] for row in ordered)
         end = (
             f"not told apart: {', '.join(unsure)}" if unsure else "each difference is larger than the spread"
         )
+        if once := [row["model"] for row in ordered if row["seeds"] == 1]:
+            end += f"; trained once, so judged by the others' spread: {', '.join(once)}"
         said.append(f"{noise}: {names}; {end}.")
     return said
 
@@ -203,11 +214,13 @@ def as_markdown(table: pd.DataFrame) -> str:
         )
     images = sorted(set(table["images"].dropna()))
     seeds = sorted(set(table["seeds"]) - {0})
+    trained = f"mean of {', '.join(map(str, seeds))} training(s) each"
+    if len(seeds) == 2 and seeds[0] == 1:
+        trained = f"mean and standard deviation of {seeds[1]} trainings, or one training where there is no ±"
     lines += [
         "",
-        f"{', '.join(f'{count:,}' for count in images)} test images; mean of "
-        f"{', '.join(map(str, seeds))} training(s) each. PSNR of the MSE pooled over the test set, SSIM "
-        "with a Gaussian window, outputs clipped to [0, 1]; bold: the best of its noise.",
+        f"{', '.join(f'{count:,}' for count in images)} test images; {trained}. "
+        "PSNR of the MSE pooled over the test set, SSIM with a Gaussian window, outputs clipped to [0, 1]; bold: the best of its noise.",
     ]
     if (table["paper_note"] != "").any():
         lines.append("† An entry of the paper that does not hold: see the deviations in the README.")

@@ -226,6 +226,16 @@ def test_several_seeds_give_a_spread_and_say_what_it_tells_apart():
     assert tables.seed_sentences(table) == [
         "gaussian-01: dncnn > lambdanet > cnn; not told apart: dncnn and lambdanet."
     ]
+    # The second and third model trained once: judged by the first one's spread, 0.14.
+    some = {cell: score(psnr) for cell, psnr in zip(grid, psnrs, strict=True) if cell.seed == 1}
+    some |= {cell: score(psnr) for cell, psnr in zip(grid, psnrs, strict=True) if cell.model == "lambdanet"}
+    table = tables.table2(grid, some)
+    (said,) = tables.seed_sentences(table)
+    assert said == (
+        "gaussian-01: dncnn > lambdanet > cnn; not told apart: dncnn and lambdanet; "
+        "trained once, so judged by the others' spread: dncnn, cnn."
+    )
+    assert "deviation of 2 trainings, or one training where there is no ±" in tables.as_markdown(table)
     one = tables.table2(grid[:1], {grid[0]: score(26.0)})
     assert "psnr_std" not in one
     assert tables.seed_sentences(one) == []
