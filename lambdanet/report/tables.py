@@ -220,7 +220,8 @@ def as_markdown(table: pd.DataFrame) -> str:
     lines += [
         "",
         f"{', '.join(f'{count:,}' for count in images)} test images; {trained}. "
-        "PSNR of the MSE pooled over the test set, SSIM with a Gaussian window, outputs clipped to [0, 1]; bold: the best of its noise.",
+        "PSNR of the MSE pooled over the test set, SSIM with a Gaussian window, outputs clipped to [0, 1]; "
+        "bold: the best of its noise.",
     ]
     if (table["paper_note"] != "").any():
         lines.append("† An entry of the paper that does not hold: see the deviations in the README.")
