@@ -83,13 +83,13 @@ class Kernel:
         """Write a vector; the place is a multiple of the lanes."""
         self.store_to(value, self.at(array, *place))
 
-    def store_to(self, value: ir.Value, pointer: ir.Value) -> None:
+    def store_to(self, value: ir.Value, pointer: ir.Value) -> ir.Instruction:
         """Write a vector to a pointer of `at`, at a multiple of the lanes."""
-        self.build.store(value, pointer, align=4 * self.lanes)
+        return self.build.store(value, pointer, align=4 * self.lanes)
 
     def stream(self, value: ir.Value, pointer: ir.Value) -> None:
         """Write a vector past the caches, where it is a whole line of them; `finish` waits for it."""
-        written = self.build.store(value, pointer, align=4 * self.lanes)
+        written = self.store_to(value, pointer)
         if 4 * self.lanes == CACHE_LINE:
             written.set_metadata("nontemporal", self.module.add_metadata([ir.IntType(32)(1)]))
             self.streams = True
@@ -164,7 +164,7 @@ class Kernel:
         return self._call("llvm.maximum", a, b)
 
     def at_least(self, x: ir.Value, bound: ir.Value) -> ir.Value:
-        """The larger of x and a bound; one instruction, where `max` takes three for the sign of 0."""
+        """The larger of x and a bound; one instruction, where `max` takes more, for NaN and the sign of 0."""
         return self.build.select(self.build.fcmp_ordered(">", bound, x), bound, x)
 
     def at_most(self, x: ir.Value, bound: ir.Value) -> ir.Value:

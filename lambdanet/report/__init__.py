@@ -159,7 +159,8 @@ def _write_sets(
         cells = [cell for cell in scored if (panels / cell.name).is_dir()]
         title, text = sets.ABOUT.get(name, (f"The set {name}", ""))
         rows = tables.as_rows(whole[whole["set"] == name])
-        section = {"name": name, "title": title, "text": text, "figures": [], "rows": rows}
+        section = {"name": name, "title": title, "text": text, "rows": rows}
+        shown = [f"examples-{name}", f"levels-{name}"]
         if cells:
             folders = _of_first_seed(cells, panels)
             for folder in folders.values():
@@ -168,11 +169,10 @@ def _write_sets(
             figures.write_levels(new / "figures" / f"levels-{name}.png", sets.levels(folders))
             figures.write_examples(new / "figures" / f"examples-{name}.png", folders)
         elif scored and _has_scores(old, scored):
-            for path in (old / "figures" / f"{kind}-{name}.png" for kind in ("examples", "levels")):
+            for path in (old / "figures" / f"{figure}.png" for figure in shown):
                 if path.is_file():
                     files.write_bytes(new / "figures" / path.name, path.read_bytes())
-        kinds = [f"{kind}-{name}" for kind in ("examples", "levels")]
-        section["figures"] = [kind for kind in kinds if (new / "figures" / f"{kind}.png").is_file()]
+        section["figures"] = [figure for figure in shown if (new / "figures" / f"{figure}.png").is_file()]
         sections.append(section)
     return sections
 

@@ -144,15 +144,10 @@ def seed_sentences(table: pd.DataFrame) -> list[str]:
         if pd.isna(largest) or len(rows) < 2:
             continue
         ordered = rows.sort_values("psnr", ascending=False).to_dict("records")
-
-        def spread(a: dict, b: dict, largest: float = largest) -> float:
-            known = [one["psnr_std"] for one in (a, b) if pd.notna(one["psnr_std"])]
-            return max(known, default=largest)
-
         unsure = [
             f"{a['model']} and {b['model']}"
             for a, b in itertools.pairwise(ordered)
-            if a["psnr"] - b["psnr"] <= 2 * spread(a, b)
+            if a["psnr"] - b["psnr"] <= 2 * _spread(a, b, largest)
         ]
         names = " > ".join(row["model"] for row in ordered)
         end = (
@@ -162,6 +157,11 @@ def seed_sentences(table: pd.DataFrame) -> list[str]:
             end += f"; trained once, so judged by the others' spread: {', '.join(once)}"
         said.append(f"{noise}: {names}; {end}.")
     return said
+
+
+def _spread(a: dict, b: dict, otherwise: float) -> float:
+    """The larger of two models' standard deviations."""
+    return max((one["psnr_std"] for one in (a, b) if pd.notna(one["psnr_std"])), default=otherwise)
 
 
 def cell_row(cell: Cell, scores: Path, trained: Path) -> dict[str, object]:

@@ -90,15 +90,25 @@ def test_a_profile_brings_its_choice_of_the_studies_and_takes_it_away(project):
     assert (project / "params.yaml").read_text() == text  # also what was chosen by hand
 
 
-def test_a_profile_brings_its_seeds_and_takes_them_away(project):
-    text = "profile: sample\nseeds: [0, 4] # some\nprofiles:\n  sample: {}\n  quick: {\n    seeds: [1, 2]}\n"
+# The last two as `dvc exp run -S` and PyYAML write them.
+@pytest.mark.parametrize("seeds", [" [0, 4] # some", "   # some\n\n- 0\n- 4", "\n  - 0\n  - 4"])
+def test_a_profile_brings_its_seeds_and_takes_them_away(project, seeds):
+    text = f"profile: sample\nseeds:{seeds}\nprofiles:\n  sample: {{}}\n  quick: {{\n    seeds: [1, 2]}}\n"
     (project / "params.yaml").write_text(text)
     with profiles.active_profile("sample"):
         assert Path("params.yaml").read_text() == text
     with profiles.active_profile("quick"):
-        assert Path("params.yaml").read_text() == text.replace("[0, 4]", "[1, 2]").replace(
-            "profile: sample", "profile: quick"
-        )
+        found = yaml.safe_load(Path("params.yaml").read_text())
+        assert found == yaml.safe_load(text) | {"profile": "quick", "seeds": [1, 2]}
+    assert (project / "params.yaml").read_text() == text
+
+
+@pytest.mark.parametrize("seeds", ["seeds: 3\n", ""])
+def test_seeds_that_cannot_be_put_in_place_are_one_line(project, seeds):
+    text = f"profile: sample\n{seeds}profiles:\n  sample: {{}}\n  quick: {{seeds: [1, 2]}}\n"
+    (project / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"^params\.yaml: `seeds:` must be a list at the start of a line"):
+        profiles.make_active("quick")
     assert (project / "params.yaml").read_text() == text
 
 
