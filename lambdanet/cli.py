@@ -31,6 +31,7 @@ class OneLineErrors(click.Group):
             sys.exit(f"error: {' '.join(str(error).split())}")
 
 
+PARAMS = Path("params.yaml")
 PROFILE = click.option("--profile", help="Profile of params.yaml; default: the active one.")
 DATA = click.option(
     "--data",
@@ -61,44 +62,20 @@ def main() -> None:
 @main.command()
 def check() -> None:
     """Check params.yaml: every key, every noise and every model of every profile, the active one's images."""
-    click.echo(_check())
+    from lambdanet import checking
 
-
-def _check() -> str:
-    from lambdanet.datasets import DATASETS, folder
-    from lambdanet.models import create_model
-    from lambdanet.noise import create_noise
-
-    loaded = _params()
-    noises = {f"noises.{name}": config for name, config in loaded.noises.items()}
-    noises |= {f"sets.{name}": config for name, config in loaded.sets.items()}
-    noises |= {f"own.{v.set}.{name}.noise": v.noise for name, v in loaded.variations.items() if v.noise}
-    for where, config in noises.items():
-        with _within(where):
-            create_noise(**config)
-    for profile in loaded.trainings:
-        places = {name: f"models.{name}" for name in loaded.models}
-        places |= {name: f"the variation {name}" for name in loaded.variations}
-        for name, where in places.items():
-            with _within(f"{where} under profile {profile}"):
-                create_model(**loaded.model(profile, name))
-    dataset = loaded.downloads[loaded.profile].dataset
-    if dataset not in DATASETS:
-        with _within(f"profiles.{loaded.profile}.download"):
-            folder.locate(dataset)
-    cells = len(loaded.cells(loaded.profile))
-    return f"params.yaml is valid; profile {loaded.profile} has {cells} trainings"
+    click.echo(checking.check(PARAMS))
 
 
 @main.command()
 @click.option("--fix", is_flag=True, help="Mend what is safe to mend; run it while no dvc runs here.")
 def doctor(fix: bool) -> None:
     """Say whether this installation, this clone and its cluster are healthy, and what to do."""
-    from lambdanet import doctor
+    from lambdanet import checking, doctor
 
-    here = Path()
-    found = []
-    for finding in (*doctor.installation(here), doctor.parameters(_check), *doctor.project(here, fix)):
+    here, found = Path(), []
+    parameters = doctor.parameters(lambda: checking.check(PARAMS))
+    for finding in (*doctor.installation(here), parameters, *doctor.project(here, fix)):
         click.echo(str(finding))
         found.append(finding.level)
     sys.exit(doctor.BAD in found)
@@ -363,15 +340,7 @@ def restore(profile: str | None) -> None:
 
 
 def _params() -> params.Params:
-    return params.load(Path("params.yaml"))
-
-
-@contextlib.contextmanager
-def _within(where: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"params.yaml: {where}: {error}") from None
+    return params.load(PARAMS)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from lambdanet import checking
 from lambdanet.cli import main
 from lambdanet.models import create_model, save_weights
 
@@ -64,6 +65,44 @@ def test_check_accepts_a_folder_of_photographs(project, lambdanet):
     (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     (project / "photographs").mkdir()
     assert lambdanet("check").output.startswith("params.yaml is valid")
+
+
+def test_a_check_is_made_once_for_the_same_parameters(project, lambdanet, monkeypatch, tmp_path):
+    tried = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(checking, "_make_all", lambda loaded: tried.append(loaded.profile))
+    first, second = lambdanet("check"), lambdanet("check")
+    assert first.output == second.output == "params.yaml is valid; profile sample has 30 trainings\n"
+    assert tried == ["sample"]
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("profile: sample", "profile: quick"))
+    assert "profile quick" in lambdanet("check").output
+    assert tried == ["sample", "quick"]
+    (project / "params.yaml").write_text(text)
+    lambdanet("check")
+    assert tried == ["sample", "quick"]
+
+
+def test_a_check_that_failed_or_saw_a_folder_is_made_again(project, lambdanet, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    raw["models"]["lambdanet"]["m"] = 4
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert "m is 4" in one_line(lambdanet("check"))
+    assert "m is 4" in one_line(lambdanet("check"))
+    raw["models"]["lambdanet"]["m"] = 23
+    raw["profiles"]["sample"]["download"]["dataset"] = "photographs"
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    (project / "photographs").mkdir()
+    assert lambdanet("check").exit_code == 0
+    (project / "photographs").rmdir()
+    assert "nor a folder that exists" in one_line(lambdanet("check"))
+
+
+def test_a_check_needs_no_place_to_remember_it(project, lambdanet, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert lambdanet("check").output == "params.yaml is valid; profile sample has 30 trainings\n"
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,10 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-from lambdanet import files
+from lambdanet import caches, files
 
 MOST_FILES = 128  # the oldest go; one has up to half a megabyte
 DIGEST = 32  # bytes of SHA-256, before the code
-
-
-def folder() -> Path:
-    """`lambdanet/kernels` in the user's cache folder (`XDG_CACHE_HOME`, or ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambdanet" / "kernels"
 
 
 def find(request: str) -> bytes | None:
@@ -45,13 +40,11 @@ def keep(request: str, code: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
             part.write(hashlib.sha256(code).digest() + code)
         os.replace(part.name, path)
-        by_age = sorted(path.parent.glob("*.o"), key=lambda file: file.stat().st_mtime)
-        for old in by_age[:-MOST_FILES]:
-            old.unlink(missing_ok=True)
+        caches.keep_newest(path.parent, "*.o", MOST_FILES)
 
 
 def _path(request: str) -> Path:
-    return folder() / f"{hashlib.sha256((_made_of() + request).encode()).hexdigest()}.o"
+    return caches.folder("kernels") / f"{hashlib.sha256((_made_of() + request).encode()).hexdigest()}.o"
 
 
 @functools.cache

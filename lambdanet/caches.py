@@ -1,0 +1,20 @@
+"""Where a user's machine keeps what can be made again: compiled kernels, and which parameters are valid."""
+
+import os
+from pathlib import Path
+
+
+def folder(name: str) -> Path:
+    """`lambdanet/NAME` in the user's cache folder (`XDG_CACHE_HOME`, or ~/.cache).
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambdanet" / name
+
+
+def keep_newest(files: Path, pattern: str, most: int) -> None:
+    """Remove the oldest of a cache folder's files."""
+    by_age = sorted(files.glob(pattern), key=lambda file: file.stat().st_mtime)
+    for old in by_age[:-most]:
+        old.unlink(missing_ok=True)

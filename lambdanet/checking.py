@@ -1,0 +1,99 @@
+"""Whether params.yaml can be run: every key, every noise and model of every profile, the images' folder.
+
+To try the noises and models takes torch, and so seconds; what was found valid is not tried again by the same
+code and the same torch.
+"""
+
+import contextlib
+import hashlib
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from lambdanet import caches, params
+
+MOST_FILES = 64  # empty ones, named by what was found valid; the oldest go
+
+
+def check(path: Path) -> str:
+    """What is to be said of a valid params.yaml.
+
+    Raises:
+        ValueError: it is not valid; what is wrong, and where.
+    """
+    loaded = params.load(path)
+    found_valid = _mark(path.read_bytes())
+    if not _stands(found_valid):
+        _make_all(loaded)
+        if _has_built_in_images(loaded):  # a folder may change
+            _set(found_valid)
+    cells = len(loaded.cells(loaded.profile))
+    return f"params.yaml is valid; profile {loaded.profile} has {cells} trainings"
+
+
+def _make_all(loaded: params.Params) -> None:
+    from lambdanet.models import create_model
+    from lambdanet.noise import create_noise
+
+    noises = {f"noises.{name}": config for name, config in loaded.noises.items()}
+    noises |= {f"sets.{name}": config for name, config in loaded.sets.items()}
+    noises |= {f"own.{v.set}.{name}.noise": v.noise for name, v in loaded.variations.items() if v.noise}
+    for where, config in noises.items():
+        with _within(where):
+            create_noise(**config)
+    for profile in loaded.trainings:
+        places = {name: f"models.{name}" for name in loaded.models}
+        places |= {name: f"the variation {name}" for name in loaded.variations}
+        for name, where in places.items():
+            with _within(f"{where} under profile {profile}"):
+                create_model(**loaded.model(profile, name))
+
+
+def _has_built_in_images(loaded: params.Params) -> bool:
+    from lambdanet.datasets import DATASETS, folder
+
+    dataset = loaded.downloads[loaded.profile].dataset
+    if dataset in DATASETS:
+        return True
+    with _within(f"profiles.{loaded.profile}.download"):
+        folder.locate(dataset)
+    return False
+
+
+def _mark(text: bytes) -> Path | None:
+    """The file that stands where this text was found valid by this code; None for a user without a home."""
+    digest = hashlib.sha256(text)
+    package = Path(__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        digest.update(b"\0" + str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    digest.update(f"{platform.python_version()} {metadata.version('torch')}".encode())
+    try:
+        return caches.folder("valid") / digest.hexdigest()
+    except RuntimeError:
+        return None
+
+
+def _stands(mark: Path | None) -> bool:
+    try:
+        return mark is not None and mark.is_file()
+    except OSError:
+        return False
+
+
+def _set(mark: Path | None) -> None:
+    """Note it, where that is possible."""
+    if mark is None:
+        return
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mark.touch()
+        caches.keep_newest(mark.parent, "*", MOST_FILES)
+
+
+@contextlib.contextmanager
+def _within(where: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"params.yaml: {where}: {error}") from None
