@@ -1,29 +1,19 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
-import contextlib
 import functools
-import json
-import multiprocessing
-import os
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from lambdanet import files, registry, tracking
+from lambdanet import building, files, registry, tracking
 from lambdanet.catalogue import Denoiser
 from lambdanet.models import create_model, read_description
 from lambdanet.params import Cell, Params
 from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.tracking import Training
-
-WORTH_A_PROCESS = 3  # architectures, which are traced in about the time that a process takes to start
 
 
 @dataclass(frozen=True)
@@ -162,7 +152,7 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
         for one in trained
         if one.training.weights_sha256 not in known[one.training.cell.noise] and one.any_size
     ]
-    with _building(new) as built:
+    with building.networks(new) as built:
         for one in trained:
             name = one.training.cell.name
             with tracking.reaching():  # each by itself: a training that ends now may want to say so
@@ -196,80 +186,6 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
     if errors:
         raise ValueError(f"not registered, all else is done: {'; '.join(errors)}")
     return done
-
-
-@contextlib.contextmanager
-def _building(weights: list[Path]) -> Iterator[Callable[[Path], Path | None]]:
-    """Have networks built, those of one architecture together: one of them is traced for all.
-
-    Yields:
-        A function from a weights file to the folder of its MLflow model; None where `register` is to
-        build it. It raises the ValueError that the building ended with.
-    """
-    alike: dict[str, dict[Path, Path]] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for number, path in enumerate(weights):
-            alike.setdefault(_architecture(path), {})[path] = Path(temporary, str(number))
-        with _several_at_once(registry.build_alike, list(alike.values())) as results:
-            begun = zip(alike.values(), results, strict=False)
-            of = {path: (folders, result) for folders, result in begun for path in folders}
-
-            def built(path: Path) -> Path | None:
-                if path not in of:
-                    return None
-                folders, result = of[path]
-                try:
-                    failed = result()
-                except BrokenExecutor:  # something kills these processes
-                    return None
-                if path in failed:
-                    raise failed[path]
-                return folders[path]
-
-            yield built
-
-
-def _architecture(weights: Path) -> str:
-    try:
-        return json.dumps(read_description(weights)["model"], sort_keys=True)
-    except ValueError:
-        return str(weights)  # whoever builds it says what is wrong
-
-
-@contextlib.contextmanager
-def _several_at_once(function: Callable, arguments: list) -> Iterator[list[Callable]]:
-    """What gives the function's result for each argument: in processes, where they pay for their start.
-
-    Yields:
-        Functions; where there are no processes, the first call of each does the work. Fewer than arguments
-        if something has killed the processes already.
-    """
-    cores = int(os.environ.get("LAMBDANET_CORES") or torch.get_num_threads())  # those that are ours
-    processes = min(cores, len(arguments) // WORTH_A_PROCESS)
-    if processes < 2:
-        yield [functools.cache(functools.partial(function, argument)) for argument in arguments]
-        return
-    # Not by fork: torch may have threads by now.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_process)
-    results: list[Callable] = []
-    try:
-        with contextlib.suppress(BrokenExecutor):
-            for argument in arguments:
-                results.append(pool.submit(function, argument).result)
-        yield results
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_process() -> None:
-    """One thread for each of `_several_at_once`'s processes, which end with the one that started them."""
-    torch.set_num_threads(1)
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def write_receipt(path: Path, trained: list[Trained]) -> None:

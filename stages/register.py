@@ -4,6 +4,7 @@ from pathlib import Path
 
 import door
 
+from lambdanet import building
 from lambdanet.params import look_up
 
 
@@ -14,7 +15,9 @@ def main() -> None:
     params = door.load_params()
     images = look_up(params.downloads, profile, "profile").train_images
     door.announce(f"register@{profile}", params, profile)
-    from lambdanet import publish
+    cells = (*params.cells(profile), *params.study_cells(profile), *params.set_cells(profile))
+    building.prepare(len({cell.model for cell in cells}))
+    from lambdanet import publish  # takes seconds
 
     trained = publish.from_stages(params, profile, Path(models), Path(scores), Path(logs))
     for line in publish.publish(trained, profile, images, Path(results)).lines():

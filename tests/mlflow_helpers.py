@@ -9,7 +9,7 @@ import helpers
 import pytest
 import torch
 
-from lambdanet import files, publish, registry, tracking
+from lambdanet import building, files, registry, tracking
 from lambdanet.models import count_parameters, create_model, save_weights
 from lambdanet.params import Cell
 from lambdanet.publish import Trained
@@ -63,7 +63,7 @@ def trace_once(monkeypatch, build=registry.build):
     """Have each architecture traced once in a process: later ones take its program with their weights."""
 
     def alike(weights, folder):
-        model = publish._architecture(weights)
+        model = building._architecture(weights)
         if model not in _traced:
             kept = Path(_folder.name, str(len(_traced)))
             _traced[model] = build(weights, kept), kept

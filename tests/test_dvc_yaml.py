@@ -14,6 +14,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Imported, but not what decides an output's bytes: a change here must not run a stage again.
 PLUMBING = {
     "lambdanet/__init__.py": "the version",
+    "lambdanet/caches.py": "where what can be made again is kept",
     "lambdanet/checkpoint.py": "resuming ends in the same bytes; test_training.py",
     "lambdanet/devices.py": "where it runs",
     "lambdanet/experiment.py": "carries values between files",
@@ -33,6 +34,7 @@ PLUMBING = {
     "lambdanet/provenance.py": "the log",
     "lambdanet/records.py": "the log, read",
     "lambdanet/timing.py": "how long it took, which only the log holds",
+    "lambdanet/workers.py": "which process does what; test_workers.py",
     "stages/door.py": "command line and errors",
     "stages/handover.py": "which process runs it",
 }

@@ -9,18 +9,16 @@ import helpers
 import mlflow
 import mlflow_helpers
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
 
-from lambdanet import catalogue, files, publish, registry, tracking
+from lambdanet import building, catalogue, files, publish, registry, tracking, workers
 from lambdanet.cli import main
 from lambdanet.denoise import denoise
 from lambdanet.models import load_weights, save_weights
 from lambdanet.params import Cell
-from pipelines import processes
 
 pytestmark = mlflow_helpers.WARNINGS
 
@@ -391,8 +389,8 @@ def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, pr
 @pytest.fixture
 def two_processes(monkeypatch):
     """However few networks there are, two processes build them."""
-    monkeypatch.setattr(publish, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(publish.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(building, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
 
 
 @pytest.mark.usefixtures("two_processes")
@@ -420,7 +418,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
 @pytest.mark.usefixtures("two_processes")
 def test_processes_that_die_are_done_without(client, project, grid, monkeypatch):
     write_outputs(project, grid[:2])
-    monkeypatch.setattr(publish, "_begin_process", os.abort)
+    monkeypatch.setattr(building, "_use_one_thread", os.abort)
     done = publish.publish(outputs(project), "tiny", 32, None)
     assert len(done.versions) == 2
     for denoiser, _ in registry.denoisers(client):
@@ -462,30 +460,3 @@ def test_a_network_that_the_project_no_longer_has_is_named(client, project, grid
     ):
         publish.publish([dataclasses.replace(one, training=training)], "tiny", 32, None)
     assert registry.denoisers(client) == []
-
-
-ORPHANS = """
-import pathlib, sys, time
-from lambdanet import publish
-publish.WORTH_A_PROCESS, publish.torch.get_num_threads = 1, lambda: 2
-if __name__ == "__main__":
-    with publish._building([pathlib.Path("none"), pathlib.Path("no")]) as built:
-        try:
-            built(pathlib.Path("none"))
-        except ValueError as error:
-            print(error, flush=True)
-        time.sleep(60)
-"""
-
-
-def test_processes_end_with_the_one_that_started_them(tmp_path):
-    (tmp_path / "orphans.py").write_text(ORPHANS)
-    process = subprocess.Popen(
-        [sys.executable, "orphans.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    assert "none" in process.stdout.readline()
-    below = psutil.Process(process.pid).children(recursive=True)
-    assert len(below) >= 2
-    process.kill()
-    process.communicate(timeout=30)  # ends when they all have closed stdout
-    helpers.wait_until(lambda: not any(map(processes.lives, below)))

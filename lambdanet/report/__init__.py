@@ -1,11 +1,17 @@
 """From the scores of a profile's cells to its tables, figures and page."""
 
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lambdanet import files, records
+from lambdanet import files, records, workers
 from lambdanet.params import Cell, Params
 from lambdanet.report import tables
+
+NEEDED = ("lambdanet.report.figures",)  # what the processes that draw load
+PROCESSES = 4  # of these, at most: the longest figure takes a tenth of all
 
 # Of a training's log. No times: the same trainings on the same kind of machine give the same report.
 KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256")
@@ -47,7 +53,9 @@ def write_report(
         raise ValueError(f"{scores} holds no scores of profile {profile}; make them with `dvc repro` first")
     histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in scored}
     table = tables.table2(cells, scored)
-    with files.new_folder(folder) as new:
+    processes = min(workers.cores(), PROCESSES)
+    with files.new_folder(folder) as new, workers.several(processes, NEEDED) as later:
+        draw = Drawing(new / "figures", later)
         files.write_json(new / "digests.json", {cell.name: tables.digests(s) for cell, s in scored.items()})
         for cell, score in scored.items():
             # Names and digests would drown the numbers in `dvc metrics show`.
@@ -57,17 +65,16 @@ def write_report(
             files.write_text(new / "histories" / f"{cell.name}.csv", histories[cell].to_csv(index=False))
         files.write_text(new / "table2.csv", table.to_csv(index=False, float_format="%.6f"))
         files.write_text(new / "table2.md", tables.as_markdown(table))
-        figures.write_convergence(new / "figures" / "convergence.png", histories)
-        figures.write_psnr(new / "figures" / "psnr.png", table)
+        draw(figures.write_convergence, "convergence", histories)
+        draw(figures.write_psnr, "psnr", table)
         for noise in dict.fromkeys(cell.noise for cell in scored):
             folders = _of_first_seed([cell for cell in scored if cell.noise == noise], panels)
-            figures.write_panel(new / "figures" / f"panel-{noise}.png", folders)
+            draw(figures.write_panel, f"panel-{noise}", folders)
         studied = tables.read_scores(params.study_cells(profile), scores / "studies")
-        answers = _write_studies(new, params, profile, studied, models / "studies", scored, benchmarks)
+        answers = _write_studies(new, draw, params, profile, studied, models / "studies", scored, benchmarks)
         on_sets = tables.read_scores(params.set_cells(profile), scores / "sets")
-        own = _write_sets(new, folder, params, profile, on_sets, panels / "sets")
-        authors = studies.authors_convergence()
-        figures.write_against_authors(new / "figures" / "authors.png", histories, authors)
+        own = _write_sets(new, folder, draw, params, profile, on_sets, panels / "sets")
+        draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
         everything = scored | studied | on_sets
         logged = {
             cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
@@ -79,11 +86,35 @@ def write_report(
         files.write_json(new / records.TRAININGS, kept)
         download = params.download(profile)
         epochs = {model: params.training(profile, model).epochs for model in params.models}
+        draw.finish()
         page.write_page(
             new / "report.html", table, everything, logged, new / "figures", answers, own,
             comparable=download.dataset == "cifar10", stages=_examples(params, profile),
             scale={"images": download.train_images, "epochs": epochs},
         )  # fmt: skip
+
+
+class Drawing:
+    """A report's figures, each drawn by whoever is free."""
+
+    def __init__(self, folder: Path, later: workers.Later) -> None:
+        self._folder, self._later, self._begun = folder, later, {}
+
+    def __call__(self, write: Callable, name: str, *arguments: Any) -> None:
+        """Begin a figure: `write(path, *arguments)`."""
+        path = self._folder / f"{name}.png"
+        self._begun[name] = self._later(write, path, *arguments), write, path, arguments
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._begun
+
+    def finish(self) -> None:
+        """Wait until all are there."""
+        for result, write, path, arguments in self._begun.values():
+            try:
+                result()
+            except BrokenExecutor:  # something kills these processes
+                write(path, *arguments)
 
 
 def _in_short(record: dict | None) -> dict | None:
@@ -107,6 +138,7 @@ class Answers:
 
 def _write_studies(
     new: Path,
+    draw: Drawing,
     params: Params,
     profile: str,
     found: dict[Cell, dict],
@@ -126,7 +158,7 @@ def _write_studies(
             without.append(study.title)
             continue
         files.write_text(new / "studies" / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
-        figures.write_study(new / "figures" / f"study-{name}.png", study, rows)
+        draw(figures.write_study, f"study-{name}", study, rows)
         shown = {"name": name, "title": study.title, "said": said, "rows": tables.as_rows(rows)}
         answered.append(shown)
     for cell in found:
@@ -136,12 +168,18 @@ def _write_studies(
     networks = studies.pareto(params, profile, grid, found, seconds)
     if not networks.empty:
         files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
-        figures.write_pareto(new / "figures" / "pareto.png", networks)
+        draw(figures.write_pareto, "pareto", networks)
     return Answers(answered, tables.as_rows(networks), without)
 
 
 def _write_sets(
-    new: Path, old: Path, params: Params, profile: str, found: dict[Cell, dict], panels: Path
+    new: Path,
+    old: Path,
+    draw: Drawing,
+    params: Params,
+    profile: str,
+    found: dict[Cell, dict],
+    panels: Path,
 ) -> list[dict]:
     """What was found on sets of their own images, for the page: title, text, rows and figures' names.
 
@@ -166,13 +204,14 @@ def _write_sets(
             for folder in folders.values():
                 for path in folder.iterdir():
                     files.write_bytes(new / "sets" / folder.name / path.name, path.read_bytes())
-            figures.write_levels(new / "figures" / f"levels-{name}.png", sets.levels(folders))
-            figures.write_examples(new / "figures" / f"examples-{name}.png", folders)
+            draw(figures.write_levels, f"levels-{name}", sets.levels(folders))
+            draw(figures.write_examples, f"examples-{name}", folders)
         elif scored and _has_scores(old, scored):
             for path in (old / "figures" / f"{figure}.png" for figure in shown):
                 if path.is_file():
                     files.write_bytes(new / "figures" / path.name, path.read_bytes())
-        section["figures"] = [figure for figure in shown if (new / "figures" / f"{figure}.png").is_file()]
+        here = [figure for figure in shown if (new / "figures" / f"{figure}.png").is_file()]
+        section["figures"] = [figure for figure in shown if figure in draw or figure in here]
         sections.append(section)
     return sections
 

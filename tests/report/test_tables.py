@@ -1,12 +1,14 @@
+import contextlib
 import dataclasses
 import json
+from concurrent.futures import BrokenExecutor
 
 import helpers
 import numpy as np
 import pytest
 from skimage.io import imsave
 
-from lambdanet import params
+from lambdanet import params, workers
 from lambdanet.params import Cell
 from lambdanet.report import figures, tables, write_report
 
@@ -126,7 +128,7 @@ def written(tmp_path):
     return grid_only, paths, tmp_path / "results"
 
 
-def test_report_holds_everything_and_is_the_same_twice(written):
+def test_report_holds_everything_and_is_the_same_by_several_processes(written, monkeypatch):
     known, paths, out = written
     write_report(known, "sample", *paths, out)
     first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -137,6 +139,7 @@ def test_report_holds_everything_and_is_the_same_twice(written):
         "scores/gaussian-01-dncnn-0.json", "histories/gaussian-01-lambdanet-0.csv",
         "histories/gaussian-01-dncnn-0.csv", "trainings.json",
     }  # fmt: skip
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     write_report(known, "sample", *paths, out)
     assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert (out / "histories/gaussian-01-dncnn-0.csv").read_text() == HISTORY
@@ -149,6 +152,19 @@ def test_report_holds_everything_and_is_the_same_twice(written):
     kept = json.loads((out / "trainings.json").read_text())
     assert kept["gaussian-01-dncnn-0"] == {"scores": score(28.0, weights_sha256="w1"), "log": None}
     assert kept["gaussian-01-lambdanet-0"]["log"]["commit"] == "abc"
+
+
+def test_figures_are_drawn_where_something_kills_the_processes(written, monkeypatch):
+    known, paths, out = written
+
+    def broken():
+        raise BrokenExecutor
+
+    monkeypatch.setattr(workers, "several", lambda *_: contextlib.nullcontext(lambda *_: broken))
+    write_report(known, "sample", *paths, out)
+    assert {path.stem for path in (out / "figures").iterdir()} == {
+        "convergence", "psnr", "pareto", "authors", "panel-gaussian-01"
+    }  # fmt: skip
 
 
 def test_page_says_how_each_cell_was_trained(written):

@@ -1,0 +1,142 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import BrokenExecutor
+
+import helpers
+import psutil
+import pytest
+
+from lambdanet import workers
+from pipelines import processes
+
+
+def who(number):
+    return os.getpid(), os.getppid(), threading.active_count(), number
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_pieces_are_done_in_other_processes_that_end_with_the_block():
+    with workers.several(2, ["fractions"]) as later:
+        results = [later(who, number) for number in range(6)]
+        found = [result() for result in results]
+        assert [one[-1] for one in found] == list(range(6))
+        assert os.getpid() not in {one[0] for one in found}
+        assert 1 <= len({one[0] for one in found}) <= 2
+        below = [psutil.Process(process) for process in {one[0] for one in found}]
+    helpers.wait_until(lambda: not any(map(processes.lives, below)))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_process_alone_works_when_it_is_asked_and_once(count):
+    done = []
+    with workers.several(count, ["no.such.module"]) as later:
+        result = later(done.append, 1)
+        assert done == []
+        result(), result()
+        assert done == [1]
+        assert later(who, 3)()[0] == os.getpid()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_piece_raises_is_raised(count):
+    with workers.several(count, []) as later, pytest.raises(ZeroDivisionError):
+        later(divmod, 1, 0)()
+
+
+def test_a_process_that_is_killed_is_told_of_at_once_and_later():
+    with workers.several(2, ["no.such.module"]) as later:
+        with pytest.raises(BrokenExecutor):
+            later(die)()
+        with pytest.raises(BrokenExecutor):
+            later(who, 1)()
+
+
+def test_what_is_not_begun_is_not_done_after_an_error():
+    begun = time.monotonic()
+    with contextlib.suppress(KeyError), workers.several(2, []) as later:
+        results = [later(time.sleep, 0.2) for _ in range(400)]
+        results[0]()
+        raise KeyError
+    assert time.monotonic() - begun < 20  # of 40 seconds for each process
+
+
+SLEEPERS = """
+import time
+from lambdanet import workers
+if __name__ == "__main__":
+    with workers.several(2, ["lambdanet.files"]) as later:
+        later(time.sleep, 0)()
+        results = [later(time.sleep, {seconds}) for _ in range(2)]
+        print("begun", flush=True)
+        try:
+            results[0]()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+"""
+
+
+@pytest.fixture
+def sleepers():
+    """Start a process that has two others sleep for so long; it has begun."""
+    started = []
+
+    def start(seconds):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLEEPERS.format(seconds=seconds)], text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == "begun\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_control_c_is_for_who_waits(sleepers):
+    process = sleepers(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (0, "interrupted\n", "")
+
+
+def test_processes_end_with_the_one_that_started_them(sleepers):
+    process = sleepers(600)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) >= 3  # one that forks, and two
+    process.kill()
+    process.communicate(timeout=30)  # ends when they all have closed stdout
+    helpers.wait_until(lambda: not any(map(processes.lives, below)))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({"LAMBDANET_CORES": "3", "OMP_NUM_THREADS": "1"}, 3), ({"OMP_NUM_THREADS": "5"}, 5),
+     ({"LAMBDANET_CORES": "0"}, 1)],
+)  # fmt: skip
+def test_cores_are_those_that_the_environment_grants(monkeypatch, environment, expected):
+    for name in ("LAMBDANET_CORES", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert workers.cores() == expected
+
+
+@pytest.mark.parametrize("said", [None, "", "two", "2,2"])
+def test_else_cores_are_those_that_this_process_may_use(monkeypatch, said):
+    monkeypatch.delenv("LAMBDANET_CORES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert workers.cores() == 4
