@@ -52,12 +52,14 @@ def update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> 
 
 
 PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]  # the order of second moments
+PLACES = torch.tensor(
+    [[PAIRS.index((min(i, j), max(i, j))) for j in range(3)] for i in range(3)], device="cpu"
+)
 
 
 def symmetric(pairs: Tensor) -> Tensor:
     """(..., 6) in the order of `PAIRS` to (..., 3, 3)."""
-    index = torch.tensor([[PAIRS.index((min(i, j), max(i, j))) for j in range(3)] for i in range(3)])
-    return pairs[..., index]
+    return pairs[..., PLACES]
 
 
 def window(size: int, m: int, device: torch.device | None = None) -> Tensor:

@@ -129,6 +129,15 @@ class Fused:
         self.down = algebra.window(problem.h, problem.m)
         self.across = algebra.window(problem.w, problem.m)
         self.rooms = Rooms()
+        self.plans: dict[str, tuple[list, list[str]]] = {}
+
+    def plan(self, names: str, room: "Room") -> tuple[list, list[str]]:
+        """The kernels of these names, and which of their arrays are not in a room."""
+        if names not in self.plans:
+            wanted = [self.kernels[name] for name in names.split() if name in self.kernels]
+            needed = dict.fromkeys(name for _, arrays in wanted for name in arrays)
+            self.plans[names] = wanted, [name for name in needed if name not in room.places]
+        return self.plans[names]
 
     def run(self, names: str, room: "Room", arrays: dict[str, Tensor]) -> None:
         """Run kernels one after the other for every block, the blocks shared out among torch's threads.
@@ -138,10 +147,9 @@ class Fused:
             room: of this batch.
             arrays: by name, with those of the room or without. Those of `BY_BLOCK` have a row for each block.
         """
-        wanted = [self.kernels[name] for name in names.split() if name in self.kernels]
-        known, blocks = room.arrays, room.blocks
-        places = room.places | {name: _place(name, one) for name, one in arrays.items() if name not in known}
-        threads = torch.get_num_threads()
+        wanted, others = self.plan(names, room)
+        places = room.places | {name: _place(name, arrays[name]) for name in others}
+        blocks, threads = room.blocks, torch.get_num_threads()
 
         def work(thread: int) -> None:
             for block in range(thread, blocks, threads):
@@ -286,7 +294,7 @@ class Step(torch.autograd.Function):
         fused, arrays, p, keyed, count = ctx.of
         (layer, mean), (decoded, features, mix), (ends, c_mean, c_variance) = ctx.graphs
         room = ctx.lease.room
-        grads = dict.fromkeys(p, 0)
+        grads: dict[str, Tensor] = {}
 
         def back(outputs: list, gradients: list, *more: Tensor) -> list[Tensor]:
             """Through a part of the algebra: add to `grads`, return the gradients of `more`."""
@@ -295,7 +303,7 @@ class Step(torch.autograd.Function):
             found = torch.autograd.grad(total, [*p.values(), *more], allow_unused=True, retain_graph=True)
             for name, value in zip(p, found, strict=False):
                 if value is not None:
-                    grads[name] = grads[name] + value
+                    grads[name] = grads[name] + value if name in grads else value
             return list(found[len(p) :])
 
         arrays = arrays | {"d_result": _by_block(d_result, fused.problem.lanes)}
@@ -306,7 +314,7 @@ class Step(torch.autograd.Function):
         arrays |= {"e0": _float(d_mean / count - e1 * c_mean), "e1": _float(e1)}
         fused.run("hidden_backward", room, arrays)
 
-        grads["conv.3.weight"] += _total(arrays["d_w3"]).view_as(p["conv.3.weight"])
+        grads["conv.3.weight"] = _total(arrays["d_w3"]).view_as(p["conv.3.weight"])
         gradients = [_total(arrays["d_w1"]), _total(arrays["d_b1"]), _total(arrays["d_w2"]), d_b2]
         d_mean, d_covariance, d_mix = back(decoded, gradients, features.mean, features.covariance, mix)
         q_matrix = (d_covariance + d_covariance.T) / count
