@@ -9,8 +9,7 @@ help:               ## list the commands
 setup: $(READY)     ## only the environment, in .venv
 
 repro: $(READY)     ## run the pipeline of the active profile and print its table
-	@lambdanet check
-	@python -m pipelines.warm --jobs auto dvc --wait-for-lock repro; status=$$?; lambdanet show && exit $$status
+	@python -m pipelines.repro
 
 reproduce: $(READY) ## the same, several stages at once: make reproduce PROFILE=quick JOBS=2
 	@lambdanet check

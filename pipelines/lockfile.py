@@ -12,6 +12,9 @@ meanwhile leaves half a file.
 Here the same text is parsed once, and of dvc.lock only the stages that DVC asks for; a parameter is found by
 its keys, a stage's files are claimed once, the stage's lines are replaced by what DVC writes for it, and the
 file is renamed into place. What does not look like a file of DVC's own is left to DVC.
+
+`repro` reads dvc.yaml and makes its stages twice, and looks at a file again for every stage that needs it.
+Here it does the first once, and the second until a stage runs.
 """
 
 import contextlib
@@ -28,8 +31,10 @@ import dpath
 from dvc import cli, dvcfile
 from dvc import rwlock as locks
 from dvc.dependency import param
+from dvc.output import Output
 from dvc.repo import reproduce
 from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA, COMPILED_LOCKFILE_SCHEMA
+from dvc.stage import Stage, loader
 from dvc.utils import strictyaml
 from dvc.utils.serialize import YAMLFileCorruptedError, _yaml, dumps_yaml, modify_yaml, parse_yaml
 from voluptuous import Invalid
@@ -212,6 +217,61 @@ def found_by_keys(content: Any, key: str, *rest: Any, separator: str = "/", **mo
     return found
 
 
+def loaded_once(load_file: Callable[..., Any]) -> Callable[..., Any]:
+    """DVC's `load_file`, which gives the same object for the same dvc.yaml."""
+    found: dict[tuple[int, str], Any] = {}
+
+    def load(repo: Any, path: str, **options: Any) -> Any:
+        if options or Path(path).name != "dvc.yaml":
+            return load_file(repo, path, **options)
+        if (id(repo), path) not in found:
+            found[id(repo), path] = load_file(repo, path)
+        return found[id(repo), path]
+
+    return load
+
+
+def made_once(get: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """DVC's way from a name to a stage of one dvc.yaml, which makes each once."""
+
+    def found(self: Any, name: str) -> Any:
+        stages = vars(self).setdefault("made", {})
+        if name not in stages:
+            stages[name] = get(self, name)
+        return stages[name]
+
+    return found
+
+
+class Hashes:
+    """Digests of files and folders, good until a stage runs or its outputs are put back."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple, Any] | None = {}
+
+    def once(self, get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """DVC's `Output.get_hash`, which looks once at each place."""
+
+        def get_hash(output: Any) -> Any:
+            if self._found is None or output.fs.protocol != "local":
+                return get(output)
+            key = output.fs_path, output.hash_name, output.use_cache
+            if key not in self._found:
+                self._found[key] = get(output)
+            return self._found[key]
+
+        return get_hash
+
+    def until(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        """What changes files, so that nothing is known any more from then on."""
+
+        def acting(*words: Any, **options: Any) -> Any:
+            self._found = None
+            return act(*words, **options)
+
+        return acting
+
+
 def main(words: list[str], jobs: int = 1) -> int:
     """Run `dvc WORDS`, the commands of so many stages at once; returns its exit status."""
     dvcfile.modify_yaml = modify_lock
@@ -219,6 +279,12 @@ def main(words: list[str], jobs: int = 1) -> int:
     strictyaml.parse_yaml = _yaml.parse_yaml = parsed_once(parse_yaml)
     locks.rwlock = claimed_once(locks.rwlock)
     param.dpath = SimpleNamespace(get=found_by_keys, search=dpath.search)
+    if "repro" in words:
+        hashes = Hashes()
+        dvcfile.load_file = loaded_once(dvcfile.load_file)
+        loader.StageLoader.__getitem__ = made_once(loader.StageLoader.__getitem__)
+        Output.get_hash = hashes.once(Output.get_hash)
+        Stage.run, Stage.checkout = hashes.until(Stage.run), hashes.until(Stage.checkout)
     if jobs > 1:
         from pipelines import abreast
 

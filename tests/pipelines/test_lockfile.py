@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import dpath
 import pytest
@@ -15,7 +16,15 @@ from dvc.rwlock import rwlock
 from dvc.utils.serialize import YAMLFileCorruptedError, modify_yaml, parse_yaml
 from helpers import ROOT
 
-from pipelines.lockfile import Entries, claimed_once, found_by_keys, modify_lock, parsed_once
+from pipelines.lockfile import (
+    Entries,
+    Hashes,
+    claimed_once,
+    found_by_keys,
+    loaded_once,
+    modify_lock,
+    parsed_once,
+)
 
 LOCK = (ROOT / "dvc.lock").read_text()
 AWKWARD = {
@@ -207,6 +216,80 @@ print("parsed", status, parsed.count("params.yaml"), parsed.count("dvc.lock"))
     told = python("-m", "pipelines.lockfile", "dvc", "status", "--json")
     assert told.returncode == 0
     assert list(json.loads(told.stdout)) == ["b"]
+
+
+def test_digests_are_taken_once_until_something_runs():
+    class Output:
+        hash_name, use_cache = "md5", True
+
+        def __init__(self, path, protocol="local"):
+            self.fs_path, self.fs = path, SimpleNamespace(protocol=protocol)
+
+    content, taken, hashes = {"a": 1, "b": 2}, [], Hashes()
+    get = hashes.once(lambda output: taken.append(output.fs_path) or content[output.fs_path])
+    assert [get(Output(path)) for path in "aabba"] == [1, 1, 2, 2, 1]
+    assert taken == ["a", "b"]
+    assert [get(Output("a", "s3")) for _ in range(2)] == [1, 1]  # what is far away is left to DVC
+    assert taken == ["a", "b", "a", "a"]
+    assert hashes.until(lambda *words, **options: (words, options))(1, two=2) == ((1,), {"two": 2})
+    content["a"] = 3
+    assert [get(Output(path)) for path in "aa"] == [3, 3]
+    assert taken == ["a", "b", "a", "a", "a", "a"]
+
+
+def test_dvc_yaml_is_loaded_once_and_other_files_each_time():
+    loaded = []
+    load = loaded_once(lambda repo, path, **options: loaded.append((path, options)) or object())
+    repo, other = object(), object()
+    assert load(repo, "x/dvc.yaml") is load(repo, "x/dvc.yaml")
+    assert load(repo, "x/dvc.yaml") is not load(repo, "y/dvc.yaml")
+    assert load(repo, "x/dvc.yaml") is not load(other, "x/dvc.yaml")
+    assert load(repo, "x/one.dvc") is not load(repo, "x/one.dvc")
+    assert load(repo, "x/dvc.yaml", verify=False) is not load(repo, "x/dvc.yaml")
+    assert [path for path, _ in loaded] == [
+        "x/dvc.yaml",
+        "y/dvc.yaml",
+        "x/dvc.yaml",
+        *["x/one.dvc"] * 2,
+        "x/dvc.yaml",
+    ]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_what_a_stage_changes_is_seen_by_the_next(tmp_path, python, jobs):
+    """`two` and `three` were looked at, and are up to date, when `one` runs and changes what they need."""
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  zero:\n    cmd: cp source copy\n    deps: [source]\n    outs: [copy]\n"
+        "  one:\n    cmd: sort extra source > all\n    deps: [source, extra]\n    outs: [all]\n"
+        "  two:\n    cmd: cat source all > two.txt\n    deps: [source, all]\n    outs: [two.txt]\n"
+        "  three:\n    cmd: cat two.txt copy > three.txt\n    deps: [two.txt, copy]\n    outs: [three.txt]\n"
+    )
+    (tmp_path / "source").write_text("s\n")
+
+    def run(extra):
+        (tmp_path / "extra").write_text(extra)
+        done = python("-m", "pipelines.lockfile", "--jobs", jobs, "dvc", "repro")
+        assert done.returncode == 0, done.stderr
+        return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+    assert sorted(run("a\n")) == ["one", "three", "two", "zero"]
+    assert run("a\n") == []
+    assert run("b\n") == ["one", "two", "three"]
+    assert (tmp_path / "three.txt").read_text() == "s\nb\ns\ns\n"
+    assert run("b\n") == []
+    again = subprocess.run(
+        [sys.executable, "-m", "dvc", "status"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "up to date" in again.stdout
+    assert run("a\n") == []  # from DVC's run-cache
+    assert (tmp_path / "three.txt").read_text() == "s\na\ns\ns\n"
+    for name in ("all", "two.txt"):  # which the cache may share with this folder
+        (tmp_path / name).unlink()
+    (tmp_path / "two.txt").write_text("changed by hand\n")
+    assert run("a\n") == []
+    assert (tmp_path / "three.txt").read_text() == "s\na\ns\ns\n"
+    assert (tmp_path / "two.txt").read_text() == "s\na\ns\n"
 
 
 @pytest.mark.parametrize("line", ["deps: 3", 'cmd: "a'])
