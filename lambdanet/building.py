@@ -1,6 +1,6 @@
 """The registry's networks built by several processes, those of one architecture together.
 
-To trace a network takes seconds, and so does it to load what traces; what is here is loaded at once.
+To trace a network takes seconds, and so does loading what traces; loading this module does not.
 """
 
 import contextlib
@@ -11,14 +11,16 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from lambdanet import workers
+from lambdanet.params import Params
 
-LOADED = ("lambdanet.registry", "torch.export._trace")
+LOADED = ("lambdanet.registry", "torch.export._trace")  # and with them torch and MLflow
 WORTH_A_PROCESS = 3  # architectures, which are traced in about the time that a process takes to start
 
 
-def prepare(architectures: int) -> None:
-    """Begin to load what builds so many, if it is worth processes, beside this one, which may load MLflow."""
-    if _processes(architectures) > 1:
+def prepare(params: Params, profile: str) -> None:
+    """Begin to load what builds a profile's networks, if there are enough, beside this process."""
+    cells = [*params.cells(profile), *params.study_cells(profile, chosen_only=True)]
+    if _processes(len({cell.model for cell in cells})) > 1:
         workers.prepare(LOADED)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """`lambdanet/NAME` in the user's cache folder (`XDG_CACHE_HOME`, or ~/.cache).
+    """Name `lambdanet/NAME` in the user's cache folder (`XDG_CACHE_HOME`, or ~/.cache).
 
     Raises:
         RuntimeError: the user has no home.
@@ -13,8 +13,8 @@ def folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambdanet" / name
 
 
-def keep_newest(files: Path, pattern: str, most: int) -> None:
+def keep_newest(place: Path, pattern: str, most: int) -> None:
     """Remove the oldest of a cache folder's files."""
-    by_age = sorted(files.glob(pattern), key=lambda file: file.stat().st_mtime)
+    by_age = sorted(place.glob(pattern), key=lambda file: file.stat().st_mtime)
     for old in by_age[:-most]:
         old.unlink(missing_ok=True)

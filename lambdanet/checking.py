@@ -1,7 +1,7 @@
 """Whether params.yaml can be run: every key, every noise and model of every profile, the images' folder.
 
 To try the noises and models takes torch, and so seconds; what was found valid is not tried again by the same
-code and the same torch.
+code, Python and torch.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from lambdanet import caches, params
 
-MOST_FILES = 64  # empty ones, named by what was found valid; the oldest go
+MOST_FILES = 64  # empty ones, named by what was found valid; those that were made first go
 
 
 def check(path: Path) -> str:
-    """What is to be said of a valid params.yaml.
+    """Check a params.yaml; returns what is to be said of a valid one.
 
     Raises:
         ValueError: it is not valid; what is wrong, and where.
@@ -26,7 +26,8 @@ def check(path: Path) -> str:
     found_valid = _mark(path.read_bytes())
     if not _stands(found_valid):
         _make_all(loaded)
-        if _has_built_in_images(loaded):  # a folder may change
+        built_in = _has_built_in_images(loaded)  # a folder may change
+        if built_in and _mark(path.read_bytes()) == found_valid and params.load(path) == loaded:
             _set(found_valid)
     cells = len(loaded.cells(loaded.profile))
     return f"params.yaml is valid; profile {loaded.profile} has {cells} trainings"
@@ -62,15 +63,18 @@ def _has_built_in_images(loaded: params.Params) -> bool:
 
 
 def _mark(text: bytes) -> Path | None:
-    """The file that stands where this text was found valid by this code; None for a user without a home."""
+    """The file that stands where this text was found valid by this code; None where that cannot be noted.
+
+    As for a user without a home, or while an editor keeps a file's lock beside it.
+    """
     digest = hashlib.sha256(text)
     package = Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        digest.update(b"\0" + str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    digest.update(f"{platform.python_version()} {metadata.version('torch')}".encode())
     try:
+        for file in sorted(package.rglob("*.py")):
+            digest.update(b"\0" + str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+        digest.update(f"{platform.python_version()} {metadata.version('torch')}".encode())
         return caches.folder("valid") / digest.hexdigest()
-    except RuntimeError:
+    except (OSError, RuntimeError):
         return None
 
 

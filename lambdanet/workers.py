@@ -5,10 +5,11 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 # Begins a piece, `later(function, *arguments)`, and gives a function that waits for its result.
@@ -16,7 +17,7 @@ Later = Callable[..., Callable[[], Any]]
 
 
 def cores() -> int:
-    """Those that are ours: see pipelines/cores.py; else as many as numeric libraries would take."""
+    """Those that are ours: see pipelines/cores.py; else those that this process may use."""
     for name in ("LAMBDANET_CORES", "OMP_NUM_THREADS"):
         if (said := os.environ.get(name, "")).isdecimal():
             return max(1, int(said))
@@ -29,6 +30,7 @@ def prepare(modules: Sequence[str]) -> None:
     if context.get_start_method() != "forkserver":
         return
     context.set_forkserver_preload(list(modules))
+    resource_tracker.ensure_running()  # or the next would start it, which lets signals through again
     # A Ctrl-C is for who waits for the work; these end with it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -48,7 +50,7 @@ def several(processes: int, modules: Sequence[str], begin: Callable[[], object] 
 
     Yields:
         A `Later`; its functions raise what the piece raised, and BrokenExecutor where something has killed
-        the processes.
+        the processes, or they cannot start.
     """
     if processes < 2:
         yield lambda function, *arguments: functools.cache(functools.partial(function, *arguments))
@@ -59,8 +61,8 @@ def several(processes: int, modules: Sequence[str], begin: Callable[[], object] 
     def later(function: Callable, *arguments: Any) -> Callable[[], Any]:
         try:
             return pool.submit(function, *arguments).result
-        except BrokenExecutor as error:
-            return functools.partial(_raise, error)
+        except (BrokenExecutor, EOFError, OSError) as error:  # the latter where the one that forks has died
+            return functools.partial(_raise, BrokenExecutor(str(error)))
 
     try:
         yield later
@@ -69,9 +71,11 @@ def several(processes: int, modules: Sequence[str], begin: Callable[[], object] 
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Not by a fork of this process, which may have threads by now: of one that has only loaded a module."""
-    ways = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("forkserver" if "forkserver" in ways else "spawn")
+    """Not by a fork of this process, which may have threads at work: of one that has only loaded modules.
+
+    macOS's own numeric library does not survive even that.
+    """
+    return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 
 
 def _begin(first: Callable[[], object]) -> None:

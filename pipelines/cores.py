@@ -23,7 +23,7 @@ def available() -> int:
 def share(jobs: int) -> dict[str, str]:
     """What is set for each of `jobs` stages at once: its share of the cores, and how many there are in all.
 
-    The latter is for the last stage, `register`, which runs alone and starts processes.
+    The latter is for the last stages, `plot` and `register`, which run alone and start processes.
     """
     cores = available()
     return {"OMP_NUM_THREADS": str(max(1, cores // jobs)), "LAMBDANET_CORES": str(cores)}

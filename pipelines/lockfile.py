@@ -244,10 +244,14 @@ def made_once(get: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
 
 
 class Hashes:
-    """Digests of files and folders, good until a stage runs or its outputs are put back."""
+    """Digests of files and folders, good until a stage runs, or its outputs are put back.
+
+    Here or, where abreast.py lets go of the project's lock, by another DVC, which then writes dvc.lock.
+    """
 
     def __init__(self) -> None:
         self._found: dict[tuple, Any] | None = {}
+        self._lock: tuple[int, int] | None = None
 
     def once(self, get: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """DVC's `Output.get_hash`, which looks once at each place."""
@@ -255,6 +259,9 @@ class Hashes:
         def get_hash(output: Any) -> Any:
             if self._found is None or output.fs.protocol != "local":
                 return get(output)
+            lock = _version(Path(output.repo.root_dir) / "dvc.lock")
+            if lock != self._lock:
+                self._found, self._lock = {}, lock
             key = output.fs_path, output.hash_name, output.use_cache
             if key not in self._found:
                 self._found[key] = get(output)
@@ -270,6 +277,15 @@ class Hashes:
             return act(*words, **options)
 
         return acting
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What changes whenever a file is replaced or written to; None without one."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def main(words: list[str], jobs: int = 1) -> int:

@@ -15,8 +15,7 @@ def main() -> None:
     params = door.load_params()
     images = look_up(params.downloads, profile, "profile").train_images
     door.announce(f"register@{profile}", params, profile)
-    cells = (*params.cells(profile), *params.study_cells(profile), *params.set_cells(profile))
-    building.prepare(len({cell.model for cell in cells}))
+    building.prepare(params, profile)
     from lambdanet import publish  # takes seconds
 
     trained = publish.from_stages(params, profile, Path(models), Path(scores), Path(logs))

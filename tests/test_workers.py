@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import BrokenExecutor
 
@@ -16,7 +15,7 @@ from pipelines import processes
 
 
 def who(number):
-    return os.getpid(), os.getppid(), threading.active_count(), number
+    return os.getpid(), number
 
 
 def die():
@@ -68,18 +67,39 @@ def test_what_is_not_begun_is_not_done_after_an_error():
     assert time.monotonic() - begun < 20  # of 40 seconds for each process
 
 
+def test_where_the_one_that_forks_dies_it_is_told_of(tmp_path):
+    (tmp_path / "fails_to_load.py").write_text("1 / 0")
+    code = """
+from concurrent.futures import BrokenExecutor
+from lambdanet import workers
+if __name__ == "__main__":
+    with workers.several(2, ["fails_to_load"]) as later:
+        try:
+            later(len, "four")()
+        except BrokenExecutor:
+            print("broken")
+"""
+    paths = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(helpers.ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | paths, timeout=60
+    )
+    assert done.stdout == "broken\n"
+
+
 SLEEPERS = """
-import time
+import sys, time
 from lambdanet import workers
 if __name__ == "__main__":
     with workers.several(2, ["lambdanet.files"]) as later:
-        later(time.sleep, 0)()
-        results = [later(time.sleep, {seconds}) for _ in range(2)]
+        for result in [later(time.sleep, 0.2) for _ in range(2)]:
+            result()
+        results = [later(time.sleep, {seconds}) for _ in range({pieces})]
         print("begun", flush=True)
         try:
-            results[0]()
+            time.sleep(1) if not results else results[0]()
         except KeyboardInterrupt:
             print("interrupted", flush=True)
+        print(later(len, "four")(), flush=True)
 """
 
 
@@ -88,10 +108,10 @@ def sleepers():
     """Start a process that has two others sleep for so long; it has begun."""
     started = []
 
-    def start(seconds):
+    def start(seconds, pieces=2):
         process = subprocess.Popen(
-            [sys.executable, "-c", SLEEPERS.format(seconds=seconds)], text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-c", SLEEPERS.format(seconds=seconds, pieces=pieces)], text=True,
+            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
         assert process.stdout.readline() == "begun\n"
@@ -103,11 +123,12 @@ def sleepers():
         process.communicate()
 
 
-def test_a_control_c_is_for_who_waits(sleepers):
-    process = sleepers(1)
+@pytest.mark.parametrize("pieces", [0, 2])  # the others have nothing to do, or are busy
+def test_a_control_c_is_for_who_waits(sleepers, pieces):
+    process = sleepers(0.5, pieces)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (0, "interrupted\n", "")
+    assert (process.returncode, output, errors) == (0, "interrupted\n4\n", "")
 
 
 def test_processes_end_with_the_one_that_started_them(sleepers):

@@ -218,9 +218,9 @@ print("parsed", status, parsed.count("params.yaml"), parsed.count("dvc.lock"))
     assert list(json.loads(told.stdout)) == ["b"]
 
 
-def test_digests_are_taken_once_until_something_runs():
+def test_digests_are_taken_once_until_something_runs(tmp_path):
     class Output:
-        hash_name, use_cache = "md5", True
+        hash_name, use_cache, repo = "md5", True, SimpleNamespace(root_dir=str(tmp_path))
 
         def __init__(self, path, protocol="local"):
             self.fs_path, self.fs = path, SimpleNamespace(protocol=protocol)
@@ -231,6 +231,10 @@ def test_digests_are_taken_once_until_something_runs():
     assert taken == ["a", "b"]
     assert [get(Output("a", "s3")) for _ in range(2)] == [1, 1]  # what is far away is left to DVC
     assert taken == ["a", "b", "a", "a"]
+    (tmp_path / "dvc.lock").write_text("by another DVC")
+    content["a"] = 5
+    assert [get(Output("a")) for _ in range(2)] == [5, 5]
+    taken[4:] = []
     assert hashes.until(lambda *words, **options: (words, options))(1, two=2) == ((1,), {"two": 2})
     content["a"] = 3
     assert [get(Output(path)) for path in "aa"] == [3, 3]
