@@ -87,8 +87,9 @@ if __name__ == "__main__":
 
 
 SLEEPERS = """
-import sys, time
+import signal, time
 from lambdanet import workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background has it ignored
 if __name__ == "__main__":
     with workers.several(2, ["lambdanet.files"]) as later:
         for result in [later(time.sleep, 0.2) for _ in range(2)]:
