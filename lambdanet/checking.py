@@ -27,6 +27,7 @@ def check(path: Path) -> str:
     if not _stands(found_valid):
         _make_all(loaded)
         built_in = _has_built_in_images(loaded)  # a folder may change
+        # Only if neither params.yaml nor the code was saved anew since it was read.
         if built_in and _mark(path.read_bytes()) == found_valid and params.load(path) == loaded:
             _set(found_valid)
     cells = len(loaded.cells(loaded.profile))

@@ -21,6 +21,11 @@ def cores() -> int:
     for name in ("LAMBDANET_CORES", "OMP_NUM_THREADS"):
         if (said := os.environ.get(name, "")).isdecimal():
             return max(1, int(said))
+    return available()
+
+
+def available() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -40,13 +45,15 @@ def prepare(modules: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def several(processes: int, modules: Sequence[str], begin: Callable[[], object] = int) -> Iterator[Later]:
+def several(
+    processes: int, modules: Sequence[str], begin: Callable[[], None] | None = None
+) -> Iterator[Later]:
     """Give a `Later` whose pieces are done by so many processes; by this one, when asked, if fewer than 2.
 
     Args:
         processes: how many.
         modules: which they load, once for all of them where the system can do that.
-        begin: what each does first.
+        begin: what each does first, if anything.
 
     Yields:
         A `Later`; its functions raise what the piece raised, and BrokenExecutor where something has killed
@@ -73,14 +80,15 @@ def several(processes: int, modules: Sequence[str], begin: Callable[[], object] 
 def _context() -> multiprocessing.context.BaseContext:
     """Not by a fork of this process, which may have threads at work: of one that has only loaded modules.
 
-    macOS's own numeric library does not survive even that.
+    On Linux only: elsewhere, systems' own libraries may not survive that either.
     """
     return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 
 
-def _begin(first: Callable[[], object]) -> None:
+def _begin(first: Callable[[], None] | None) -> None:
     """These processes end with the one that started them."""
-    first()
+    if first:
+        first()
 
     def follow() -> None:
         multiprocessing.parent_process().join()

@@ -5,6 +5,8 @@ import subprocess
 
 import psutil
 
+from lambdanet.workers import available
+
 MEMORY = 2 * 2**30  # bytes for a stage
 
 
@@ -13,11 +15,6 @@ def usual_jobs() -> int:
     if gpus():
         return 1
     return max(1, min(available(), psutil.virtual_memory().available // MEMORY))
-
-
-def available() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share(jobs: int) -> dict[str, str]:

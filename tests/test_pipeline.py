@@ -127,6 +127,7 @@ def test_lost_mlflow_is_restored_by_register_alone(clone):
     assert after["models"] == before["models"]
     for old, new in zip(before["runs"]["lambdanet/quick"], after["runs"]["lambdanet/quick"], strict=True):
         assert new == old, old["name"]
+    assert clone.repro() == set()
     assert "up to date" in clone.run(*DVC, "status")
 
 

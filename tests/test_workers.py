@@ -94,10 +94,11 @@ if __name__ == "__main__":
     with workers.several(2, ["lambdanet.files"]) as later:
         for result in [later(time.sleep, 0.2) for _ in range(2)]:
             result()
-        results = [later(time.sleep, {seconds}) for _ in range({pieces})]
+        for _ in range({pieces}):
+            later(time.sleep, {seconds})
         print("begun", flush=True)
         try:
-            time.sleep(1) if not results else results[0]()
+            time.sleep(60)  # cut short
         except KeyboardInterrupt:
             print("interrupted", flush=True)
         print(later(len, "four")(), flush=True)

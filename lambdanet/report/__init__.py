@@ -11,7 +11,7 @@ from lambdanet.params import Cell, Params
 from lambdanet.report import tables
 
 NEEDED = ("lambdanet.report.figures",)  # what the processes that draw load
-PROCESSES = 4  # of these, at most: the longest figure takes a tenth of all
+PROCESSES = 4  # of these, at most: with more, all would soon wait for the longest figure
 
 # Of a training's log. No times: the same trainings on the same kind of machine give the same report.
 KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256")
@@ -210,8 +210,7 @@ def _write_sets(
             for path in (old / "figures" / f"{figure}.png" for figure in shown):
                 if path.is_file():
                     files.write_bytes(new / "figures" / path.name, path.read_bytes())
-        here = [figure for figure in shown if (new / "figures" / f"{figure}.png").is_file()]
-        section["figures"] = [figure for figure in shown if figure in draw or figure in here]
+        section["figures"] = [f for f in shown if f in draw or (new / "figures" / f"{f}.png").is_file()]
         sections.append(section)
     return sections
 
