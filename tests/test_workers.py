@@ -96,8 +96,8 @@ if __name__ == "__main__":
             result()
         for _ in range({pieces}):
             later(time.sleep, {seconds})
-        print("begun", flush=True)
         try:
+            print("begun", flush=True)  # the signal may come before this returns
             time.sleep(60)  # cut short
         except KeyboardInterrupt:
             print("interrupted", flush=True)
