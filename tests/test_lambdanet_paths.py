@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from lambdanet.devices import choose_device
+from lambdanet.kernels import objects, vectors
 from lambdanet.models import create_model, dncnn, path, paths
-from lambdanet.models.lambdanet import reassociated
+from lambdanet.models.lambdanet import fused, reassociated
 
 # u, m, k, heads, d, (h, w), batch; each value of the paper's and its neighbours, wide and narrow, odd batches
 GRID = [
@@ -197,6 +198,39 @@ def test_threads_do_not_change_a_byte_of_the_fused_path(threads):
     for key in ("gradient", "statistics", "output", "evaluation"):
         assert torch.equal(found[0][key], found[1][key])
         assert torch.equal(found[0][key], found[2][key])
+
+
+@pytest.fixture
+def registers(monkeypatch):
+    """Have kernels compiled, all anew, for a processor with 32 long registers or without; vectors as long."""
+
+    def forget():
+        vectors.accumulators.cache_clear()
+        fused.compiled.cache_clear()
+
+    def choose(many):
+        forget()
+        monkeypatch.setattr(vectors, "_long_registers", lambda: many)
+
+    monkeypatch.setattr(objects, "find", lambda request: None)
+    monkeypatch.setattr(objects, "keep", lambda request, code: None)
+    monkeypatch.setattr(vectors, "lanes", lambda: 8)
+    yield choose
+    forget()
+
+
+@pytest.mark.parametrize("sizes", [(1, 23, 16), (4, 7, 40)], ids=str)
+def test_the_number_of_registers_does_not_change_a_byte_of_the_fused_path(registers, sizes):
+    u, m, d = sizes
+    model, (clean, noisy) = network(u=u, m=m, d=d), images(10, 14, 14)
+    found, accumulators = [], []
+    for many in (False, True):
+        registers(many)
+        accumulators.append(vectors.accumulators())
+        found.append(learn(model, paths.FUSED, clean, noisy))
+    assert accumulators == [12, 24]
+    for key in ("gradient", "statistics", "output", "evaluation"):
+        assert torch.equal(found[0][key], found[1][key])
 
 
 def test_batches_do_not_disturb_each_other():

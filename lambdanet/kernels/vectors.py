@@ -67,6 +67,15 @@ class Kernel:
         index = LONG(offset) if isinstance(offset, int) else offset
         return self.build.gep(self.arrays[array], [index], source_etype=FLOAT)
 
+    def again(self, array: str) -> str:
+        """Another name of an array by which, where registers are few, what one held is loaded again."""
+        if _long_registers():
+            return array
+        kind = ir.FunctionType(ir.PointerType(), [ir.PointerType()])
+        other = f"{array}'"
+        self.arrays[other] = self.build.asm(kind, "", "=r,0", [self.arrays[array]], False)
+        return other
+
     def get(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
         """One number."""
         return self.build.load(self.at(array, *place), typ=FLOAT, align=4)
@@ -245,6 +254,10 @@ class Kernel:
         """The larger of two offsets."""
         return self._choose(">", a, b)
 
+    def multiple(self, a: Offset, of: int) -> Offset:
+        """The largest multiple of a number that is not above an offset."""
+        return a - a % of if isinstance(a, int) else self.build.sub(a, self.build.urem(a, LONG(of)))
+
     def _choose(self, sign: str, a: Offset, b: Offset) -> ir.Value:
         a, b = (LONG(x) if isinstance(x, int) else x for x in (a, b))
         return self.build.select(self.build.icmp_signed(sign, a, b), a, b)
@@ -283,7 +296,17 @@ class Register:
 @functools.cache
 def lanes() -> int:
     """How many floats a kernel works on at a time: 16 with AVX-512's 32 long registers, else 8."""
-    return 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+    return 16 if _long_registers() else 8
+
+
+@functools.cache
+def accumulators() -> int:
+    """How many a loop can hold beside what it multiplies: 24 of AVX-512's 32 registers, else 12 of 16."""
+    return 24 if _long_registers() else 12
+
+
+def _long_registers() -> bool:
+    return bool(llvm.get_host_cpu_features().get("avx512f"))
 
 
 def compile_kernels(

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from lambdanet.kernels.vectors import Kernel, Offset
+from lambdanet.kernels.vectors import Kernel, Offset, accumulators
 
-UNITS = 8  # of a matrix product at a time
+UNITS = 8  # of a matrix product at a time, or as many as fit
 PIXELS = 2  # that share the loading of a weight
-SIDE = 4  # of a tile of an outer product: 16 accumulators
+SIDE = 4  # of a tile of an outer product, or what fits
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ class Size:
 
 
 def write_feature_sums(k: Kernel, size: Size) -> None:
-    """features, image, lane_products -> sums, centres (channels), products (channels, channels).
+    """features, image, lane_products, gradient -> sums, centres (channels), products (channels, channels).
 
     products are of f - centre, upper triangle only (by tiles); each centre is stored in all lanes.
+    `gradient` is room for a row of f - centre.
     """
     L, channels = k.lanes, size.channels
-    for first, count in k.chunks(channels, 2 * UNITS):
+    for first, count in k.chunks(channels, min(2 * UNITS, accumulators())):
         sums = k.registers(count)
         with k.loop(size.pixels) as n:
             for i, total in enumerate(sums):
@@ -55,14 +56,17 @@ def write_feature_sums(k: Kernel, size: Size) -> None:
             mean = k.mul(k.splat("sums", first, i), k.constant(1 / (size.pixels * L)))
             k.store(mean, "centres", k.scaled(first, L), i * L)
 
-    def centred(n: Offset, i: Offset) -> ir.Value:
-        value = k.load("features", (n, channels * L), k.scaled(i, L))
-        mask = k.load("image", 3 * size.pixels * L, (n, L))
-        return k.fma(k.neg(mask), k.load("centres", k.scaled(i, L)), value)
-
     clear(k, "lane_products", channels * channels)
-    with rows(k, size) as pixels:
-        add_outer(k, pixels, "lane_products", (channels, centred), (channels, centred), triangle=True)
+    with rows(k, size.pixels, size.row) as pixels:
+        start, end = pixels
+        with k.loop(end, start) as n:
+            mask = k.neg(k.load("image", 3 * size.pixels * L, (n, L)))
+            with k.loop(channels) as i:
+                value = k.load("features", (n, channels * L), (i, L))
+                value = k.fma(mask, k.load("centres", (i, L)), value)
+                k.store(value, "gradient", (n, channels * L), (start, -channels * L), (i, L))
+        centred = (channels, in_row(k, "gradient", channels, start))
+        add_outer(k, pixels, "lane_products", centred, centred, triangle=True)
     sum_lanes(k, "lane_products", "products", channels * channels)
 
 
@@ -98,7 +102,7 @@ def write_decode(k: Kernel, size: Size) -> None:
 def _hidden(k: Kernel, size: Size, n: Offset) -> list[ir.Value]:
     """The three c of each of PIXELS pixels from n on."""
     c = k.registers(3 * PIXELS)
-    for unit, units in k.chunks(size.hidden, UNITS):
+    for unit, units in evenly(k, size.hidden, at_once()):
         a = _affine(k, size, n, unit, units)
         for p in range(PIXELS):
             for j in range(units):
@@ -131,7 +135,7 @@ def write_output_backward(k: Kernel, size: Size) -> None:
     L = k.lanes
     sums = k.registers(6)
     clear(k, "lane_w2", 3 * size.channels)
-    with rows(k, size) as pixels:
+    with rows(k, size.pixels, size.row) as pixels:
         with k.loop(pixels[1], pixels[0]) as n:
             for i in range(3):
                 y = k.load("output", (n, L), i * size.pixels * L)
@@ -152,21 +156,16 @@ def write_hidden_backward(k: Kernel, size: Size) -> None:
 
     dc and r (a row of pixels each) and lane_... are room to work in.
     """
-    L, hidden = k.lanes, size.hidden
+    hidden = size.hidden
     clear(k, "lane_w3", 3 * hidden)
     clear(k, "lane_b1", hidden)
     clear(k, "lane_w1", hidden * size.channels)
-    with rows(k, size) as pixels:
+    with rows(k, size.pixels, size.row) as pixels:
         with k.loop(pixels[1], pixels[0], PIXELS) as n:
             _hidden_gradient(k, size, n, k.sum(n, (pixels[0], -1)))
-        start = pixels[0]
-
-        def in_row(array: str, count: int) -> Callable[[Offset, Offset], ir.Value]:
-            return lambda n, i: k.load(array, (n, count * L), (start, -count * L), k.scaled(i, L))
-
-        r, da = in_row("r", hidden), values(k, "da", hidden)
+        r, da = in_row(k, "r", hidden, pixels[0]), values(k, "da", hidden)
         one = (1, lambda n, i: k.constant(1.0))
-        add_outer(k, pixels, "lane_w3", (3, in_row("dc", 3)), (hidden, r))
+        add_outer(k, pixels, "lane_w3", (3, in_row(k, "dc", 3, pixels[0])), (hidden, r))
         add_outer(k, pixels, "lane_b1", (hidden, da), one)
         add_outer(k, pixels, "lane_w1", (hidden, da), (size.channels, _features(k, size)))
     sum_lanes(k, "lane_w3", "d_w3", 3 * hidden)
@@ -185,7 +184,7 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, in_row: Offset) -> None:
             shift = k.fma(k.splat("e1", i), c, k.splat("e0", i))
             dc.append(k.fma(k.splat("p", i), o, k.mul(mask, shift)))
             k.store(dc[-1], "dc", (in_row, 3 * L), (3 * p + i) * L)
-    for unit, units in k.chunks(hidden, UNITS):
+    for unit, units in evenly(k, hidden, at_once()):
         a = _affine(k, size, n, unit, units)
         for j in range(units):
             weights = [k.splat("w3", i * hidden + j, unit) for i in range(3)]
@@ -199,10 +198,10 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, in_row: Offset) -> None:
 
 
 @contextlib.contextmanager
-def rows(k: Kernel, size: Size) -> Iterator[tuple[Offset, Offset]]:
+def rows(k: Kernel, pixels: int, row: int) -> Iterator[tuple[Offset, Offset]]:
     """A loop over rows of pixels, so that what a row needs stays in the cache: first pixel and end."""
-    with k.loop(size.pixels, step=size.row) as first:
-        yield first, k.sum(first, size.row)
+    with k.loop(pixels, step=row) as first:
+        yield first, k.sum(first, row)
 
 
 def write_feature_gradient(k: Kernel, size: Size) -> None:
@@ -214,7 +213,7 @@ def write_feature_gradient(k: Kernel, size: Size) -> None:
     sources = [("da", "w1", size.hidden), ("o", "w2", 3), ("features", "q_matrix", channels)]
     with k.loop(size.pixels, step=PIXELS) as n:
         masks = [k.load("image", 3 * size.pixels * L, (n, L), p * L) for p in range(PIXELS)]
-        for channel, count in k.chunks(channels, UNITS):
+        for channel, count in evenly(k, channels, at_once()):
             sums = k.registers(PIXELS * count)
             for j in range(count):
                 for p in range(PIXELS):
@@ -230,6 +229,16 @@ def write_feature_gradient(k: Kernel, size: Size) -> None:
                 for p in range(PIXELS):
                     place = k.sum((n, channels * L), (p * channels + j) * L, k.scaled(channel, L))
                     k.store(sums[p * count + j].get(), "gradient", place)
+
+
+def at_once() -> int:
+    """As many as have accumulators for PIXELS."""
+    return min(UNITS, accumulators() // PIXELS)
+
+
+def evenly(k: Kernel, count: int, most: int) -> Iterator[tuple[Offset, int]]:
+    """Chunks of `most` or fewer, as much of a size as they can be."""
+    return k.chunks(count, -(-count // -(-count // most)))
 
 
 def _affine(k: Kernel, size: Size, n: Offset, unit: Offset, units: int) -> list[list[ir.Value]]:
@@ -257,11 +266,14 @@ def clear(k: Kernel, target: str, count: int) -> None:
 def add_outer(
     k: Kernel, pixels: tuple[Offset, Offset], target: str, a: Source, b: Source, *, triangle: bool = False
 ) -> None:
-    """Target (a's count, b's count, lanes) += sum over a row of pixels of a b'."""
-    L = k.lanes
+    """Target (a's count, b's count, lanes) += sum over a row of pixels of a b'.
+
+    `triangle`: of a square, what is on the diagonal or right of it; by tiles, so also some that is not.
+    """
+    L, across = k.lanes, min(SIDE, accumulators() // SIDE)
     (count_a, value_a), (count_b, value_b) = a, b
     for i, high in k.chunks(count_a, SIDE):
-        for j, wide in k.chunks(count_b, SIDE, start=i if triangle else 0):
+        for j, wide in k.chunks(count_b, across, start=k.multiple(i, across) if triangle else 0):
             places = [
                 k.sum(k.scaled(i, count_b * L), p * count_b * L, k.scaled(j, L), q * L)
                 for p in range(high)
@@ -285,6 +297,12 @@ def sum_lanes(k: Kernel, source: str, target: str, count: int) -> None:
 
 def values(k: Kernel, array: str, count: int) -> Callable[[Offset, Offset], ir.Value]:
     return lambda n, i: k.load(array, k.scaled(n, count * k.lanes), k.scaled(i, k.lanes))
+
+
+def in_row(k: Kernel, array: str, count: int, start: Offset) -> Callable[[Offset, Offset], ir.Value]:
+    """The same where the array holds a row of pixels, which begins at `start`."""
+    L = k.lanes
+    return lambda n, i: k.load(array, (n, count * L), (start, -count * L), k.scaled(i, L))
 
 
 def _features(k: Kernel, size: Size) -> Callable[[Offset, Offset], ir.Value]:

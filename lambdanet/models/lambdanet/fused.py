@@ -28,9 +28,9 @@ ARRAYS = {
     "moments": "image weights largest moments plain",
     "means": "image weights largest moments",
     "transform": "image analysis parts spectrum",
-    "forward": "image spectrum filters synthesis content constant product t_group t",
+    "forward": "image spectrum filters synthesis content constant product parts t_group t",
     "mix": "t image mix heads_content features",
-    "feature_sums": "features image lane_products sums centres products",
+    "feature_sums": "features image lane_products gradient sums centres products",
     "hidden": "features image w1 b1 w3 centre c c_sums",
     "output": "features c p w2 b2 output",
     "decode": "features w1 b1 w3 p w2 b2 output",
@@ -40,7 +40,7 @@ ARRAYS = {
     "hidden_backward": "features image c o w1 b1 w3 p e0 e1 dc r lane_w3 lane_b1 lane_w1 da d_w3 d_b1 d_w1",
     "feature_gradient": "features image da o w1 w2 q_matrix q gradient",
     "mix_backward": "gradient t image mix lane_mix d_t d_mix d_heads_content",
-    "backward": "image spectrum analysis d_t parts product d_filters d_constant d_content",
+    "backward": "image spectrum analysis d_t t_group parts product d_filters d_constant d_content",
 }
 # One of these has a row for every block of images; the others are the same for all.
 BY_BLOCK = frozenset(

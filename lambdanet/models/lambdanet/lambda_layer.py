@@ -33,12 +33,12 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lambdanet.kernels.vectors import FLOAT, LONG, Kernel, Offset
+from lambdanet.kernels.vectors import FLOAT, LONG, Kernel, Offset, accumulators
 
 TAPS = 6  # of a tile in the filters' gradient: 12 accumulators
 PAD = TAPS - 1
 ROWS = 2  # of a tile in the correlation: 12 accumulators
-TILE = 4  # columns or frequencies of a tile in the transforms: 24 accumulators
+TILE = 4  # columns or frequencies of a tile in the transforms: 12 accumulators for each of two parts
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,7 @@ def write_forward(k: Kernel, size: Shape) -> None:
 def write_correlation(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
     """Product (h, 3, frequencies, 2) = filter (g, c) times spectrum, summed over the rows seen."""
     L, h, m, radius = k.lanes, size.h, size.m, size.m // 2
+    spectra = ["spectrum", k.again("spectrum")]  # for each row of a tile
     with k.loop(size.frequencies) as f, k.loop(h, step=ROWS) as y:
         sums = k.registers(ROWS * 3 * 2)
         first = k.greatest(0, k.sum(y, -radius))
@@ -182,10 +183,10 @@ def write_correlation(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
                         (f, (m + 2) * 2))  # fmt: skip
         with k.loop(last, first) as r:
             place = k.sum((f, (h + 2 * PAD) * 6 * L), (r, 6 * L), PAD * 6 * L)
-            seen = [k.load("spectrum", place, i * L) for i in range(6)]
             tap = k.sum(filters, (r, 2), (y, -2), 2 * (radius + 1))  # row y sees row r through it
             for j in range(ROWS):
                 re, im = (k.splat("filters", tap, part - 2 * j) for part in (0, 1))
+                seen = [k.load(spectra[j], place, i * L) for i in range(6)]
                 for d in range(3):
                     real, imaginary = sums[6 * j + 2 * d : 6 * j + 2 * d + 2]
                     real.fma(re, seen[2 * d])
@@ -206,37 +207,46 @@ def _synthesise(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
     last = k.build.icmp_signed("==", c, LONG(3))
     target = k.build.select(last, k.at("t", (g, 4 * L)), k.arrays["t_group"])
     step = k.build.select(last, LONG(size.channels * L), LONG(3 * L))
+    summed = k.again("parts")
     with k.loop(size.h) as y:
         for tile in range(0, half, TILE):
             columns = range(tile, min(tile + TILE, half))
-            even, odd = (k.registers(3 * len(columns)) for _ in range(2))
-            with k.loop(size.frequencies) as f:
-                for sums, part in ((even, 0), (odd, 1)):
-                    values = [
-                        k.load("product", (y, 6 * size.frequencies * L), 2 * d * size.frequencies * L,
-                               (f, 2 * L), part * L)
-                        for d in range(3)
-                    ]  # fmt: skip
-                    for i, s in enumerate(columns):
-                        factor = k.splat("synthesis", (f, 2 * half), 2 * s + part)
-                        for d in range(3):
-                            sums[3 * i + d].fma(factor, values[d])
-            for i, s in enumerate(columns):
+            for parts in _parts():
+                sums = {(s, d, part): k.registers(1)[0] for s in columns for d in range(3) for part in parts}
+                with k.loop(size.frequencies) as f:
+                    for part in parts:
+                        values = [
+                            k.load("product", (y, 6 * size.frequencies * L), 2 * d * size.frequencies * L,
+                                   (f, 2 * L), part * L)
+                            for d in range(3)
+                        ]  # fmt: skip
+                        for s in columns:
+                            factor = k.splat("synthesis", (f, 2 * half), 2 * s + part)
+                            for d in range(3):
+                                sums[s, d, part].fma(factor, values[d])
+                for (s, d, part), total in sums.items():
+                    k.store(total.get(), "parts", (6 * s + 2 * d + part) * L)
+            for s in columns:
                 for column, combine in ((half + s, k.add), (half - 1 - s, k.sub)):
                     image = k.load("image", (c, size.h * w * L), (y, w * L), column * L)
                     pixel = k.sum((y, w), column)
                     to = k.build.gep(target, [k.build.mul(pixel, step)], source_etype=FLOAT)
                     for d in range(3):
-                        value = combine(even[3 * i + d].get(), odd[3 * i + d].get())
+                        value = combine(*(k.load(summed, (6 * s + 2 * d + part) * L) for part in (0, 1)))
                         value = k.fma(image, value, k.load("t_group", (pixel, 3 * L), d * L))
                         k.store_to(value, k.build.gep(to, [LONG(d * L)], source_etype=FLOAT))
 
 
+def _parts() -> tuple[tuple[int, ...], ...]:
+    """Which of the two parts that do not meet, real and imaginary or even and odd, a loop sums at once."""
+    return ((0, 1),) if accumulators() >= 6 * TILE else ((0,), (1,))
+
+
 def write_backward(k: Kernel, size: Shape) -> None:
-    """image, spectrum, analysis, d_t, parts, product -> d_...
+    """image, spectrum, analysis, d_t, t_group, parts, product -> d_...
 
     d_filters (groups, 4, frequencies, m, 2) and d_constant (groups, 4, h, w) are summed over the
-    block's images, d_content (groups, 4, 4) stays in lanes.
+    block's images, d_content (groups, 4, 4) stays in lanes. A group's d_t is first gathered in `t_group`.
     """
     L, channels, pixels = k.lanes, size.channels, size.h * size.w
     with k.loop(size.groups) as g:
@@ -245,6 +255,8 @@ def write_backward(k: Kernel, size: Shape) -> None:
             image = [k.load("image", c * pixels * L, (n, L)) for c in range(4)]
             for d in range(4):
                 gradient = k.load("d_t", (n, channels * L), (g, 4 * L), d * L)
+                if d < 3:
+                    k.store(gradient, "t_group", (n, 3 * L), d * L)
                 for c in range(4):
                     sums[4 * c + d].fma(image[c], gradient)
                     if d == 3:
@@ -254,15 +266,14 @@ def write_backward(k: Kernel, size: Shape) -> None:
         with k.loop(4) as c:
             with k.loop(size.h) as y:
                 image = k.sum((c, pixels * L), (y, size.w * L))
-                first = k.sum((y, size.w * channels * L), (g, 4 * L))
-                _analyse(k, size, functools.partial(_of_product, k, channels, image, first))
+                _analyse(k, size, functools.partial(_of_product, k, image, k.sum((y, size.w * 3 * L))))
                 _store_spectrum(k, size, y, "product", 0)
             _correlate_gradient(k, size, g, c)
 
 
-def _of_product(k: Kernel, channels: int, image: Offset, first: Offset, d: int, column: int) -> ir.Value:
+def _of_product(k: Kernel, image: Offset, first: Offset, d: int, column: int) -> ir.Value:
     """x_c times the gradient of T's channel d, at a column of a row."""
-    value = k.load("d_t", first, column * channels, d * k.lanes)
+    value = k.load("t_group", first, column * 3, d * k.lanes)
     return k.mul(k.load("image", image, column), value)
 
 
@@ -270,8 +281,9 @@ def _correlate_gradient(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
     """d_filters (g, c) = spectrum times the conjugate of product, summed over rows and channels."""
     L, h, m, radius = k.lanes, size.h, size.m, size.m // 2
     with k.loop(size.frequencies) as f:
-        for tile in range(0, m, TAPS):
-            taps = range(tile, min(tile + TAPS, m))
+        together = -(-m // -(-m // TAPS))
+        for tile in range(0, m, together):
+            taps = range(tile, min(tile + together, m))
             sums = k.registers(2 * len(taps))
             low, high = taps[0] - radius, taps[-1] - radius  # row y of the gradient met row y + tap
             with k.loop(min(h, h - low), max(0, -high)) as y:
@@ -310,15 +322,15 @@ def _store_spectrum(k: Kernel, size: Shape, y: Offset, target: str, pad: int) ->
     L, half = k.lanes, size.w // 2
     for tile in range(0, size.frequencies, TILE):
         frequencies = range(tile, min(tile + TILE, size.frequencies))
-        sums = k.registers(6 * len(frequencies))
-        with k.loop(half) as s:
-            values = [k.load("parts", (s, 6 * L), i * L) for i in range(6)]
-            for i, f in enumerate(frequencies):
-                for part in (0, 1):
-                    factor = k.splat("analysis", (s, 2 * size.frequencies), 2 * f + part)
-                    for d in range(3):
-                        sums[6 * i + 2 * d + part].fma(factor, values[2 * d + part])
-        for i, f in enumerate(frequencies):
-            for j in range(6):
-                k.store(sums[6 * i + j].get(), target, (f * (size.h + 2 * pad) + pad) * 6 * L,
-                        (y, 6 * L), j * L)  # fmt: skip
+        for parts in _parts():
+            sums = {(f, d, part): k.registers(1)[0] for f in frequencies for d in range(3) for part in parts}
+            with k.loop(half) as s:
+                values = [k.load("parts", (s, 6 * L), i * L) for i in range(6)]
+                for f in frequencies:
+                    for part in parts:
+                        factor = k.splat("analysis", (s, 2 * size.frequencies), 2 * f + part)
+                        for d in range(3):
+                            sums[f, d, part].fma(factor, values[2 * d + part])
+            for (f, d, part), total in sums.items():
+                k.store(total.get(), target, (f * (size.h + 2 * pad) + pad) * 6 * L, (y, 6 * L),
+                        (2 * d + part) * L)  # fmt: skip

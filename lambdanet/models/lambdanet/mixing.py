@@ -11,10 +11,11 @@ Arrays, lanes last: t and d_t (h w, heads, 4 u), features and gradient (h w, hea
 
 from dataclasses import dataclass
 
-from lambdanet.kernels.vectors import Kernel
-from lambdanet.models.lambdanet.decoder import add_outer, clear, sum_lanes, values
+from lambdanet.kernels.vectors import Kernel, accumulators
+from lambdanet.models.lambdanet.decoder import add_outer, clear, evenly, rows, sum_lanes, values
 
-VALUES = 4  # at a time: 16 vectors of content
+VALUES = 4  # at a time, or as many as fit
+PIXELS = 4  # that share the loading of a weight, forward
 
 
 @dataclass(frozen=True)
@@ -30,57 +31,52 @@ class Size:
 
 def write_mix(k: Kernel, size: Size) -> None:
     """t, image, mix (v, 4 u), heads_content (heads, v, 4) in lanes -> features."""
-    L, v = k.lanes, size.v
-    with k.loop(size.heads) as head:
-        for first, count in k.chunks(v, VALUES):
-            content = [
-                [k.load("heads_content", (head, 4 * v * L), k.scaled(first, 4 * L), (4 * j + c) * L)
-                 for c in range(4)]
-                for j in range(count)
-            ]  # fmt: skip
-            with k.loop(size.pixels) as n:
-                sums = k.registers(count)
-                for c in range(4):
-                    x = k.load("image", c * size.pixels * L, (n, L))
-                    for j in range(count):
-                        sums[j].fma(x, content[j][c])
-                with k.loop(size.terms) as i:
-                    t = k.load("t", (n, size.heads * size.terms * L), (head, size.terms * L), (i, L))
-                    for j in range(count):
-                        weight = k.splat("mix", k.scaled(first, size.terms), j * size.terms, i)
-                        sums[j].fma(weight, t)
+    L, v, terms = k.lanes, size.v, size.terms
+    with k.loop(size.pixels, step=PIXELS) as n, k.loop(size.heads) as head:
+        for first, count in evenly(k, v, min(VALUES, accumulators() // PIXELS)):
+            sums = [k.registers(count) for _ in range(PIXELS)]
+            for c in range(4):
+                x = [k.load("image", c * size.pixels * L, (n, L), p * L) for p in range(PIXELS)]
                 for j in range(count):
-                    k.store(sums[j].get(), "features", (n, size.heads * v * L), (head, v * L),
-                            k.scaled(first, L), j * L)  # fmt: skip
+                    place = k.sum((head, 4 * v * L), k.scaled(first, 4 * L), (4 * j + c) * L)
+                    content = k.load("heads_content", place)
+                    for p in range(PIXELS):
+                        sums[p][j].fma(x[p], content)
+            with k.loop(terms) as i:
+                place = k.sum((n, size.heads * terms * L), (head, terms * L), (i, L))
+                t = [k.load("t", place, p * size.heads * terms * L) for p in range(PIXELS)]
+                for j in range(count):
+                    weight = k.splat("mix", k.scaled(first, terms), j * terms, i)
+                    for p in range(PIXELS):
+                        sums[p][j].fma(weight, t[p])
+            place = k.sum((n, size.heads * v * L), (head, v * L), k.scaled(first, L))
+            for p in range(PIXELS):
+                for j in range(count):
+                    k.store(sums[p][j].get(), "features", place, (p * size.heads * v + j) * L)
 
 
 def write_mix_backward(k: Kernel, size: Size) -> None:
     """gradient, t, image, mix, lane_mix -> d_t; d_mix (v, 4 u), d_heads_content (heads, v, 4) in lanes."""
-    L, v = k.lanes, size.v
-    with k.loop(size.heads) as head:
-        for first, count in k.chunks(v, VALUES):
-            sums = k.registers(4 * count)
-            with k.loop(size.pixels) as n:
-                x = [k.load("image", c * size.pixels * L, (n, L)) for c in range(4)]
-                for j in range(count):
-                    z = k.load("gradient", (n, size.heads * v * L), (head, v * L), k.scaled(first, L), j * L)
-                    for c in range(4):
-                        sums[4 * j + c].fma(x[c], z)
-            for i, total in enumerate(sums):
-                k.store(total.get(), "d_heads_content", (head, 4 * v * L), k.scaled(first, 4 * L), i * L)
-    clear(k, "lane_mix", v * size.terms)
-    row = size.row * size.heads
-    with k.loop(size.pixels * size.heads, step=row) as start:
-        end = k.sum(start, row)
-        with k.loop(end, start) as n:
-            for first, count in k.chunks(size.terms, 8):
-                sums = k.registers(count)
+    L, v, heads, terms = k.lanes, size.v, size.heads, size.terms
+    image = (4, lambda n, c: k.load("image", k.scaled(c, size.pixels * L), (n, L)))
+    clear(k, "d_heads_content", heads * v * 4)
+    clear(k, "lane_mix", v * terms)
+    with rows(k, size.pixels, size.row) as pixels:
+        add_outer(k, pixels, "d_heads_content", (heads * v, values(k, "gradient", heads * v)), image)
+        start, end = (k.sum((pixel, heads)) for pixel in pixels)
+        with k.loop(end, start, 2) as n:
+            for first, count in evenly(k, terms, min(8, accumulators() // 2)):
+                sums = [k.registers(count) for _ in range(2)]
                 with k.loop(v) as j:
-                    z = k.load("gradient", (n, v * L), (j, L))
+                    z = [k.load("gradient", (n, v * L), p * v * L, (j, L)) for p in range(2)]
                     for i in range(count):
-                        sums[i].fma(k.splat("mix", (j, size.terms), first, i), z)
-                for i in range(count):
-                    k.store(sums[i].get(), "d_t", (n, size.terms * L), k.scaled(first, L), i * L)
-        gradient, t = (v, values(k, "gradient", v)), (size.terms, values(k, "t", size.terms))
+                        weight = k.splat("mix", (j, terms), first, i)
+                        for p in range(2):
+                            sums[p][i].fma(weight, z[p])
+                place = k.sum((n, terms * L), k.scaled(first, L))
+                for p in range(2):
+                    for i in range(count):
+                        k.store(sums[p][i].get(), "d_t", place, (p * terms + i) * L)
+        gradient, t = (v, values(k, "gradient", v)), (terms, values(k, "t", terms))
         add_outer(k, (start, end), "lane_mix", gradient, t)
-    sum_lanes(k, "lane_mix", "d_mix", v * size.terms)
+    sum_lanes(k, "lane_mix", "d_mix", v * terms)

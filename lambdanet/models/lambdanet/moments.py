@@ -6,9 +6,8 @@ enough; the mean of x x' under the same weights gives the keys' gradient without
 logits W x, d mean(x_c') / d W_c = mean(x_c' x_c) - mean(x_c') mean(x_c).
 """
 
-from lambdanet.kernels.vectors import Kernel
+from lambdanet.kernels.vectors import Kernel, accumulators
 
-KEYS = 2  # at a time: up to 20 accumulators
 PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]
 
 
@@ -24,8 +23,9 @@ def write_moments(k: Kernel, pixels: int, keys: int, *, first_only: bool = False
         with k.loop(pixels) as n:
             largest.set(k.at_least(_logit(k, weights, _image(k, pixels, n)), largest.get()))
         k.store(largest.get(), "largest", (key, L))
-    for first in range(0, keys, KEYS):
-        chosen = range(first, min(first + KEYS, keys))
+    at_once = accumulators() // 10
+    for first in range(0, keys, at_once):
+        chosen = range(first, min(first + at_once, keys))
         weights = [[k.splat("weights", 3 * key + i) for i in range(3)] for key in chosen]
         largest = [k.load("largest", key * L) for key in chosen]
         sums = [k.registers(count + 1) for _ in chosen]
