@@ -209,35 +209,13 @@ def test_a_failure_stops_what_depends_on_it_only():
     }  # fmt: skip
 
 
-def test_the_flow_runs_what_is_out_of_date_and_then_nothing(project):
-    write_stages(project, **DIAMOND | {"c": (["a"], "echo 'error: c is broken' >&2; test -e mended")})
-    status, out, err = run(project, "--jobs", "2")
-    assert status == 1
-    assert "error: c is broken" in err
-    assert "d was not run, as it needs c" in err
-    assert "Traceback" not in err
-    assert [(project / name).exists() for name in "abcde"] == [True, True, False, False, True]
+def test_the_flow_is_stopped_goes_on_meets_a_failure_and_ends_with_nothing_to_do(project):
+    waits = "test -e go || { echo $$ > pid; exec sleep 1234; }"
+    dies_once = "test -e tried || { touch tried; kill -9 $$; }"
+    breaks = "echo 'error: c is broken' >&2; test -e mended"
+    write_stages(project, **DIAMOND | {"c": (["a"], breaks), "e": ([], f"{waits}; {dies_once}")})
 
-    (project / "mended").touch()
-    status, out, err = run(project, "--jobs", "2")
-    assert status == 0, err
-    assert re.findall(r"\[\d/2\] done (\w)", err) == ["c", "d"]
-    assert (project / "d").read_text() == "a\na\n"
-    before = (project / "dvc.lock").read_bytes()
-    status, out, err = run(project, PREFECT_API_URL="http://127.0.0.1:9/api")  # is not even asked
-    assert (status, out, err) == (0, "Data and pipelines are up to date.\n", "")
-    assert (project / "dvc.lock").read_bytes() == before
-
-
-def test_a_killed_stage_is_tried_again(project):
-    write_stages(project, a=([], "test -e tried || { touch tried; kill -9 $$; }"))
-    status, _, err = run(project, "--jobs", "1")
-    assert status == 0, err
-    assert (project / "a").read_text() == "a\n"
-
-
-def test_ctrl_c_stops_everything_and_the_next_call_goes_on(project):
-    write_stages(project, a=([], "test -e go || { echo $$ > pid; exec sleep 1234; }"), b=([], "true"))
+    # Ctrl-C stops everything; before that a second call is refused.
     process = start(project, "--jobs", "2")
     helpers.wait_until(lambda: (project / "pid").exists() and (project / "b").exists(), 120)
     helpers.wait_until(lambda: (project / "pid").read_text().strip(), 10)
@@ -251,10 +229,26 @@ def test_ctrl_c_stops_everything_and_the_next_call_goes_on(project):
     assert process.returncode != 0
     assert "goes on" in err
     assert not helpers.lives(int((project / "pid").read_text()))
+
+    # The next call goes on: e is killed and tried again, c fails, and what needs c is not run.
     (project / "go").touch()
-    status, _, err = run(project)
+    status, _, err = run(project, "--jobs", "2")
+    assert status == 1
+    assert "error: c is broken" in err
+    assert "d was not run, as it needs c" in err
+    assert "Traceback" not in err
+    assert [(project / name).exists() for name in "abcde"] == [True, True, False, False, True]
+    assert (project / "tried").exists()
+
+    (project / "mended").touch()
+    status, out, err = run(project, "--jobs", "2")
     assert status == 0, err
-    assert (project / "a").read_text() == "a\n"
+    assert re.findall(r"\[\d/2\] done (\w)", err) == ["c", "d"]
+    assert (project / "d").read_text() == "a\na\n"
+    before = (project / "dvc.lock").read_bytes()
+    status, out, err = run(project, PREFECT_API_URL="http://127.0.0.1:9/api")  # is not even asked
+    assert (status, out, err) == (0, "Data and pipelines are up to date.\n", "")
+    assert (project / "dvc.lock").read_bytes() == before
 
 
 def test_outside_of_a_project_it_says_so(tmp_path):
