@@ -215,7 +215,12 @@ def _fits(request: dict) -> bool:
 
     script = Path(request["folder"], request["words"][0]).resolve()
     same_settings = read_early(request["environment"]) == read_early(dict(os.environ))
-    return script.parent == STAGES and request["python"] == sys.executable and same_settings
+    return script.parent == STAGES and request["python"] == python() and same_settings
+
+
+def python() -> str:
+    """Which Python this is, whatever name it was started by; as in stages/handover.py."""
+    return f"{os.path.realpath(sys.executable)} in {sys.prefix}"
 
 
 def _sources() -> dict[str, int]:

@@ -28,7 +28,7 @@ def hand_over() -> None:
             connection.connect(path)
             request = {
                 "words": sys.argv, "folder": str(Path.cwd()), "environment": dict(os.environ),
-                "python": sys.executable, "process": os.getpid(),
+                "python": python(), "process": os.getpid(),
             }  # fmt: skip
             text = json.dumps(request).encode()
             socket.send_fds(connection, [len(text).to_bytes(8, "big")], [0, 1, 2])
@@ -38,6 +38,11 @@ def hand_over() -> None:
             return
         if taken_by:
             _wait(connection, taken_by)
+
+
+def python() -> str:
+    """Which Python this is, whatever name it was started by."""
+    return f"{os.path.realpath(sys.executable)} in {sys.prefix}"
 
 
 def _wait(connection: socket.socket, process: int) -> None:

@@ -88,7 +88,7 @@ def test_a_copy_that_is_killed_fails_the_stage(server, project):
 
 def request(**changes):
     stage = str(helpers.ROOT / "stages/train.py")
-    given = {"words": [stage], "folder": "/", "environment": dict(os.environ), "python": sys.executable}
+    given = {"words": [stage], "folder": "/", "environment": dict(os.environ), "python": warm.python()}
     return given | changes
 
 
@@ -98,8 +98,16 @@ def test_what_would_compute_otherwise_is_declined(monkeypatch):
     assert warm._fits(request())
     assert warm._fits(request(environment=warm.SPIN | os.environ | {"DVC_STAGE": "train"}))
     assert not warm._fits(request(environment=other))
-    assert not warm._fits(request(python="/usr/bin/python3"))
+    assert not warm._fits(request(python=f"{os.path.realpath(sys.executable)} in /elsewhere"))
     assert not warm._fits(request(words=["/elsewhere/stages/train.py"]))
+
+
+@pytest.mark.parametrize("name", ["python", "python3"])
+def test_another_name_of_this_python_is_no_other(name):
+    code = "import sys; sys.path.insert(0, 'stages'); import handover; print(handover.python(), end='')"
+    command = [Path(sys.executable).with_name(name), "-c", code]
+    said = subprocess.run(command, cwd=helpers.ROOT, capture_output=True, text=True, check=True).stdout
+    assert warm._fits(request(python=said))
 
 
 def test_declined_stages_run_by_themselves(server, project):
