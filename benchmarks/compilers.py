@@ -7,6 +7,7 @@ gets the same loops over the same arrays, once with the images' loop inside (vec
 once outside (sums in registers, no vectors). Triton has no CPU back end, and cannot be compared.
 """
 
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -60,7 +61,8 @@ def by_llvmlite() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
         lambda_layer.write_correlation(k, SIZE, vectors.LONG(0), vectors.LONG(0))
 
     names = ["spectrum", "filters", "product"]
-    kernel = vectors.compile_kernels({"correlate": (names, write)}, LANES, f"{SIZE}")["correlate"]
+    request = f"{SIZE} {inspect.getsource(lambda_layer)}"
+    kernel = vectors.compile_kernels({"correlate": (names, write)}, LANES, request)["correlate"]
     return lambda *arrays: kernel(*(array.ctypes.data for array in arrays))
 
 

@@ -223,6 +223,7 @@ def registers(monkeypatch):
 def test_the_number_of_registers_does_not_change_a_byte_of_the_fused_path(registers, sizes):
     u, m, d = sizes
     model, (clean, noisy) = network(u=u, m=m, d=d), images(10, 14, 14)
+    assert paths.choose(model, noisy) == paths.FUSED
     found, accumulators = [], []
     for many in (False, True):
         registers(many)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+import yaml
 from PIL import Image
 from pipeline_helpers import DVC, TINY, Clone
 
@@ -206,6 +207,7 @@ def changed_noise(clone, variance):
     return clone.repro()
 
 
+# The last one: it leaves the noise changed.
 def test_changed_noise_reruns_its_cells_and_what_collects_them(clone):
     cells = {cell for cell in CELLS if cell.startswith("speckle")}
     assert changed_noise(clone, 0.2) == {"corrupt@quick-speckle", "plot@quick", "register@quick"} | {
@@ -218,6 +220,11 @@ def test_a_noise_that_is_put_back_comes_from_the_cache(clone):
     changed_noise(clone, 0.2)
     assert changed_noise(clone, 0.1) <= {"plot@quick", "register@quick"}
     assert clone.git("status", "--porcelain", "results/quick") == ""
+    now, committed = (
+        yaml.safe_load(text)["stages"]
+        for text in ((clone.folder / "dvc.lock").read_text(), clone.git("show", "HEAD:dvc.lock"))
+    )
+    assert {name: now[name] for name in committed} == committed
 
 
 @pytest.mark.slow

@@ -239,6 +239,8 @@ def test_the_flow_is_stopped_goes_on_meets_a_failure_and_ends_with_nothing_to_do
     assert "Traceback" not in err
     assert [(project / name).exists() for name in "abcde"] == [True, True, False, False, True]
     assert (project / "tried").exists()
+    assert (project / "e").read_text() == "e\n"
+    assert re.findall(r"\] done (\w)", err) == ["e"]  # not a and b again
 
     (project / "mended").touch()
     status, out, err = run(project, "--jobs", "2")

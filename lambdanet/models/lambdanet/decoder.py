@@ -173,8 +173,8 @@ def write_hidden_backward(k: Kernel, size: Size) -> None:
     sum_lanes(k, "lane_w1", "d_w1", hidden * size.channels)
 
 
-def _hidden_gradient(k: Kernel, size: Size, n: Offset, in_row: Offset) -> None:
-    """da, and r and dc at `in_row`, of PIXELS pixels from n on."""
+def _hidden_gradient(k: Kernel, size: Size, n: Offset, place: Offset) -> None:
+    """da, and r and dc at `place` in their row, of PIXELS pixels from n on."""
     L, hidden = k.lanes, size.hidden
     dc = []
     for p in range(PIXELS):
@@ -183,7 +183,7 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, in_row: Offset) -> None:
             o, c = (k.load(name, (n, 3 * L), (3 * p + i) * L) for name in ("o", "c"))
             shift = k.fma(k.splat("e1", i), c, k.splat("e0", i))
             dc.append(k.fma(k.splat("p", i), o, k.mul(mask, shift)))
-            k.store(dc[-1], "dc", (in_row, 3 * L), (3 * p + i) * L)
+            k.store(dc[-1], "dc", (place, 3 * L), (3 * p + i) * L)
     for unit, units in evenly(k, hidden, at_once()):
         a = _affine(k, size, n, unit, units)
         for j in range(units):
@@ -192,9 +192,9 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, in_row: Offset) -> None:
                 total = k.mul(weights[0], dc[3 * p])
                 for i in (1, 2):
                     total = k.fma(weights[i], dc[3 * p + i], total)
-                place = k.sum((p * hidden + j) * L, k.scaled(unit, L))
-                k.store(k.where_positive(a[p][j], total), "da", (n, hidden * L), place)
-                k.store(k.at_least(a[p][j], k.constant(0.0)), "r", (in_row, hidden * L), place)
+                of_unit = k.sum((p * hidden + j) * L, k.scaled(unit, L))
+                k.store(k.where_positive(a[p][j], total), "da", (n, hidden * L), of_unit)
+                k.store(k.at_least(a[p][j], k.constant(0.0)), "r", (place, hidden * L), of_unit)
 
 
 @contextlib.contextmanager
@@ -237,7 +237,7 @@ def at_once() -> int:
 
 
 def evenly(k: Kernel, count: int, most: int) -> Iterator[tuple[Offset, int]]:
-    """Chunks of `most` or fewer, as much of a size as they can be."""
+    """As few chunks of at most `most` as there can be, of one size but for the last."""
     return k.chunks(count, -(-count // -(-count // most)))
 
 
@@ -296,11 +296,12 @@ def sum_lanes(k: Kernel, source: str, target: str, count: int) -> None:
 
 
 def values(k: Kernel, array: str, count: int) -> Callable[[Offset, Offset], ir.Value]:
+    """A function of a pixel and of which of its `count` vectors."""
     return lambda n, i: k.load(array, k.scaled(n, count * k.lanes), k.scaled(i, k.lanes))
 
 
 def in_row(k: Kernel, array: str, count: int, start: Offset) -> Callable[[Offset, Offset], ir.Value]:
-    """The same where the array holds a row of pixels, which begins at `start`."""
+    """As `values`, of an array of a row of pixels only, which begins at `start`."""
     L = k.lanes
     return lambda n, i: k.load(array, (n, count * L), (start, -count * L), k.scaled(i, L))
 

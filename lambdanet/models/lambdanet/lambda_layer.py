@@ -35,7 +35,7 @@ from llvmlite import ir
 
 from lambdanet.kernels.vectors import FLOAT, LONG, Kernel, Offset, accumulators
 
-TAPS = 6  # of a tile in the filters' gradient: 12 accumulators
+TAPS = 6  # at most, of a tile in the filters' gradient: 12 accumulators
 PAD = TAPS - 1
 ROWS = 2  # of a tile in the correlation: 12 accumulators
 TILE = 4  # columns or frequencies of a tile in the transforms: 12 accumulators for each of two parts
@@ -143,7 +143,7 @@ def write_transform(k: Kernel, size: Shape) -> None:
 
 
 def write_forward(k: Kernel, size: Shape) -> None:
-    """image, spectrum, filters, synthesis, content, constant, product, t_group -> t.
+    """image, spectrum, filters, synthesis, content, constant, product, parts, t_group -> t.
 
     content (groups, 4, 4) in lanes: added to F_c * x_c'; constant (groups, 4, h, w): F_c * 1.
     A group's T is summed in `t_group` (h, w, 3), close together: in t its lines would drive each other out of
@@ -174,7 +174,7 @@ def write_forward(k: Kernel, size: Shape) -> None:
 def write_correlation(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
     """Product (h, 3, frequencies, 2) = filter (g, c) times spectrum, summed over the rows seen."""
     L, h, m, radius = k.lanes, size.h, size.m, size.m // 2
-    spectra = ["spectrum", k.again("spectrum")]  # for each row of a tile
+    spectra = ["spectrum"] + [k.again("spectrum")] * (ROWS - 1)  # for each row of a tile
     with k.loop(size.frequencies) as f, k.loop(h, step=ROWS) as y:
         sums = k.registers(ROWS * 3 * 2)
         first = k.greatest(0, k.sum(y, -radius))
@@ -202,7 +202,10 @@ def write_correlation(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
 
 
 def _synthesise(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
-    """t_group += x_c times the product's way back from frequencies to columns; the last sum into t."""
+    """t_group += x_c times the product's way back from frequencies to columns; the last sum into t.
+
+    The even and the odd part of a row's columns are put together in `parts`.
+    """
     L, w, half = k.lanes, size.w, size.w // 2
     last = k.build.icmp_signed("==", c, LONG(3))
     target = k.build.select(last, k.at("t", (g, 4 * L)), k.arrays["t_group"])

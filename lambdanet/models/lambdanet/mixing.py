@@ -12,15 +12,24 @@ Arrays, lanes last: t and d_t (h w, heads, 4 u), features and gradient (h w, hea
 from dataclasses import dataclass
 
 from lambdanet.kernels.vectors import Kernel, accumulators
-from lambdanet.models.lambdanet.decoder import add_outer, clear, evenly, rows, sum_lanes, values
+from lambdanet.models.lambdanet.decoder import (
+    PIXELS,
+    add_outer,
+    at_once,
+    clear,
+    evenly,
+    rows,
+    sum_lanes,
+    values,
+)
 
 VALUES = 4  # at a time, or as many as fit
-PIXELS = 4  # that share the loading of a weight, forward
+TOGETHER = 4  # pixels that share the loading of a weight, forward
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the code is generated for."""
+    """What the code is generated for; `row` is even, and `pixels` of an image a multiple of 4."""
 
     pixels: int
     row: int
@@ -32,25 +41,25 @@ class Size:
 def write_mix(k: Kernel, size: Size) -> None:
     """t, image, mix (v, 4 u), heads_content (heads, v, 4) in lanes -> features."""
     L, v, terms = k.lanes, size.v, size.terms
-    with k.loop(size.pixels, step=PIXELS) as n, k.loop(size.heads) as head:
-        for first, count in evenly(k, v, min(VALUES, accumulators() // PIXELS)):
-            sums = [k.registers(count) for _ in range(PIXELS)]
+    with k.loop(size.pixels, step=TOGETHER) as n, k.loop(size.heads) as head:
+        for first, count in evenly(k, v, min(VALUES, accumulators() // TOGETHER)):
+            sums = [k.registers(count) for _ in range(TOGETHER)]
             for c in range(4):
-                x = [k.load("image", c * size.pixels * L, (n, L), p * L) for p in range(PIXELS)]
+                x = [k.load("image", c * size.pixels * L, (n, L), p * L) for p in range(TOGETHER)]
                 for j in range(count):
                     place = k.sum((head, 4 * v * L), k.scaled(first, 4 * L), (4 * j + c) * L)
                     content = k.load("heads_content", place)
-                    for p in range(PIXELS):
+                    for p in range(TOGETHER):
                         sums[p][j].fma(x[p], content)
             with k.loop(terms) as i:
                 place = k.sum((n, size.heads * terms * L), (head, terms * L), (i, L))
-                t = [k.load("t", place, p * size.heads * terms * L) for p in range(PIXELS)]
+                t = [k.load("t", place, p * size.heads * terms * L) for p in range(TOGETHER)]
                 for j in range(count):
                     weight = k.splat("mix", k.scaled(first, terms), j * terms, i)
-                    for p in range(PIXELS):
+                    for p in range(TOGETHER):
                         sums[p][j].fma(weight, t[p])
             place = k.sum((n, size.heads * v * L), (head, v * L), k.scaled(first, L))
-            for p in range(PIXELS):
+            for p in range(TOGETHER):
                 for j in range(count):
                     k.store(sums[p][j].get(), "features", place, (p * size.heads * v + j) * L)
 
@@ -64,17 +73,17 @@ def write_mix_backward(k: Kernel, size: Size) -> None:
     with rows(k, size.pixels, size.row) as pixels:
         add_outer(k, pixels, "d_heads_content", (heads * v, values(k, "gradient", heads * v)), image)
         start, end = (k.sum((pixel, heads)) for pixel in pixels)
-        with k.loop(end, start, 2) as n:
-            for first, count in evenly(k, terms, min(8, accumulators() // 2)):
-                sums = [k.registers(count) for _ in range(2)]
+        with k.loop(end, start, PIXELS) as n:
+            for first, count in evenly(k, terms, at_once()):
+                sums = [k.registers(count) for _ in range(PIXELS)]
                 with k.loop(v) as j:
-                    z = [k.load("gradient", (n, v * L), p * v * L, (j, L)) for p in range(2)]
+                    z = [k.load("gradient", (n, v * L), p * v * L, (j, L)) for p in range(PIXELS)]
                     for i in range(count):
                         weight = k.splat("mix", (j, terms), first, i)
-                        for p in range(2):
+                        for p in range(PIXELS):
                             sums[p][i].fma(weight, z[p])
                 place = k.sum((n, terms * L), k.scaled(first, L))
-                for p in range(2):
+                for p in range(PIXELS):
                     for i in range(count):
                         k.store(sums[p][i].get(), "d_t", place, (p * terms + i) * L)
         gradient, t = (v, values(k, "gradient", v)), (terms, values(k, "t", terms))
