@@ -7,14 +7,15 @@ gets the same loops over the same arrays, once with the images' loop inside (vec
 once outside (sums in registers, no vectors). Triton has no CPU back end, and cannot be compared.
 """
 
-import inspect
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from lambdanet import files
 from lambdanet.kernels import vectors
 from lambdanet.models.lambdanet import lambda_layer
 
@@ -61,7 +62,7 @@ def by_llvmlite() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
         lambda_layer.write_correlation(k, SIZE, vectors.LONG(0), vectors.LONG(0))
 
     names = ["spectrum", "filters", "product"]
-    request = f"{SIZE} {inspect.getsource(lambda_layer)}"
+    request = f"{SIZE} {files.code_of(Path(lambda_layer.__file__).parent)}"
     kernel = vectors.compile_kernels({"correlate": (names, write)}, LANES, request)["correlate"]
     return lambda *arrays: kernel(*(array.ctypes.data for array in arrays))
 

@@ -305,6 +305,11 @@ def accumulators() -> int:
     return 24 if _long_registers() else 12
 
 
+def evenly(count: int, most: int) -> int:
+    """The size of as few chunks of at most `most` as there can be, all of one size but for the last."""
+    return -(-count // -(-count // most))
+
+
 def _long_registers() -> bool:
     return bool(llvm.get_host_cpu_features().get("avx512f"))
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from lambdanet.kernels.vectors import Kernel, Offset, accumulators
+from lambdanet.kernels.vectors import Kernel, Offset, accumulators, evenly
 
 UNITS = 8  # of a matrix product at a time, or as many as fit
 PIXELS = 2  # that share the loading of a weight
@@ -102,7 +102,7 @@ def write_decode(k: Kernel, size: Size) -> None:
 def _hidden(k: Kernel, size: Size, n: Offset) -> list[ir.Value]:
     """The three c of each of PIXELS pixels from n on."""
     c = k.registers(3 * PIXELS)
-    for unit, units in evenly(k, size.hidden, at_once()):
+    for unit, units in k.chunks(size.hidden, evenly(size.hidden, at_once())):
         a = _affine(k, size, n, unit, units)
         for p in range(PIXELS):
             for j in range(units):
@@ -184,7 +184,7 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, place: Offset) -> None:
             shift = k.fma(k.splat("e1", i), c, k.splat("e0", i))
             dc.append(k.fma(k.splat("p", i), o, k.mul(mask, shift)))
             k.store(dc[-1], "dc", (place, 3 * L), (3 * p + i) * L)
-    for unit, units in evenly(k, hidden, at_once()):
+    for unit, units in k.chunks(hidden, evenly(hidden, at_once())):
         a = _affine(k, size, n, unit, units)
         for j in range(units):
             weights = [k.splat("w3", i * hidden + j, unit) for i in range(3)]
@@ -213,7 +213,7 @@ def write_feature_gradient(k: Kernel, size: Size) -> None:
     sources = [("da", "w1", size.hidden), ("o", "w2", 3), ("features", "q_matrix", channels)]
     with k.loop(size.pixels, step=PIXELS) as n:
         masks = [k.load("image", 3 * size.pixels * L, (n, L), p * L) for p in range(PIXELS)]
-        for channel, count in evenly(k, channels, at_once()):
+        for channel, count in k.chunks(channels, evenly(channels, at_once())):
             sums = k.registers(PIXELS * count)
             for j in range(count):
                 for p in range(PIXELS):
@@ -234,11 +234,6 @@ def write_feature_gradient(k: Kernel, size: Size) -> None:
 def at_once() -> int:
     """As many as have accumulators for PIXELS."""
     return min(UNITS, accumulators() // PIXELS)
-
-
-def evenly(k: Kernel, count: int, most: int) -> Iterator[tuple[Offset, int]]:
-    """As few chunks of at most `most` as there can be, of one size but for the last."""
-    return k.chunks(count, -(-count // -(-count // most)))
 
 
 def _affine(k: Kernel, size: Size, n: Offset, unit: Offset, units: int) -> list[list[ir.Value]]:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from llvmlite import ir
 
-from lambdanet.kernels.vectors import FLOAT, LONG, Kernel, Offset, accumulators
+from lambdanet.kernels.vectors import FLOAT, LONG, Kernel, Offset, accumulators, evenly
 
 TAPS = 6  # at most, of a tile in the filters' gradient: 12 accumulators
 PAD = TAPS - 1
@@ -284,7 +284,7 @@ def _correlate_gradient(k: Kernel, size: Shape, g: Offset, c: Offset) -> None:
     """d_filters (g, c) = spectrum times the conjugate of product, summed over rows and channels."""
     L, h, m, radius = k.lanes, size.h, size.m, size.m // 2
     with k.loop(size.frequencies) as f:
-        together = -(-m // -(-m // TAPS))
+        together = evenly(m, TAPS)
         for tile in range(0, m, together):
             taps = range(tile, min(tile + together, m))
             sums = k.registers(2 * len(taps))

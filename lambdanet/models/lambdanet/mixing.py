@@ -11,17 +11,8 @@ Arrays, lanes last: t and d_t (h w, heads, 4 u), features and gradient (h w, hea
 
 from dataclasses import dataclass
 
-from lambdanet.kernels.vectors import Kernel, accumulators
-from lambdanet.models.lambdanet.decoder import (
-    PIXELS,
-    add_outer,
-    at_once,
-    clear,
-    evenly,
-    rows,
-    sum_lanes,
-    values,
-)
+from lambdanet.kernels.vectors import Kernel, accumulators, evenly
+from lambdanet.models.lambdanet.decoder import PIXELS, add_outer, at_once, clear, rows, sum_lanes, values
 
 VALUES = 4  # at a time, or as many as fit
 TOGETHER = 4  # pixels that share the loading of a weight, forward
@@ -42,7 +33,7 @@ def write_mix(k: Kernel, size: Size) -> None:
     """t, image, mix (v, 4 u), heads_content (heads, v, 4) in lanes -> features."""
     L, v, terms = k.lanes, size.v, size.terms
     with k.loop(size.pixels, step=TOGETHER) as n, k.loop(size.heads) as head:
-        for first, count in evenly(k, v, min(VALUES, accumulators() // TOGETHER)):
+        for first, count in k.chunks(v, evenly(v, min(VALUES, accumulators() // TOGETHER))):
             sums = [k.registers(count) for _ in range(TOGETHER)]
             for c in range(4):
                 x = [k.load("image", c * size.pixels * L, (n, L), p * L) for p in range(TOGETHER)]
@@ -74,7 +65,7 @@ def write_mix_backward(k: Kernel, size: Size) -> None:
         add_outer(k, pixels, "d_heads_content", (heads * v, values(k, "gradient", heads * v)), image)
         start, end = (k.sum((pixel, heads)) for pixel in pixels)
         with k.loop(end, start, PIXELS) as n:
-            for first, count in evenly(k, terms, at_once()):
+            for first, count in k.chunks(terms, evenly(terms, at_once())):
                 sums = [k.registers(count) for _ in range(PIXELS)]
                 with k.loop(v) as j:
                     z = [k.load("gradient", (n, v * L), p * v * L, (j, L)) for p in range(PIXELS)]
