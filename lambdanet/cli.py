@@ -292,12 +292,14 @@ def show(profile: str | None, cell: str | None, as_json: bool) -> None:
 
 
 def _show_cell(profile: str, name: str, as_json: bool) -> None:
-    from lambdanet.report import tables
+    from lambdanet.report import runs, tables
 
-    cell = next((one for one in _params().cells(profile) if one.name == name), None)
+    known = _params()
+    cell = next((one for one in known.cells(profile) if one.name == name), None)
     if cell is None:
         raise click.ClickException(f"params.yaml has no cell {name!r} in profile {profile}; `dvc stage list`")
-    row = tables.cell_row(cell, Path("scores") / profile, Path("models") / profile)
+    folders = Path("scores") / profile, Path("models") / profile
+    row = tables.cell_row(cell, *folders, comparable=runs.is_papers(known, profile))
     url = None
     if as_json:
         from lambdanet import tracking

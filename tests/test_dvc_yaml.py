@@ -66,7 +66,8 @@ OTHER_HALF = {
     "compare": NOISE | EXAMINATION | {"lambdanet/training.py", PHOTOS},
     "plot": MAKERS,
     # what a traced network is checked against, never what is registered; how scores and histories are read
-    "register": {"lambdanet/denoise.py", "lambdanet/report/tables.py"},
+    "register": {"lambdanet/denoise.py"}
+    | {f"lambdanet/report/{name}.py" for name in ("tables", "runs", "settings", "statistics")},
 }
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lambdanet import files, records, workers
 from lambdanet.params import Cell, Params
-from lambdanet.report import tables
+from lambdanet.report import runs, tables
 
 NEEDED = ("lambdanet.report.figures",)  # what the processes that draw load
 PROCESSES = 4  # of these, at most: with more, all would soon wait for the longest figure
@@ -51,47 +53,79 @@ def write_report(
     scored = tables.read_scores(cells, scores)
     if not scored:
         raise ValueError(f"{scores} holds no scores of profile {profile}; make them with `dvc repro` first")
+    studied = tables.read_scores(params.study_cells(profile), scores / "studies")
+    on_sets = tables.read_scores(params.set_cells(profile), scores / "sets")
+    everything = scored | studied | on_sets
     histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in scored}
-    table = tables.table2(cells, scored)
+    logged = {
+        cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
+        for cell, score in everything.items()
+    }
+    described = _descriptions(everything, logged, models, folder)
+    rows = runs.collect(params, profile, everything, described)
+    comparable = runs.is_papers(params, profile)
+    table = tables.table2([row for row in rows if not row.study and not row.dataset], comparable=comparable)
     processes = min(workers.cores(), PROCESSES)
     with files.new_folder(folder) as new, workers.several(processes, NEEDED) as later:
         draw = Drawing(new / "figures", later)
-        files.write_json(new / "digests.json", {cell.name: tables.digests(s) for cell, s in scored.items()})
-        for cell, score in scored.items():
-            # Names and digests would drown the numbers in `dvc metrics show`.
-            numbers = {key: value for key, value in score.items() if isinstance(value, int | float)}
-            del numbers["seed"]
-            files.write_json(new / "scores" / f"{cell.name}.json", numbers)
-            files.write_text(new / "histories" / f"{cell.name}.csv", histories[cell].to_csv(index=False))
-        files.write_text(new / "table2.csv", table.to_csv(index=False, float_format="%.6f"))
-        files.write_text(new / "table2.md", tables.as_markdown(table))
+        _write_numbers(new, scored, histories, table)
         draw(figures.write_convergence, "convergence", histories)
         draw(figures.write_psnr, "psnr", table)
         for noise in dict.fromkeys(cell.noise for cell in scored):
             folders = _of_first_seed([cell for cell in scored if cell.noise == noise], panels)
             draw(figures.write_panel, f"panel-{noise}", folders)
-        studied = tables.read_scores(params.study_cells(profile), scores / "studies")
-        answers = _write_studies(new, draw, params, profile, studied, models / "studies", scored, benchmarks)
-        on_sets = tables.read_scores(params.set_cells(profile), scores / "sets")
-        own = _write_sets(new, folder, draw, params, profile, on_sets, panels / "sets")
-        draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
-        everything = scored | studied | on_sets
-        logged = {
-            cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
+        of_studies = {
+            cell: tables.read_history(models / "studies" / cell.name / "history.csv") for cell in studied
+        }
+        asked = runs.questions(params, rows)
+        answers = _write_studies(new, draw, asked, rows, of_studies, benchmarks, comparable=comparable)
+        own = _write_sets(new, folder, draw, rows, on_sets, panels / "sets")
+        if comparable:
+            draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
+        kept = {
+            cell.name: {"scores": score, "log": _in_short(logged[cell]), "description": described.get(cell)}
             for cell, score in everything.items()
         }
-        kept = {
-            cell.name: {"scores": score, "log": _in_short(logged[cell])} for cell, score in everything.items()
-        }
         files.write_json(new / records.TRAININGS, kept)
-        download = params.download(profile)
-        epochs = {model: params.training(profile, model).epochs for model in params.models}
         draw.finish()
         page.write_page(
-            new / "report.html", table, everything, logged, new / "figures", answers, own,
-            comparable=download.dataset == "cifar10", stages=_examples(params, profile),
-            scale={"images": download.train_images, "epochs": epochs},
+            new / "report.html", table, rows, everything, logged, new / "figures", answers, own,
+            comparable=comparable, stages=_examples(params, profile),
+            images=params.download(profile).train_images,
         )  # fmt: skip
+
+
+def _write_numbers(
+    new: Path, scored: dict[Cell, dict], histories: dict[Cell, pd.DataFrame], table: pd.DataFrame
+) -> None:
+    """The table and what it is of."""
+    files.write_json(new / "digests.json", {cell.name: tables.digests(s) for cell, s in scored.items()})
+    for cell, score in scored.items():
+        # Names and digests would drown the numbers in `dvc metrics show`.
+        numbers = {key: value for key, value in score.items() if isinstance(value, int | float)}
+        del numbers["seed"]
+        files.write_json(new / "scores" / f"{cell.name}.json", numbers)
+        files.write_text(new / "histories" / f"{cell.name}.csv", histories[cell].to_csv(index=False))
+    files.write_text(new / "table2.csv", table.to_csv(index=False, float_format="%.6f"))
+    files.write_text(new / "table2.md", tables.as_markdown(table))
+
+
+def _descriptions(
+    scores: dict[Cell, dict], logged: dict[Cell, dict | None], models: Path, old: Path
+) -> dict[Cell, dict]:
+    """How trainings were described when they were made: in their folder, the old report, or their log."""
+    path = old / records.TRAININGS
+    kept = tables.read_json(path) if path.is_file() else {}
+    found = {}
+    for cell, score in scores.items():
+        before = kept.get(cell.name) or {}
+        if before.get("scores", {}).get("weights_sha256") != score["weights_sha256"]:
+            before = {}
+        beside = [models / kind / cell.name / "model.json" for kind in ("", "studies", "sets")]
+        here = next((tables.read_json(one) for one in beside if one.is_file()), None)
+        if one := here or before.get("description") or (logged[cell] or {}).get("description"):
+            found[cell] = one
+    return found
 
 
 class Drawing:
@@ -139,65 +173,81 @@ class Answers:
 def _write_studies(
     new: Path,
     draw: Drawing,
-    params: Params,
-    profile: str,
-    found: dict[Cell, dict],
-    models: Path,
-    grid: dict[Cell, dict],
+    asked: list[runs.Question],
+    rows: list[runs.Row],
+    histories: dict[Cell, pd.DataFrame],
     benchmarks: Path,
+    *,
+    comparable: bool,
 ) -> Answers:
     from lambdanet.report import figures, studies
 
-    whole, answered, without = studies.table(params, profile, found), [], []
-    for name, study in params.studies.items():
-        rows = studies.of_study(whole, name, params, profile)
-        said = studies.sentences(rows)
-        if name == studies.BASE:
-            continue
+    answered, without = [], []
+    for question in asked:
+        said = studies.sentences(question, rows, comparable=comparable)
         if not said:
-            without.append(study.title)
+            without.append(question.title)
             continue
-        files.write_text(new / "studies" / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
-        draw(figures.write_study, f"study-{name}", study, rows)
-        shown = {"name": name, "title": study.title, "said": said, "rows": tables.as_rows(rows)}
+        table = studies.table(question, rows, comparable=comparable)
+        files.write_text(
+            new / "studies" / f"{question.name}.csv", table.to_csv(index=False, float_format="%.6g")
+        )
+        draw(figures.write_study, f"study-{question.name}", question, table)
+        shown = {"name": question.name, "title": question.title, "said": said, "rows": tables.as_rows(table)}
+        if question.name == studies.FOLLOWING and comparable:
+            shown["said"] = said + _write_following(new, draw, question, histories)
         answered.append(shown)
-    for cell in found:
-        history = tables.read_history(models / cell.name / "history.csv")
+    for cell, history in histories.items():
         files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
     seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
-    networks = studies.pareto(params, profile, grid, found, seconds)
+    networks = studies.pareto(rows, seconds)
     if not networks.empty:
         files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
-        draw(figures.write_pareto, "pareto", networks)
+        paper = tables.paper_table2() if comparable else tables.paper_table2()[:0]
+        noise = runs.STUDY_NOISE
+        draw(figures.write_pareto, "pareto", networks, paper[paper["noise"] == noise], noise)
     return Answers(answered, tables.as_rows(networks), without)
 
 
+def _write_following(
+    new: Path, draw: Drawing, question: runs.Question, histories: dict[Cell, pd.DataFrame]
+) -> list[str]:
+    """How a study's losses follow the authors' log: a table, a figure, and what they say."""
+    from lambdanet.report import figures, studies
+
+    model, noise = question.rows[0].family, question.rows[0].noise
+    by_entry: dict[str, list[pd.DataFrame]] = {}
+    for row in question.rows:
+        seeds = {run.seed for run in row.done}
+        own = [h for cell, h in histories.items() if cell.model == row.name and cell.seed in seeds]
+        by_entry |= {row.name: own} if own else {}
+    table, said = studies.following(by_entry, model, noise)
+    if said:
+        files.write_text(new / "studies" / "following.csv", table.to_csv(index=False, float_format="%.6g"))
+        authors = studies.authors_convergence()
+        logged = authors[(authors["model"] == model) & (authors["noise"] == noise)]
+        draw(figures.write_following, f"following-{question.name}", by_entry, logged)
+    return said
+
+
 def _write_sets(
-    new: Path,
-    old: Path,
-    draw: Drawing,
-    params: Params,
-    profile: str,
-    found: dict[Cell, dict],
-    panels: Path,
+    new: Path, old: Path, draw: Drawing, rows: list[runs.Row], found: dict[Cell, dict], panels: Path
 ) -> list[dict]:
-    """What was found on sets of their own images, for the page: title, text, rows and figures' names.
+    """What was found on images of their own, for the page: title, text, rows and figures' names.
 
     Where a set has no panels here, the figures of the report that is replaced are taken, if that was of the
     same scores: reports from before these panels were kept have nothing else.
     """
     from lambdanet.report import figures, sets
 
-    whole, sections = sets.table(params, profile, found), []
+    whole, sections = sets.table(rows), []
     if found:
         files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
-    for name in params.sets:
+    for name in dict.fromkeys(row.dataset for row in rows if row.dataset):
         # Panels that neither this clone nor git has are no reason to show no numbers.
         scored = {cell: score for cell, score in found.items() if cell.noise == name}
         cells = [cell for cell in scored if (panels / cell.name).is_dir()]
-        title, text = sets.ABOUT.get(name, (f"The set {name}", ""))
-        rows = tables.as_rows(whole[whole["set"] == name])
-        section = {"name": name, "title": title, "text": text, "rows": rows}
+        title, text = sets.about(name, rows)
         shown = [f"examples-{name}", f"levels-{name}"]
         if cells:
             folders = _of_first_seed(cells, panels)
@@ -210,8 +260,9 @@ def _write_sets(
             for path in (old / "figures" / f"{figure}.png" for figure in shown):
                 if path.is_file():
                     files.write_bytes(new / "figures" / path.name, path.read_bytes())
-        section["figures"] = [f for f in shown if f in draw or (new / "figures" / f"{f}.png").is_file()]
-        sections.append(section)
+        there = [f for f in shown if f in draw or (new / "figures" / f"{f}.png").is_file()]
+        of_set = tables.as_rows(whole[whole["set"] == name])
+        sections.append({"name": name, "title": title, "text": text, "rows": of_set, "figures": there})
     return sections
 
 

@@ -1,0 +1,215 @@
+"""A report's input as plain data: rows of trainings, each with its settings and its scores.
+
+`collect` is the only place of the report that knows params.yaml's shape.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+from lambdanet.params import STUDY_NOISE as STUDY_NOISE
+from lambdanet.params import Cell, Params
+from lambdanet.report import settings
+from lambdanet.report.statistics import Sample
+
+BASE = "base"  # the study, and its entry, of the network that the others change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training with one seed, whether it was run or not.
+
+    Attributes:
+        scores: what was measured; None if it was not run.
+        training: the settings that it was trained with: those recorded with it, else those of params.yaml.
+        hyperparameters: the network's, likewise.
+        recorded: whether they were recorded.
+        outdated: where they differ from what params.yaml has now, in words; empty if nowhere.
+    """
+
+    seed: int
+    training: dict
+    hyperparameters: dict
+    scores: dict | None = None
+    recorded: bool = False
+    outdated: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a table: a network on a noise, with its runs by seed.
+
+    Attributes:
+        name: by which params.yaml knows it.
+        noise: by its name.
+        data: what it is trained on: dataset, images, noise.
+        runs: one for each seed.
+        study: that it is an entry of; empty for the table's models.
+        dataset: experiment with images of its own that it belongs to; may be empty.
+        search: the search that chose its settings, where several families are compared so; may be empty.
+    """
+
+    name: str
+    noise: str
+    data: dict
+    runs: tuple[Run, ...]
+    study: str = ""
+    dataset: str = ""
+    search: str = ""
+
+    @cached_property
+    def done(self) -> list[Run]:
+        """Those that were run: with the settings of today if there are any, else with those of earlier."""
+        done = [run for run in self.runs if run.scores]
+        return [run for run in done if not run.outdated] or done
+
+    @property
+    def first(self) -> Run:
+        """A run that the others are like."""
+        return (self.done or self.runs)[0]
+
+    @property
+    def hyperparameters(self) -> dict:
+        return self.first.hyperparameters
+
+    @property
+    def family(self) -> str:
+        """The kind of network."""
+        return self.hyperparameters["name"]
+
+    @property
+    def epochs(self) -> int:
+        return self.first.training["epochs"]
+
+    @property
+    def parameters(self) -> int:
+        return self.done[0].scores["parameters"]
+
+    @property
+    def recipe(self) -> dict:
+        """How it was trained, as `settings.recipe` has it."""
+        return settings.recipe(self.first.training, self.data, self.hyperparameters)
+
+    @property
+    def outdated(self) -> str:
+        return "; ".join(dict.fromkeys(run.outdated for run in self.done if run.outdated))
+
+    @property
+    def psnrs(self) -> tuple[float, ...]:
+        return tuple(run.scores["psnr"] for run in self.done)
+
+    def mean(self, key: str) -> float:
+        """A score's mean over the seeds."""
+        return sum(run.scores[key] for run in self.done) / len(self.done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a study asks.
+
+    Attributes:
+        name, title: of the study.
+        axis, group: hyperparameters of its figure; may be empty.
+        base: the row that its entries change; None where they are compared with each other.
+        rows: its entries.
+    """
+
+    name: str
+    title: str
+    axis: str = ""
+    group: str = ""
+    base: Row | None = None
+    rows: list[Row] = field(default_factory=list)
+
+
+def unequal(one: Row, other: Row) -> str:
+    """Why two networks may not be compared; empty if they may.
+
+    Those whose settings one search chose for each family need the same images and epochs only.
+    """
+    a, b = one.recipe, other.recipe
+    if one.search and one.search == other.search:
+        a, b = ({key: used[key] for key in ("noise", "dataset", "images", "epochs")} for used in (a, b))
+    found = settings.differing(a, b)
+    return f"trained differently: {found}" if found else ""
+
+
+def sample(row: Row, rows: Iterable[Row]) -> Sample:
+    """A row's values, and those of its family among all rows."""
+    kind = _kind(row)
+    several = {r.psnrs for r in rows if len(r.done) > 1 and r.noise == row.noise and _kind(r) == kind}
+    return Sample(row.psnrs, tuple(sorted(several)))
+
+
+def _kind(row: Row) -> tuple:
+    keys = ("dataset", "images", "optimizer", "schedule", "loss", "fresh_noise")
+    return row.family, str(row.data["noise"]), *(row.recipe[key] for key in keys)
+
+
+def is_papers(params: Params, profile: str) -> bool:
+    """Whether the table's images are the paper's, so that its values are ours to reach."""
+    return params.download(profile).dataset == "cifar10"
+
+
+def collect(
+    params: Params, profile: str, scores: dict[Cell, dict], descriptions: dict[Cell, dict]
+) -> list[Row]:
+    """All rows of a profile, in the order of params.yaml.
+
+    Args:
+        params: all of params.yaml.
+        profile: whose rows.
+        scores: what was measured, of the trainings that were run.
+        descriptions: what was recorded of trainings, as `experiment.describe` writes it; may lack any.
+    """
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for cell in [*params.cells(profile), *params.study_cells(profile), *params.set_cells(profile)]:
+        cells.setdefault((cell.noise, cell.model), []).append(cell)
+    rows = []
+    for (noise, name), of_row in cells.items():
+        variation = params.variations.get(name)
+        of_set = variation.set if variation else ""
+        download = params.download(profile, of_set)
+        rows.append(
+            Row(
+                name=name,
+                noise=noise,
+                data={
+                    "dataset": download.dataset,
+                    "images": download.train_images,
+                    "noise": params.training_noise(of_row[0]),
+                },
+                runs=tuple(_run(params, c, scores.get(c), descriptions.get(c)) for c in of_row),
+                study=variation.study if variation else "",
+                dataset=of_set,
+            )
+        )
+    return rows
+
+
+def _run(params: Params, cell: Cell, scores: dict | None, description: dict | None) -> Run:
+    planned = asdict(params.training(cell.profile, cell.model))
+    hyperparameters = params.model(cell.profile, cell.model)
+    if description is None:
+        return Run(seed=cell.seed, training=planned, hyperparameters=hyperparameters, scores=scores)
+    used, network = description["training"], description["model"]
+    before = settings.recipe(used, {}, network) | settings.structure(network)
+    now = settings.recipe(planned, {}, hyperparameters) | settings.structure(hyperparameters)
+    return Run(
+        seed=cell.seed, training=used, hyperparameters=network, scores=scores, recorded=True,
+        outdated=settings.changed(before, now),
+    )  # fmt: skip
+
+
+def questions(params: Params, rows: list[Row]) -> list[Question]:
+    """The studies with their rows. Only what has LambdaNet's entries alone has LambdaNet as its base."""
+    base = next((row for row in rows if row.study == BASE), None)
+    asked = []
+    for name, study in params.studies.items():
+        entries = [row for row in rows if row.study == name]
+        if name == BASE or not entries:
+            continue
+        alike = base is not None and {row.family for row in entries} == {base.family}
+        own = {"name": name, "title": study.title, "axis": study.axis, "group": study.group}
+        asked.append(Question(**own, base=base if alike else None, rows=entries))
+    return asked
