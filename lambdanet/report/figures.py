@@ -61,14 +61,15 @@ def write_psnr(path: Path, table: pd.DataFrame) -> None:
         figure = Figure(figsize=(2.3 * len(noises) + 0.6, 3.4), layout="constrained")
         axes = figure.subplots(1, len(noises), squeeze=False, sharex=True)[0]
         for axis, noise in zip(axes, noises, strict=True):
-            rows = table[(table["noise"] == noise) & (table["seeds"] > 0)]
+            rows = table[table["noise"] == noise]
             for row in rows.to_dict("records"):
-                at = {"color": colours[row["model"]], "markersize": 7, "linestyle": "none"}
-                axis.plot(row["parameters"], row["psnr"], marker="o", label=row["model"], **at)
+                at = {"color": colours[row["model"]], "markersize": 7, "linestyle": "none", "marker": "o"}
+                if row["seeds"]:
+                    axis.plot(row["parameters"], row["psnr"], label=row["model"], **at)
                 if pd.notna(row["paper_psnr"]):
                     hollow = at | {"markerfacecolor": "none", "markersize": 10}
-                    axis.plot(row["paper_parameters"], row["paper_psnr"], marker="o", **hollow)
-            noisy = rows["noisy_psnr"].iloc[0]
+                    axis.plot(row["paper_parameters"], row["paper_psnr"], **hollow)
+            noisy = rows["noisy_psnr"].dropna().iloc[0]
             axis.axhline(noisy, color=MUTED, linestyle="--", linewidth=1)
             axis.annotate(
                 "noisy input", (0.98, noisy), xycoords=("axes fraction", "data"), ha="right",
@@ -197,7 +198,7 @@ def write_pareto(path: Path, networks: pd.DataFrame, paper: pd.DataFrame, noise:
         axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axis.set_xlim(*axis.get_xlim())
         axis.axvspan(axis.get_xlim()[0], 20_000, color="#f4f4f4", zorder=0)
-        _legend(figure, axis)
+        _legend(figure, axis, columns=4)
         _save(path, figure)
 
 

@@ -54,25 +54,23 @@ def differing(one: dict, other: dict) -> str:
     A setting that only one of them has follows from another (a decay from its schedule) or from the kind of
     network (the initial embedding), and is not compared.
     """
-    return ", ".join(
-        f"{words(key)} {shown(one[key])} and {shown(other[key])}"
-        for key in sorted(one.keys() & other.keys(), key=_place)
-        if one[key] != other[key]
-    )
+    return _listed(one, other, "{} {} and {}")
 
 
 def changed(before: dict, now: dict) -> str:
     """How a training differs from today's settings: "trained with weight decay 1e-05 (now 0)"."""
-    found = [key for key in sorted(before.keys() & now.keys(), key=_place) if before[key] != now[key]]
-    if not found:
-        return ""
-    parts = (f"{words(key)} {shown(before[key])} (now {shown(now[key])})" for key in found)
-    return f"trained with {', '.join(parts)}"
+    found = _listed(before, now, "{} {} (now {})")
+    return f"trained with {found}" if found else ""
 
 
 def unlike_the_paper(model: str, used: dict, parameters: int) -> str:
-    """Where a training differs from what the paper states of its own, in the words of `differing`."""
-    return differing(used | {"parameters": parameters}, AS_THE_PAPER[model])
+    """Where a training differs from what the paper states: "weight decay 1e-05 (the paper's: 0)"."""
+    return _listed(used | {"parameters": parameters}, AS_THE_PAPER[model], "{} {} (the paper's: {})")
+
+
+def _listed(one: dict, other: dict, form: str) -> str:
+    keys = sorted((key for key in one.keys() & other.keys() if one[key] != other[key]), key=_place)
+    return ", ".join(form.format(words(key), shown(one[key]), shown(other[key])) for key in keys)
 
 
 def described(used: dict) -> str:
