@@ -197,4 +197,6 @@ def _unlike_the_paper(rows: Iterable[Row]) -> str:
         used = row.recipe | row.hyperparameters
         if found := settings.unlike_the_paper(row.name, used, row.parameters):
             names.setdefault(found, []).append(row.name)
-    return "; ".join(f"{' and '.join(alike)}: {found}" for found, alike in names.items())
+    return "; ".join(
+        f"{' and '.join(alike)} not trained as the paper's: {found}" for found, alike in names.items()
+    )

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from lambdanet.params import STUDY_NOISE as STUDY_NOISE
 from lambdanet.params import Cell, Params
-from lambdanet.report import settings
+from lambdanet.report.settings import changed, differing, recipe, structure
 from lambdanet.report.statistics import Sample
 
 BASE = "base"  # the study, and its entry, of the network that the others change
@@ -88,7 +88,7 @@ class Row:
     @property
     def recipe(self) -> dict:
         """How it was trained, as `settings.recipe` has it."""
-        return settings.recipe(self.first.training, self.data, self.hyperparameters)
+        return recipe(self.first.training, self.data, self.hyperparameters)
 
     @property
     def outdated(self) -> str:
@@ -130,7 +130,7 @@ def unequal(one: Row, other: Row) -> str:
     a, b = one.recipe, other.recipe
     if one.search and one.search == other.search:
         a, b = ({key: used[key] for key in ("noise", "dataset", "images", "epochs")} for used in (a, b))
-    found = settings.differing(a, b)
+    found = differing(a, b)
     return f"trained differently: {found}" if found else ""
 
 
@@ -193,11 +193,11 @@ def _run(params: Params, cell: Cell, scores: dict | None, description: dict | No
     if description is None:
         return Run(seed=cell.seed, training=planned, hyperparameters=hyperparameters, scores=scores)
     used, network = description["training"], description["model"]
-    before = settings.recipe(used, {}, network) | settings.structure(network)
-    now = settings.recipe(planned, {}, hyperparameters) | settings.structure(hyperparameters)
+    before = recipe(used, {}, network) | structure(network)
+    now = recipe(planned, {}, hyperparameters) | structure(hyperparameters)
     return Run(
         seed=cell.seed, training=used, hyperparameters=network, scores=scores, recorded=True,
-        outdated=settings.changed(before, now),
+        outdated=changed(before, now),
     )  # fmt: skip
 
 

@@ -64,8 +64,8 @@ def changed(before: dict, now: dict) -> str:
 
 
 def unlike_the_paper(model: str, used: dict, parameters: int) -> str:
-    """Where a training differs from what the paper states: "weight decay 1e-05 (the paper's: 0)"."""
-    return _listed(used | {"parameters": parameters}, AS_THE_PAPER[model], "{} {} (the paper's: {})")
+    """Where a training differs from what the paper states: "weight decay 1e-05 (the paper: 0)"."""
+    return _listed(used | {"parameters": parameters}, AS_THE_PAPER[model], "{} {} (the paper: {})")
 
 
 def _listed(one: dict, other: dict, form: str) -> str:

@@ -42,15 +42,15 @@ def test_only_what_the_paper_states_is_asked_of_its_networks():
     own = settings.recipe(TABLE_1 | without, CIFAR, {"name": "autoencoder"})
     assert settings.unlike_the_paper("autoencoder", own, 47_355) == ""
     assert settings.unlike_the_paper("autoencoder", own | {"weight_decay": 1e-5}, 47_355) == (
-        "weight decay 1e-05 (the paper's: 0)"
+        "weight decay 1e-05 (the paper: 0)"
     )
     assert settings.unlike_the_paper("lambdanet", recipe(), 9_083) == ""
     assert settings.unlike_the_paper("lambdanet", recipe({"batch_size": 128}), 3_959) == (
-        "batch size 128 (the paper's: 256), parameters 3,959 (the paper's: 9,083)"
+        "batch size 128 (the paper: 256), parameters 3,959 (the paper: 9,083)"
     )
     residual = settings.recipe(TABLE_1 | without | {"epochs": 200}, CIFAR, {"name": "dncnn"})
     assert settings.unlike_the_paper("dncnn", residual | {"residual": True}, 558_336) == (
-        "residual yes (the paper's: no)"
+        "residual yes (the paper: no)"
     )
 
 

@@ -313,6 +313,31 @@ def test_a_page_names_no_data_and_settings_that_were_not_used(everything):
     assert "document" not in heads
 
 
+def test_the_page_shows_which_settings_follow_the_authors_log(written):
+    known, (scores, models, panels, *rest), out = written
+    loaded = params.load(helpers.ROOT / "params.yaml")
+    entries = {n: v for n, v in loaded.variations.items() if v.study == "autoencoder-settings"}
+    known = dataclasses.replace(
+        loaded, noises=known.noises, variations=entries, sets={}, chosen=tuple(entries),
+        models={name: loaded.models[name] for name in ("lambdanet", "autoencoder")},
+    )  # fmt: skip
+    near, far = [n for n in entries if n in ("autoencoder-batch-128", "autoencoder-batch-256")]
+    for name, loss in ((near, 0.0161), (far, 0.03)):
+        for seed in (0, 1):
+            cell = Cell("paper", "gaussian-01", name, seed)
+            content = score(25.0 + seed / 10, noisy_sha256="n")
+            files.write_json(scores / "studies" / f"{cell.name}.json", content)
+            history = f"{HISTORY.splitlines()[0]}\n1,0.001,0.0325,18.5\n2,0.001,{loss + seed / 1e5},21.0\n"
+            files.write_text(models / "studies" / cell.name / "history.csv", history)
+    write_report(known, "paper", scores, models, panels, *rest, out)
+    said = text_of((out / "report.html").read_text())
+    assert f"Nearest to the authors&#39; log is {near}: " in said
+    assert f"The next, {far}, is 0.3" in said
+    assert said.count("that it is: holds.") == 1
+    assert (out / "figures/following-autoencoder-settings.png").is_file()
+    assert (out / "studies/following.csv").read_text().splitlines()[1].startswith(f"{near},0.00")
+
+
 def test_what_was_recorded_with_a_training_is_what_the_page_says_of_it(written):
     known, (scores, models, *rest), out = written
     cell = Cell("sample", "gaussian-01", "dncnn", 0)
