@@ -111,7 +111,7 @@ def _values(table: list[Row], model: str) -> Finding:
     doubted = [noise for noise, entry in paper.items() if entry["paper_note"]]
     note = f"Left out: {', '.join(doubted)}, an entry of the paper that does not hold (†)." if doubted else ""
     return Finding(
-        f"{model} reaches its PSNR of Table 2 (at most {MARGIN} dB below) on each noise that has one.",
+        f"{model} reaches the PSNR of each of its rows in Table 2 (at most {MARGIN} dB below).",
         tuple(parts),
         note,
     )

@@ -30,7 +30,7 @@ MEASURED = {
 
 
 def reached(model):
-    return f"{model} reaches its PSNR of Table 2 (at most 0.3 dB below) on each noise that has one."
+    return f"{model} reaches the PSNR of each of its rows in Table 2 (at most 0.3 dB below)."
 
 
 def found(rows, **settings):
