@@ -36,8 +36,8 @@ PROFILE = click.option("--profile", help="Profile of params.yaml; default: the a
 DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Folder with clean/ and noisy/NOISE/, like data/sample; default: the profile's images, prepared "
-    "anew in a temporary folder.",
+    help="Folder with clean/ and noisy/NOISE/, like data/sample (of a set, with noisy/ itself); default: the "
+    "profile's or the set's images, prepared anew in a temporary folder.",
 )
 DEVICE = click.option(
     "--device",
@@ -112,7 +112,8 @@ def train(
     settings = dataclasses.asdict(loaded.training(profile, model))
     settings |= {name: value for name, value in changes.items() if value is not None}
     settings = params.build(params.Training, settings, "options")
-    noise_config = loaded.noise(noise)
+    loaded.data_set(noise, model)
+    noise_config = loaded.training_noise(Cell(profile, noise, model, seed))
     from lambdanet import experiment, live  # after the words were checked: torch takes seconds
 
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(experiment.FILES)):
@@ -151,7 +152,8 @@ def evaluate(weights: Path, noise: str, profile: str | None, data: Path | None, 
     from lambdanet import experiment
 
     loaded = _params()
-    with _data(loaded, profile or loaded.profile, noise, data) as (clean, noisy):
+    profile = profile or loaded.profile
+    with _data(loaded, profile, noise, data) as (clean, noisy):
         scores, _ = experiment.evaluate_weights(weights, clean, noisy, device=device)
     click.echo(json.dumps(scores, indent=2))
 
@@ -234,7 +236,7 @@ def publish(profile: str | None) -> None:
 
     loaded = _params()
     profile = profile or loaded.profile
-    images = params.look_up(loaded.downloads, profile, "profile").train_images
+    params.look_up(loaded.downloads, profile, "profile")
     logs, results = Path("logs", profile), Path("results", profile)
     trained = publish.from_stages(loaded, profile, Path("models", profile), Path("scores", profile), logs)
     here = {one.training.cell for one in trained}
@@ -246,7 +248,7 @@ def publish(profile: str | None) -> None:
     if not trained:
         raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro` first")
     summary = results if (results / "table2.md").is_file() else None
-    for line in publish.publish(trained, profile, images, summary).lines():
+    for line in publish.publish(trained, profile, loaded.train_images, summary).lines():
         click.echo(line)
 
 
@@ -351,9 +353,10 @@ def _data(loaded: params.Params, profile: str, noise: str, data: Path | None) ->
     from lambdanet import corruption, datasets
 
     noise_config = loaded.noise(noise)
-    config = params.look_up(loaded.downloads, profile, "profile")
+    of_set = noise in loaded.sets
+    config = loaded.download(profile, noise if of_set else "")
     if data is not None:
-        yield data / "clean", data / "noisy" / noise
+        yield data / "clean", data / "noisy" if of_set else data / "noisy" / noise
         return
     with tempfile.TemporaryDirectory() as temporary:
         clean, noisy = Path(temporary, "clean"), Path(temporary, noise)

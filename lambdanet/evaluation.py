@@ -67,7 +67,8 @@ def evaluate(
 
     Returns:
         psnr (dB, of the MSE pooled over all images), ssim (mean over images) and psnr_per_image
-        (dB, the mean of each image's), the same three of the input as noisy_..., parameters,
+        (dB, the mean of each image's; an image that equals the clean one has none and is left out), the
+        same three of the input as noisy_..., parameters,
         images, and the digests of the clean and the noisy images.
 
     Raises:
@@ -121,7 +122,9 @@ def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _summary(parts: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     mse, ssim = (torch.cat(values) for values in zip(*parts, strict=True))
-    per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist()]
+    per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist() if value > 0]
+    if not per_image:
+        raise ValueError("every test image equals its clean one: their PSNR is infinite")
     return {
         "psnr": metrics.psnr(mse.mean().item(), data_range=1),
         "ssim": ssim.mean().item(),

@@ -244,6 +244,24 @@ class Params:
             return look_up(self.downloads, profile, "profile")
         return look_up(look_up(self.set_downloads, profile, "profile"), name, "set")
 
+    def train_images(self, cell: Cell) -> int:
+        """The number of images or patches that a run's data set holds for training."""
+        variation = self.variations.get(cell.model)
+        return self.download(cell.profile, variation.set if variation else "").train_images
+
+    def data_set(self, noise: str, model: str) -> str:
+        """The set whose images a model is trained on; empty for the profile's images.
+
+        Raises:
+            ValueError: the model belongs to a set and `noise` is not that set, or the other way round.
+        """
+        variation = self.variations.get(model)
+        of_model = variation.set if variation else ""
+        if of_model != (noise if noise in self.sets else ""):
+            own = of_model or "one of the noises " + ", ".join(self.noises)
+            raise ValueError(f"{model} is not trained on {noise}, but on {own}")
+        return of_model
+
     def cells(self, profile: str) -> list[Cell]:
         """All cells of a profile, in the order of the tables."""
         seeds = look_up(self.seeds, profile, "profile")
@@ -358,6 +376,11 @@ def _parse(raw: dict) -> Params:
     studies, variations, chosen = _studies(raw, models)
     choices = [name for name in raw.get("studied", {}) if not name.endswith("-rivals")]
     sets = _named(raw.get("sets", {}), "sets")
+    taken = {"noise": noises, "model": models, "kind of study": ("study", "rival")}
+    for what, names in taken.items():
+        for name in sets:
+            if name in names:
+                raise ValueError(f"sets.{name}: a {what} has this name; choose another")
     variations |= _own(raw, models, sets, variations)
 
     downloads, trainings, changes, set_downloads = {}, {}, {}, {}
@@ -432,6 +455,10 @@ def _studies(
                 raise ValueError(f"{here}.study is {study!r}, must be one of studies: {known}")
             own = {"model": "lambdanet"} | own
             variation = _variation(own, models, here, study=study)
+            kinds = {"variations": "study", "rivals": "rival"}  # whose stage depends on which models' code
+            if kinds.get(where, variation.kind) != variation.kind:
+                other = next(key for key, kind in kinds.items() if kind == variation.kind)
+                raise ValueError(f"{here}: {variation.model} belongs under `{other}:`")
             if name in models:
                 raise ValueError(f"{here}: a model has this name")
             if variations.setdefault(name, variation) != variation:

@@ -1,7 +1,7 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,13 +129,16 @@ def catalogue(trained: list[Trained], train_images: int) -> dict[Denoiser, Path]
     }
 
 
-def publish(trained: list[Trained], profile: str, train_images: int, results: Path | None) -> Published:
+def publish(
+    trained: list[Trained], profile: str, train_images: Callable[[Cell], int], results: Path | None
+) -> Published:
     """Log what MLflow lacks of these trainings, register what it lacks of their networks, set aliases.
 
     Args:
         trained: of `from_outputs` or `from_committed`.
         profile: whose they are.
-        train_images: of that profile; ranks it among others.
+        train_images: how many images a run was trained on, where its log does not say so; ranks it
+            among others.
         results: folder of the grid's table and figures, for the summary; None: no summary.
 
     Raises:
@@ -163,9 +166,10 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
                 if not one.any_size:
                     done.one_size.append(name)
                     continue
+                images = _images(one, train_images)
                 try:
                     version = registry.register(
-                        client, one.training, run_id, one.weights, train_images, built(one.weights)
+                        client, one.training, run_id, one.weights, images, built(one.weights)
                     )
                 except ValueError as error:
                     errors.append(f"{name}: {error}")
@@ -186,6 +190,11 @@ def publish(trained: list[Trained], profile: str, train_images: int, results: Pa
     if errors:
         raise ValueError(f"not registered, all else is done: {'; '.join(errors)}")
     return done
+
+
+def _images(one: Trained, train_images: Callable[[Cell], int]) -> int:
+    logged = one.training.record.get("data", {}).get("train", {}).get("images")
+    return logged or train_images(one.training.cell)
 
 
 def write_receipt(path: Path, trained: list[Trained]) -> None:

@@ -144,7 +144,8 @@ def register(
     scores = training.scores
     versions = _versions(client, name)
     known = next((v for v in versions if v.tags["weights_sha256"] == training.weights_sha256), None)
-    if known:  # how many images it was trained on is not to be rewritten by today's params.yaml
+    logged = training.record.get("data", {}).get("train", {}).get("images")
+    if known and not logged:  # today's params.yaml must not rewrite how many images it was trained on
         train_images = int(known.tags["train_images"])
     ours = Denoiser.of(cell, scores, train_images, int(known.version) if known else 0)
     tags = {key: str(getattr(ours, key)) for key in (*NUMBERS, *TEXTS)}

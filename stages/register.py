@@ -5,7 +5,6 @@ from pathlib import Path
 import door
 
 from lambdanet import building
-from lambdanet.params import look_up
 
 
 def main() -> None:
@@ -13,13 +12,12 @@ def main() -> None:
         "PROFILE MODELS SCORES LOGS RESULTS RECEIPT"
     )
     params = door.load_params()
-    images = look_up(params.downloads, profile, "profile").train_images
     door.announce(f"register@{profile}", params, profile)
     building.prepare(params, profile)
     from lambdanet import publish  # takes seconds
 
     trained = publish.from_stages(params, profile, Path(models), Path(scores), Path(logs))
-    for line in publish.publish(trained, profile, images, Path(results)).lines():
+    for line in publish.publish(trained, profile, params.train_images, Path(results)).lines():
         print(line)
     publish.write_receipt(Path(receipt), trained)
 

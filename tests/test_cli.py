@@ -54,6 +54,22 @@ def test_trains_and_scores_a_cell_without_dvc(project, lambdanet):
     )  # all 20 are monitored
 
 
+def test_a_model_of_a_set_takes_the_set_s_images_and_its_own_noise(project, lambdanet):
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    raw["profiles"]["sample"]["sets"]["bsds500"]["download"] = {"dataset": "photos", "train": 16, "test": 4}
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    done = lambdanet("train", "bsds500", "dncnn-blind", "--epochs", 1, "--out", "runs/a")
+    assert done.exit_code == 0, done.output
+    assert json.loads((project / "runs/a/model.json").read_text())["noise"]["name"] == "blind-gaussian"
+    (record,) = json.loads((project / "runs/a.log.json").read_text())
+    assert record["data"]["train"]["images"] == 16
+    scores = json.loads(lambdanet("evaluate", "runs/a/weights.safetensors", "bsds500").stdout)
+    assert scores["images"] == 4
+    assert "is not trained on speckle, but on bsds500" in one_line(
+        lambdanet("train", "speckle", "dncnn-blind", "--out", "runs/b")
+    )
+
+
 def test_check_accepts_the_projects_parameters(project, lambdanet):
     done = lambdanet("check")
     assert done.output == "params.yaml is valid; profile sample has 30 trainings\n"

@@ -303,7 +303,7 @@ def test_what_a_dead_server_missed_is_published_later(project, untracked, monkey
         monkeypatch.chdir(project)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         folders = (project / name / "tiny" for name in ("models", "scores", "logs"))
-        done = publish.publish(publish.from_outputs([CELL], *folders), "tiny", 32, None)
+        done = publish.publish(publish.from_outputs([CELL], *folders), "tiny", lambda cell: 32, None)
         assert (done.versions, done.without_log) == (["denoiser-gaussian-01 version 1"], [])
         (run,) = mlflow_helpers.runs(tracking.connect())
         assert run.data.metrics["psnr"] == 21.0

@@ -167,7 +167,7 @@ def test_scores_of_other_weights_are_refused_in_one_line(project, grid, tmp_path
 def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     trained, results = outputs(project), write_summary(project)
-    done = publish.publish(trained, "tiny", 32, results)
+    done = publish.publish(trained, "tiny", lambda cell: 32, results)
     cells = [f"gaussian-01-{model}-0" for model in PSNR]
     assert done.runs == cells
     assert done.versions == [f"denoiser-gaussian-01 version {n}" for n in (1, 2, 3)]
@@ -192,7 +192,7 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
     assert [value[:2] for value in histories["epoch_seconds"]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert histories["inference_seconds_per_image"][0][1] == 0.002
     assert ("tiny/clean/train", "a" * 36) in inputs
-    again = publish.publish(outputs(project), "tiny", 32, results)
+    again = publish.publish(outputs(project), "tiny", lambda cell: 32, results)
     assert (again.runs, again.versions, again.aliases, again.summary) == (cells, [], [], False)
     assert state(client) == before
 
@@ -200,13 +200,13 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
 def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypatch):
     write_outputs(project, grid[:2], logged=[one.training.cell.name for one in grid])
     results = write_summary(project)
-    publish.publish(outputs(project), "tiny", 32, results)
+    publish.publish(outputs(project), "tiny", lambda cell: 32, results)
     before = state(client)
     # A file of another name, because this process still has the deleted one open.
     (project / "mlflow.db").unlink()
     shutil.rmtree(project / "mlartifacts")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_helpers.write_database(project / "again.db"))
-    publish.publish(outputs(project), "tiny", 32, results)
+    publish.publish(outputs(project), "tiny", lambda cell: 32, results)
     restored = tracking.connect()
     after = state(restored)
     assert after[0].keys() == before[0].keys()
@@ -221,10 +221,10 @@ def test_lost_artifacts_come_back_into_the_same_versions(client, project, grid):
     write_outputs(project, grid[:2])
     results = write_summary(project)
     trained = outputs(project)
-    publish.publish(trained, "tiny", 32, results)
+    publish.publish(trained, "tiny", lambda cell: 32, results)
     before = state(client)
     shutil.rmtree(project / "mlartifacts")
-    done = publish.publish(trained, "tiny", 32, results)
+    done = publish.publish(trained, "tiny", lambda cell: 32, results)
     assert (done.versions, done.aliases, done.summary) == ([], [], True)
     assert state(client) == before
     for denoiser, _ in registry.denoisers(client):
@@ -234,7 +234,7 @@ def test_lost_artifacts_come_back_into_the_same_versions(client, project, grid):
 def test_better_weights_take_over_and_worse_ones_do_not(client, project, tmp_path):
     def republish(seed, psnr):
         write_outputs(project, [mlflow_helpers.trained(tmp_path, "dncnn", seed=seed, psnr=psnr)])
-        return publish.publish(outputs(project), "tiny", 32, None)
+        return publish.publish(outputs(project), "tiny", lambda cell: 32, None)
 
     assert republish(0, 24.0).versions == ["denoiser-gaussian-01 version 1"]
     assert republish(1, 23.0).aliases == []
@@ -264,7 +264,7 @@ def test_the_committed_weights_of_the_project_can_be_published(client, project):
             ("speckle", "lambdanet-u4-m7"),
         }
     ]
-    done = publish.publish(small, "quick", 8000, results)
+    done = publish.publish(small, "quick", lambda cell: 8000, results)
     assert len(done.versions) == 3
     assert done.without_log == done.runs
     assert done.summary
@@ -398,7 +398,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
     write_outputs(project, grid)
     trained, built, real = outputs(project), [], registry.register
     monkeypatch.setattr(registry, "register", lambda *words: built.append(words[-1]) or real(*words))
-    done = publish.publish(trained, "tiny", 32, None)
+    done = publish.publish(trained, "tiny", lambda cell: 32, None)
     assert len(done.versions) == 3
     assert len(set(built)) == 3
     assert all(folder.name in "012" and not folder.exists() for folder in built)
@@ -411,7 +411,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
         network, _ = load_weights(registry.fetch(client, denoiser, project / str(denoiser.version)))
         expected = denoise(network, torch.from_numpy(images)).clamp(0, 1).numpy()
         np.testing.assert_allclose(program.predict(images), expected, atol=1e-5)
-    assert publish.publish(trained, "tiny", 32, None).versions == []
+    assert publish.publish(trained, "tiny", lambda cell: 32, None).versions == []
     assert built[3:] == [None] * 3
 
 
@@ -419,7 +419,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
 def test_processes_that_die_are_done_without(client, project, grid, monkeypatch):
     write_outputs(project, grid[:2])
     monkeypatch.setattr(building, "_use_one_thread", os.abort)
-    done = publish.publish(outputs(project), "tiny", 32, None)
+    done = publish.publish(outputs(project), "tiny", lambda cell: 32, None)
     assert len(done.versions) == 2
     for denoiser, _ in registry.denoisers(client):
         assert registry.fetch(client, denoiser, project / str(denoiser.version)).is_file()
@@ -431,7 +431,7 @@ def test_a_network_that_cannot_be_built_elsewhere_is_named_and_the_others_regist
     trained = outputs(project)
     trained[0].weights.write_bytes(b"damaged since")
     with pytest.raises(ValueError, match=r"^not registered, all else is done: gaussian-01-autoencoder-0: "):
-        publish.publish(trained, "tiny", 32, None)
+        publish.publish(trained, "tiny", lambda cell: 32, None)
     assert [one.model for one, _ in registry.denoisers(client)] == ["dncnn"]
 
 
@@ -439,7 +439,7 @@ def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, p
     config = {**mlflow_helpers.NETWORKS["lambdanet"], "decoder": "connected", "side": 16}
     one = mlflow_helpers.trained(project / "connected", "connected", config=config, psnr=40.0)
     write_outputs(project, [grid[0]])
-    done = publish.publish([one, *outputs(project)], "tiny", 32, None)
+    done = publish.publish([one, *outputs(project)], "tiny", lambda cell: 32, None)
     assert done.runs == ["gaussian-01-connected-0", "gaussian-01-autoencoder-0"]
     assert done.one_size == ["gaussian-01-connected-0"]
     last = "not registered, as they take images of one size only: gaussian-01-connected-0"
@@ -458,5 +458,5 @@ def test_a_network_that_the_project_no_longer_has_is_named(client, project, grid
     with pytest.raises(
         ValueError, match=r"^not registered, all else is done: .* names no model of lambdanet"
     ):
-        publish.publish([dataclasses.replace(one, training=training)], "tiny", 32, None)
+        publish.publish([dataclasses.replace(one, training=training)], "tiny", lambda cell: 32, None)
     assert registry.denoisers(client) == []
