@@ -139,7 +139,7 @@ def _compared(best: Row, other: Row, base: Row | None, rows: list[Row]) -> str:
     title = "the base" if other is base else f"the next, {other.name}"
     name = "The base" if best is base else best.name
     if interval.value < 0.005:
-        return f"{name} and {title} have the same PSNR."
+        return f"{name} and {'the base' if other is base else other.name} have the same PSNR."
     same = settings.structure(best.hyperparameters) == settings.structure(other.hyperparameters)
     if reason := "" if same else unequal(best, other):
         verdict = f"{UNSURE} ({reason})"

@@ -71,7 +71,7 @@ def test_a_base_that_is_the_highest_is_compared_with_the_next():
     low = entry("low", [20.0], d=14)
     again = entry("again", [26.8], d=16)
     said = studies.sentences(channels(low, again), [SPREAD, BASE, low, again], comparable=False)
-    assert said[1] == "The base and the next, again, have the same PSNR."
+    assert said[1] == "The base and again have the same PSNR."
     equal = entry("equal", [26.8], d=15)
     assert studies.sentences(channels(equal), [SPREAD], comparable=False) == ["All have 26.80 dB."]
 
