@@ -6,6 +6,7 @@ Pillow decodes all but a few kinds of TIFF, which tifffile reads: both survive d
 import contextlib
 import io
 import logging
+import os
 import struct
 import sys
 import warnings
@@ -82,7 +83,7 @@ def read(path: Path) -> Photograph:
 
 def decode(content: bytes, name: str) -> Photograph:
     """Decode an image file's bytes; see `read`."""
-    with _refusing(name):
+    with _refusing(name), _silent_libtiff() if content.startswith(_TIFF) else contextlib.nullcontext():
         return _decode(content)
 
 
@@ -176,6 +177,23 @@ def _refusing(name: str) -> Iterator[None]:
     raise ValueError(f"{name}: cannot be read as an image ({' '.join(reason.split())})")
 
 
+@contextlib.contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Drop what libtiff writes to the process's standard error; Pillow raises what matters of it."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _decode(content: bytes) -> Photograph:
     image = _open(content)
     if image is None:
@@ -204,14 +222,19 @@ def _open(content: bytes) -> Image.Image | None:
         raise UnsupportedError(
             f"it is neither of {', '.join(FORMATS)}, or its beginning is damaged"
         ) from None
+    if is_tiff and image.tile:
+        corners = (max(tile.extents[i] for tile in image.tile) for i in (2, 3))
+        if any(corner < image.tag_v2[tag] for corner, tag in zip(corners, (256, 257), strict=True)):
+            raise UnsupportedError("damaged: a part of its pixels is missing")
     return None if is_tiff and _misread(image) else image
 
 
 def _misread(image: Image.Image) -> bool:
     """Whether it is a TIFF file with more than 8 bits of a layout that Pillow takes for another."""
     bits, white_is_0, planes = (image.tag_v2.get(tag) for tag in (258, 262, 284))
+    swapped = image.mode == "F" and image.tag_v2.prefix == b"MM"
     layout = white_is_0 == 0 or planes == 2 or "RGBa" in "".join(_raw_modes(image))
-    return layout and bits is not None and max(bits) > 8
+    return (layout or swapped) and bits is not None and max(bits) > 8
 
 
 def _open_heic(content: bytes) -> Image.Image:
@@ -295,16 +318,30 @@ def _of_floats(values: np.ndarray) -> np.ndarray:
 def _exif(image: Image.Image) -> tuple[bytes | None, int]:
     """EXIF without the orientation, and that; what cannot be read is left away."""
     orientation = 1
-    try:
+    # Pillow's reader of EXIF raises whatever it stumbles over.
+    with contextlib.suppress(Exception):
         exif = image.getexif()
         orientation = exif.get(_ORIENTATION, 1)
-        left = [tag for tag in exif if image.format != "TIFF" or tag in _OF_THE_PICTURE]
+        if _ORIENTATION not in exif and "exif" in image.info:
+            orientation = _orientation(image.info["exif"])
         for tag in list(exif):
-            if tag == _ORIENTATION or tag not in left:
+            if tag == _ORIENTATION or (image.format == "TIFF" and tag not in _OF_THE_PICTURE):
                 del exif[tag]
-        return exif.tobytes() if left else None, orientation
-    except Exception:  # Pillow's reader of EXIF raises whatever it stumbles over
-        return None, orientation
+        return exif.tobytes() if len(exif) else None, orientation
+    return None, orientation
+
+
+def _orientation(exif: bytes) -> int:
+    """What the first directory says, even if an entry in front of it is damaged, where Pillow stops."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = "<" if tiff.startswith(b"II") else ">"
+    (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (count,) = struct.unpack_from(f"{order}H", tiff, at)
+    for i in range(count):
+        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * i)
+        if tag == _ORIENTATION:
+            return value
+    return 1
 
 
 def _of_values(values: np.ndarray, orientation: object) -> Photograph:
