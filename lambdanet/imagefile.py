@@ -31,7 +31,8 @@ FORMATS = {
     "HEIF": (".heic", ".heif"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-LARGEST = 500_000_000  # pixels; the image itself has to fit into memory, several times
+LARGEST = 500_000_000  # pixels
+BYTES = 20  # of memory that a pixel takes at most while an image is decoded
 WHITE = 65535
 # What a PNG file says of its colours and its resolution; `write_png` puts it into the output as it is.
 KEPT_CHUNKS = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"pHYs", b"sRGB")
@@ -131,10 +132,7 @@ def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     Returns:
         The same type and shape.
     """
-    return _filled(rgb, alpha > 0)
-
-
-def _filled(rgb: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    visible = alpha > 0
     if visible.all() or not visible.any():
         return rgb
     h, w = -(-visible.shape[0] // 2), -(-visible.shape[1] // 2)
@@ -145,7 +143,7 @@ def _filled(rgb: np.ndarray, visible: np.ndarray) -> np.ndarray:
         counts[: seen.shape[0], : seen.shape[1]] += seen
         sums[: seen.shape[0], : seen.shape[1]] += rgb[phase] * seen[..., None]
     means = np.rint(sums / np.maximum(counts, 1)[..., None]).astype(rgb.dtype)
-    coarse, filled = _filled(means, counts > 0), rgb.copy()
+    coarse, filled = fill_hidden(means, counts), rgb.copy()
     for phase in phases:
         hidden = ~visible[phase]
         filled[phase][hidden] = coarse[: hidden.shape[0], : hidden.shape[1]][hidden]
@@ -163,7 +161,7 @@ def _content(path: Path) -> bytes:
 def _refusing(name: str) -> Iterator[None]:
     """What the block raises becomes one line that names the file."""
     try:
-        Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow refuses twice this
+        Image.MAX_IMAGE_PIXELS = _largest() // 2  # Pillow refuses twice this
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -175,6 +173,15 @@ def _refusing(name: str) -> Iterator[None]:
     except Exception as error:  # decoders raise whatever they stumble over in a damaged file
         reason = f"damaged, or of a kind that is not supported: {str(error) or type(error).__name__}"
     raise ValueError(f"{name}: cannot be read as an image ({' '.join(reason.split())})")
+
+
+def _largest() -> int:
+    """Pixels of the largest image that this machine decodes; a damaged head may claim any number."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such system
+        return LARGEST
+    return min(LARGEST, memory // BYTES)
 
 
 @contextlib.contextmanager
@@ -362,7 +369,7 @@ def _read_tiff(content: bytes) -> Photograph:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters, it raises
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
-        if page.size > 4 * LARGEST:
+        if page.size > 4 * _largest():
             raise UnsupportedError(f"too large: {page.size} values")
         inverse, grey, colours = 0, 1, 2  # of `photometric`
         if page.photometric not in (inverse, grey, colours) or page.axes not in ("YX", "YXS", "SYX"):

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import struct
@@ -288,11 +289,18 @@ def test_missing_file_and_folder_are_named(tmp_path):
     assert "directory" in refusal(tmp_path)
 
 
-def test_largest_image_is_not_refused_for_its_size(tmp_path):
-    """Pillow warns of half as many pixels; here a warning would be an error."""
-    header = struct.pack(">II", 25_000, 20_000)
-    (tmp_path / "a.png").write_bytes(png(noise(4, 4, 3))[:33].replace(struct.pack(">II", 4, 4), header))
-    assert "pixels" not in refusal(tmp_path / "a.png")
+@pytest.mark.parametrize(("memory", "refused"), [(16 * 2**30, False), (8 * 2**30, True), (None, False)])
+def test_largest_image_is_refused_where_memory_is_too_small_for_it_only(
+    tmp_path, monkeypatch, memory, refused
+):
+    """Pillow warns of half as many pixels; here a warning would be an error. Only the head is read."""
+    if memory is None:
+        monkeypatch.delattr(os, "sysconf")
+    else:
+        monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": memory // 4096, "SC_PAGE_SIZE": 4096}.get)
+    (tmp_path / "a.png").write_bytes(png16(noise(4, 4, 3, dtype=np.uint16), 2, size=(25_000, 20_000)))
+    with pytest.raises(ValueError, match="pixels") if refused else contextlib.nullcontext():
+        imagefile.check(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
