@@ -159,9 +159,15 @@ def evaluate(weights: Path, noise: str, profile: str | None, data: Path | None, 
 
 
 @main.command()
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
+)
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="PNG file, or folder of such."
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="PNG file, or folder of such; - is standard output.",
 )
 @click.option("--noise", help="Which noise is on the image; a name of `lambdanet models`.")
 @click.option("--blind", is_flag=True, help="Find out which noise it is, by trying all denoisers.")
@@ -173,7 +179,7 @@ def evaluate(weights: Path, noise: str, profile: str | None, data: Path | None, 
 )
 @DEVICE
 def denoise(
-    image: Path,
+    images: tuple[Path, ...],
     out: Path,
     noise: str | None,
     blind: bool,
@@ -181,21 +187,33 @@ def denoise(
     weights: Path | None,
     device: str,
 ) -> None:
-    """Denoise the photograph IMAGE, or all photographs in the folder IMAGE.
+    """Denoise photographs: each IMAGE is a file, a folder of files, or - for standard input.
 
-    PNG, JPEG, WebP or BMP, of any size, grey or colour, with or without alpha, of 8 or 16 bits; the
-    output is PNG, of the same size and kind.
+    PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or, with pillow-heif installed, HEIC; of any size, grey or
+    colour, with or without alpha, of 8 or 16 bits. The output is PNG, of the same size, depth and kind,
+    upright, with the colour profile and EXIF. Of several files, those that cannot be read are named, the
+    others are denoised, and the exit status is 1. A name that begins with a dash goes behind --.
     """
-    from lambdanet import application
+    from lambdanet import imagefile, targets
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, not always text
     single = weights is not None and not weights.is_dir()
     if sum([noise is not None, blind, single]) != 1:
         raise ValueError("name one of --noise NOISE, --blind and --weights FILE")
     if single and alias is not None:
         raise ValueError(f"{weights} is one denoiser; leave out --alias, or name a folder")
+    if weights is not None and not weights.exists():
+        raise ValueError(f"{weights}: no such weights file")
+    planned, notes = targets.plan(images, out)
+    if len(planned) == 1 and images[0] != targets.STREAM:
+        imagefile.check(next(iter(planned)))
+    for note in notes:
+        click.echo(note, err=True)
+    from lambdanet import application  # after the words were checked: torch takes seconds
+
     with application.denoisers(weights, alias or "champion", noise) as choices:
-        for line in application.denoise_files(image, out, choices, device=device):
-            click.echo(line)
+        for line in application.denoise_files(planned, choices, device=device):
+            click.echo(line, err=out == targets.STREAM)
 
 
 @main.command()

@@ -64,7 +64,8 @@ def code_of(folder: Path) -> str:
 def _new_file(path: Path) -> Iterator[io.BufferedWriter]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    # Short, as a name has at most 255 bytes and a character up to four.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

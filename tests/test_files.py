@@ -201,3 +201,11 @@ def test_call_with_known():
         files.call_with_known(function, "model 'f'", {"x": 1, "width": 2, "y": 3})
     with pytest.raises(ValueError, match=r"^f has no parameter x; it takes: none$"):
         files.call_with_known(lambda: 1, "f", {"x": 1})
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "\N{CAT FACE}" * 63 + "abc", "\N{EURO SIGN}" * 85])
+def test_names_may_have_as_many_bytes_as_the_file_system_permits(tmp_path, name):
+    assert len(name.encode()) == 255
+    files.write_text(tmp_path / name, "one")
+    files.write_text(tmp_path / name, "two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "two")]
