@@ -46,6 +46,7 @@ from mlflow.exceptions import MlflowException
 logging.getLogger("alembic").setLevel(logging.WARNING)
 for _name in ("mlflow", "urllib3"):
     logging.getLogger(_name).setLevel(logging.ERROR)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what it raises, too
 
 DATABASE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
 LEARNING = ("loss", "monitored_psnr", "learning_rate")
@@ -54,6 +55,7 @@ EPOCH_METRICS = (*LEARNING, "epoch_seconds", "images_per_second")
 REASONS = (
     "Connection refused", "Connection reset", "Connection aborted", "Connection broken",
     "Name or service not known", "timed out", "database is locked",
+    "attempt to write a readonly database",
 )  # fmt: skip
 BATCH = 500  # entries of one request; MLflow takes 1,000 metrics
 
@@ -135,9 +137,12 @@ def reaching() -> Iterator[None]:
 
 
 def _alone() -> contextlib.AbstractContextManager:
-    """A SQLite file that several processes open first is destroyed, and it takes one writer at a time."""
+    """A SQLite file that several processes open first is destroyed, and it takes one writer at a time.
+
+    One that cannot be written here needs no lock; SQLite's journal would stand beside it.
+    """
     path = sqlite_file()
-    if path is None:
+    if path is None or (path.exists() and not all(os.access(one, os.W_OK) for one in (path, path.parent))):
         return contextlib.nullcontext()
     return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
 
@@ -152,6 +157,7 @@ def experiment_id(client: MlflowClient, profile: str) -> str:
 
     Raises:
         ValueError: it was deleted in MLflow, which keeps its name.
+        MlflowException: it cannot be made.
     """
     name = f"lambdanet/{profile}"
     # A server decides itself where artifacts go.
@@ -164,9 +170,11 @@ def experiment_id(client: MlflowClient, profile: str) -> str:
                     f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
                 )
             return found.experiment_id
-        with contextlib.suppress(MlflowException):  # another process made it just now
+        try:
             return client.create_experiment(name, artifact_location=folder)
-    raise MlflowException(f"the experiment {name} cannot be made")
+        except MlflowException as error:
+            reason = error  # another process made it just now, or it cannot be made
+    raise reason
 
 
 def find_run(client: MlflowClient, experiment: str, **tags: str) -> str | None:
