@@ -137,6 +137,20 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+# In front of code for `start`: from there on root, too, may only do what the modes of its files allow.
+AS_A_USER = """
+import ctypes, os
+if os.geteuid() == 0:
+    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+    if "LOW" not in os.environ:
+        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+            assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
+        os.environ["LOW"] = "1"
+        import sys
+        os.execv(sys.executable, sys.orig_argv)  # the bounding set counts from here
+"""
+
+
 def wait_for_line(process, text, seconds=60):
     """Read a process's stderr until a line holds `text`; return what was read."""
     seen = ""
