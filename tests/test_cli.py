@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,17 @@ def test_training_does_not_replace_a_folder_of_something_else(project, lambdanet
     said = one_line(lambdanet("train", "speckle", "autoencoder", "--out", "pictures"))
     assert "pictures exists and is not the folder of a training" in said
     assert (project / "pictures/a.png").exists()
+
+
+def test_the_pages_do_not_begin_on_a_taken_port(project, lambdanet, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = one_line(lambdanet("ui", "--port", port))
+    assert said == f"error: port {port} cannot be used (Address already in use); choose another by --port\n"
+    assert not (project / "mlflow.db").exists()
 
 
 def test_help_names_every_command():
