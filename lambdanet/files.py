@@ -24,7 +24,7 @@ import filelock
 import numpy as np
 
 T = TypeVar("T")
-_NAMES = {int: "a whole number", float: "a finite number", bool: "true or false"}
+_NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -177,6 +177,6 @@ def call_with_known(function: Callable[..., T], label: str, keywords: dict) -> T
     for name, value in keywords.items():
         kind = known[name]
         fits = type(value) in ((int, float) if kind is float else (kind,))
-        if kind in _NAMES and not (fits and math.isfinite(value)):
+        if kind in _NAMES and not (fits and (kind in (str, bool) or abs(value) < math.inf)):
             raise ValueError(f"{name} of {label} is {value!r}, must be {_NAMES[kind]}")
     return function(**keywords)
