@@ -158,7 +158,7 @@ def _alone() -> contextlib.AbstractContextManager:
     path = sqlite_file()
     if path is None or (path.exists() and not all(os.access(one, os.W_OK) for one in (path, path.parent))):
         return contextlib.nullcontext()
-    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=600)
 
 
 def sqlite_file() -> Path | None:

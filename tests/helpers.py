@@ -22,6 +22,7 @@ from lambdanet.denoise import denoise_photograph
 from lambdanet.noise import create_noise
 
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 600  # seconds for what takes some on an idle machine: only what hangs takes longer on a busy one
 
 GAUSSIAN = {"name": "gaussian", "sigma": 0.1}
 LAMBDANET = {"name": "lambdanet", "u": 1, "m": 5, "k": 4, "heads": 2, "d": 4, "embedding_std": 0.1}
@@ -123,7 +124,7 @@ def start(stage, words, folder, code=None, **environment):
 def run(stage, words, folder, code=None, **environment):
     """A stage script run to its end: (exit status, stdout, stderr)."""
     process = start(stage, words, folder, code, **environment)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -151,7 +152,7 @@ if os.geteuid() == 0:
 """
 
 
-def wait_for_line(process, text, seconds=60):
+def wait_for_line(process, text, seconds=PATIENCE):
     """Read a process's stderr until a line holds `text`; return what was read."""
     seen = ""
     timer = threading.Timer(seconds, process.kill)
@@ -166,7 +167,7 @@ def wait_for_line(process, text, seconds=60):
     raise AssertionError(f"the process ended before it wrote {text!r}: {seen}")
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} seconds"

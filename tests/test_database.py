@@ -58,7 +58,7 @@ except ValueError as error:
 def python(code, folder):
     environment = {"PYTHONPATH": os.pathsep.join([str(helpers.ROOT), str(helpers.ROOT / "tests")])}
     process = helpers.start("train", [], folder, code, **environment)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=helpers.PATIENCE)
     return process.returncode, out, err
 
 
