@@ -172,6 +172,12 @@ def project(folder: Path, fix: bool) -> Iterator[Finding]:
     """
     if not (folder / "dvc.yaml").is_file() or not importlib.util.find_spec("dvc"):
         return
+    here = folder.resolve()
+    if not any((place / ".git").exists() for place in (here, *here.parents)):
+        yield Finding(
+            BAD, "this is no clone, and DVC works in git repositories only", "`git init` here, or clone"
+        )
+        return
     command = [sys.executable, "-m", "pipelines.health", *(["--fix"] if fix else [])]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     for line in done.stdout.splitlines():

@@ -123,3 +123,11 @@ def test_its_exit_status_says_whether_something_is_bad(monkeypatch, level, statu
 
 def test_outside_of_a_project_only_the_installation_is_looked_at(tmp_path):
     assert list(doctor.project(tmp_path, fix=False)) == []
+
+
+def test_an_unpacked_archive_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "dvc.yaml").touch()
+    (line,) = doctor.project(tmp_path, fix=False)
+    assert str(line) == (
+        "BAD   this is no clone, and DVC works in git repositories only: `git init` here, or clone"
+    )
