@@ -7,11 +7,12 @@ code, Python and torch.
 import contextlib
 import hashlib
 import platform
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from lambdanet import caches, params
+from lambdanet import caches, params, yaml12
 
 MOST_FILES = 64  # empty ones, named by what was found valid; those that were made first go
 
@@ -23,6 +24,7 @@ def check(path: Path) -> str:
         ValueError: it is not valid; what is wrong, and where.
     """
     loaded = params.load(path)
+    _has_what_is_run(path)
     found_valid = _mark(path.read_bytes())
     if not _stands(found_valid):
         _make_all(loaded)
@@ -34,8 +36,28 @@ def check(path: Path) -> str:
     return f"params.yaml is valid; profile {loaded.profile} has {cells} trainings"
 
 
+def _has_what_is_run(path: Path) -> None:
+    """Refuse a params.yaml without what the dvc.yaml beside it refers to."""
+    pipeline = path.with_name("dvc.yaml")
+    if not pipeline.is_file():
+        return
+    raw, text = yaml12.read(path), pipeline.read_text(encoding="utf-8-sig")
+    whole = set(re.findall(r"\$\{([\w.-]+)\}", text)) | set(
+        re.findall(r"- ([\w-]+(?:\.[\w-]+)+)$", text, re.M)
+    )
+    for name in sorted(whole):
+        key, *rest = name.split(".")
+        if key in ("item", "key") or (rest and key not in raw) or "/" in name:
+            continue  # of DVC's own, or a file's name
+        found = raw
+        for part in (key, *rest):
+            if not isinstance(found, dict) or part not in found:
+                raise ValueError(f"{path}: {name} is missing; {pipeline} refers to it")
+            found = found[part]
+
+
 def _make_all(loaded: params.Params) -> None:
-    from lambdanet.models import create_model
+    from lambdanet.models import check_hyperparameters
     from lambdanet.noise import create_noise
 
     noises = {f"noises.{name}": config for name, config in loaded.noises.items()}
@@ -49,7 +71,7 @@ def _make_all(loaded: params.Params) -> None:
         places |= {name: f"the variation {name}" for name in loaded.variations}
         for name, where in places.items():
             with _within(f"{where} under profile {profile}"):
-                create_model(**loaded.model(profile, name))
+                check_hyperparameters(**loaded.model(profile, name))
 
 
 def _has_built_in_images(loaded: params.Params) -> bool:

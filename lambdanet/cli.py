@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -276,6 +277,8 @@ def ui(port: int) -> None:
     """Open MLflow's pages on this project's runs and models; ends with Ctrl-C."""
     from lambdanet import tracking
 
+    if tracking.sqlite_file():
+        _refuse_taken(port)
     tracking.connect()  # makes the database, alone, before the server's processes open it
     if not tracking.sqlite_file():
         click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {tracking.uri()}")
@@ -359,6 +362,17 @@ def restore(profile: str | None) -> None:
         f"put back for {profile}: {done.scores} scores, {done.trainings} trainings, "
         f"{done.photographs} folders of photographs"
     )
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else just after another has ended
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(
+                f"port {port} cannot be used ({error.strerror}); choose another by --port"
+            ) from None
 
 
 def _params() -> params.Params:

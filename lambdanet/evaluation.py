@@ -37,7 +37,7 @@ def score_input(clean: np.ndarray, noisy: np.ndarray, *, device: torch.device) -
     """Score noisy images as they are; for `evaluate`, where several networks get the same.
 
     Raises:
-        ValueError: the arrays differ in shape.
+        ValueError: the arrays differ in shape, or hold what is not finite.
     """
     parts = [_per_image(x, y) for x, y in _chunks(clean, noisy, device)]
     return Input(
@@ -72,7 +72,7 @@ def evaluate(
         images, and the digests of the clean and the noisy images.
 
     Raises:
-        ValueError: the arrays differ in shape.
+        ValueError: the arrays differ in shape, or they or the output hold what is not finite.
     """
     before = before or score_input(clean, noisy, device=device)
     model = model.to(device)
@@ -111,7 +111,12 @@ def _chunks(clean: np.ndarray, noisy: np.ndarray, device: torch.device) -> Itera
     chunk = max(1, CHUNK // (clean.shape[1] * clean.shape[2]))
     for start in range(0, len(clean), chunk):
         some = slice(start, start + chunk)
-        yield to_tensor(clean[some], device), to_tensor(noisy[some], device)
+        x, y = to_tensor(clean[some], device), to_tensor(noisy[some], device)
+        finite = (x.isfinite() & y.isfinite()).flatten(1).all(1).cpu()
+        if not finite.all():
+            number = start + finite.tolist().index(False)
+            raise ValueError(f"test image {number} has values that are not finite; make the images again")
+        yield x, y
 
 
 def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,12 @@ def psnr(mse: float, *, data_range: float) -> float:
 
     Of an image's own MSE: the PSNR of that image. Of the mean MSE over a test set of equal
     images: the pooled PSNR, which is the paper's definition.
+
+    Raises:
+        ValueError: the MSE is NaN, as of an image that holds NaN.
     """
+    if math.isnan(mse):
+        raise ValueError("an image that is scored holds NaN; if a network made it, its weights are damaged")
     return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
 
 

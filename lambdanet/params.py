@@ -6,21 +6,10 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
+from lambdanet import yaml12
 
 LARGEST_SEED = 2**32 - 1
 STUDY_NOISE = "gaussian-01"  # as in dvc.yaml
-
-
-class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML 1.2 as DVC writes and reads it: 2e-05 is a number, which PyYAML alone reads as text."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
 
 
 def _number(
@@ -320,11 +309,9 @@ def load(path: Path) -> Params:
         ValueError: names the key, its value and what is allowed.
     """
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+        raw = yaml12.read(path)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; run this in the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         return _parse(_mapping(raw, "the file"))
     except ValueError as error:

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_a_check_needs_no_place_to_remember_it(project, lambdanet, monkeypatch, 
         (["noises", "speckle", "varience"], 1, "noise 'speckle' takes variance"),
         (["models", "lambdanet", "m"], 4, "m is 4, must be odd"),
         (["models", "dncnn", "dept"], 4, "model 'dncnn' has no parameter dept; it takes: depth, width"),
+        (["models", "dncnn", "width"], 3200000, "must have at most 1,000,000,000"),
+        (["models", "dncnn", "width"], 10**30, "cannot have these hyperparameters, or is too large"),
+        (["models", "lambdanet", "norm"], ["batch"], "norm of model 'lambdanet' is ['batch'], must be text"),
+        (["models", "lambdanet", "activation"], {"a": 1}, "is {'a': 1}, must be text"),
+        (["models", "cnn", "slope"], "0.2", "slope of model 'cnn' is '0.2', must be a finite number"),
+        (["models", "dncnn", "residual"], 1, "residual of model 'dncnn' is 1, must be true or false"),
         (["train", "batch_size"], 0, "batch_size is 0, must be at least 1"),
         (["profile"], "huge", "profile is 'huge', must be one of sample, quick, paper"),
         (
@@ -150,6 +157,26 @@ def test_check_names_what_is_wrong(project, lambdanet, path, value, says):
     inner[path[-1]] = value
     (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     assert says in one_line(lambdanet("check"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (["noises", "gaussian-01"], "noises.gaussian-01"),
+        (["variations"], "variations"),
+        (["rivals"], "rivals"),
+    ],
+)
+def test_check_names_what_the_pipeline_lacks(project, lambdanet, path, name):
+    (project / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    assert lambdanet("check").exit_code == 0
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    inner = raw
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    (project / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert one_line(lambdanet("check")) == f"error: params.yaml: {name} is missing; dvc.yaml refers to it\n"
 
 
 @pytest.mark.parametrize(
@@ -244,6 +271,17 @@ def test_training_does_not_replace_a_folder_of_something_else(project, lambdanet
     said = one_line(lambdanet("train", "speckle", "autoencoder", "--out", "pictures"))
     assert "pictures exists and is not the folder of a training" in said
     assert (project / "pictures/a.png").exists()
+
+
+def test_the_pages_do_not_begin_on_a_taken_port(project, lambdanet, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = one_line(lambdanet("ui", "--port", port))
+    assert said == f"error: port {port} cannot be used (Address already in use); choose another by --port\n"
+    assert not (project / "mlflow.db").exists()
 
 
 def test_help_names_every_command():

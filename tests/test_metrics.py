@@ -234,3 +234,26 @@ def test_an_image_without_an_error_has_no_psnr_of_its_own(scored):
 def test_images_of_different_shapes_are_refused(metric, other):
     with pytest.raises(ValueError, match=r"^images have the shapes \(2, 3, 16, 16\) and "):
         metric(torch.rand(2, 3, 16, 16), torch.rand(other))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_evaluate_refuses_images_that_are_not_finite(scored, value):
+    clean, noisy, _ = scored
+    noisy = noisy.copy()
+    noisy[4, 3, 2, 1] = value
+    for score in (evaluation.evaluate, evaluation.pooled_psnr):
+        with pytest.raises(
+            ValueError, match=r"^test image 4 has values that are not finite; make the images"
+        ):
+            score(nn.Identity(), clean, noisy, device=torch.device("cpu"))
+
+
+def test_evaluate_refuses_an_output_that_is_not_finite(scored):
+    class Broken(nn.Module):
+        def forward(self, noisy):
+            return noisy * torch.nan
+
+    clean, noisy, _ = scored
+    for score in (evaluation.evaluate, evaluation.pooled_psnr):
+        with pytest.raises(ValueError, match=r"^an image that is scored holds NaN"):
+            score(Broken(), clean, noisy, device=torch.device("cpu"))
