@@ -48,7 +48,7 @@ TRIALS = {
         "    print('CPU,', torch.get_num_threads(), 'threads')",
         "see `nvidia-smi`; LAMBDANET_DEVICE=cpu keeps off the GPU",
     ),
-    "LambdaNet, DnCNN and the auto-encoder on the CPU": (
+    "LambdaNet and DnCNN on the CPU": (
         "from lambdanet.kernels import vectors\n"
         "from lambdanet.models import paths\n"
         "reason = paths.unavailable()\n"

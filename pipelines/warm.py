@@ -38,7 +38,7 @@ STAGES = ROOT / "stages"
 LOADED = (
     "torch", "skimage.data:chelsea", "skimage.io:imsave", "skimage.transform:resize",
     "imageio.plugins.pillow", "lambdanet.experiment", "lambdanet.models.lambdanet.fused",
-    "lambdanet.models.autoencoder.compiled", "lambdanet.models.dncnn.compiled",
+    "lambdanet.models.dncnn.compiled",
 )  # fmt: skip
 # What the libraries read once, while they are loaded.
 READ_EARLY = (

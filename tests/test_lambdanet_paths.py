@@ -348,10 +348,9 @@ def test_device_may_name_a_path():
 def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(monkeypatch):
     for units, expected in ((True, paths.BF16), (False, paths.CHANNELS_LAST)):
         monkeypatch.setattr(paths, "_multiplies_bf16", lambda _device, units=units: units)
-        for name in ("cnn", "skip-autoencoder"):
+        for name in ("autoencoder", "cnn", "skip-autoencoder"):
             assert path(name, "cpu") == expected
         assert path("dncnn", "cpu") == (paths.BF16 if units else paths.WINOGRAD)
-        assert path("autoencoder", "cpu") == paths.FUSED
         assert path("lambdanet", "cpu") == paths.FUSED
         with paths.forced(paths.REFERENCE):
             assert path("dncnn", "cpu") == paths.REFERENCE

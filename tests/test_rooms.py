@@ -8,6 +8,7 @@ import torch
 
 from lambdanet.kernels import rooms
 from lambdanet.kernels.rooms import Rooms
+from lambdanet.kernels.threads import share
 
 
 def test_a_room_goes_back_and_is_given_again():
@@ -65,6 +66,20 @@ def test_threads_never_share_one():
     finally:
         sys.setswitchinterval(interval)
     assert not failed
+
+
+def test_work_that_fails_is_left_by_all_threads():
+    others, ended = threading.Barrier(3), []
+
+    def work(thread):
+        others.wait()
+        if thread == 0:
+            raise KeyboardInterrupt
+        ended.append(thread)
+
+    with pytest.raises(KeyboardInterrupt):
+        share(work, 3)
+    assert sorted(ended) == [1, 2]
 
 
 def test_arrays_are_as_kernels_take_them():

@@ -318,8 +318,6 @@ def compile_kernels(
     kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]],
     lanes: int,
     request: str,
-    *,
-    unroll: bool = True,
 ) -> dict[str, Callable[..., None]]:
     """Compile kernels for this processor, or take what an earlier process compiled.
 
@@ -328,7 +326,6 @@ def compile_kernels(
         lanes: floats in a vector.
         request: names, with this package's own text, all that the bodies follow from: the text of what writes
             them too.
-        unroll: have LLVM unroll loops; where much is written out already, that only takes longer.
 
     Returns:
         Functions of the arrays' addresses, in order; they let go of the GIL.
@@ -340,7 +337,7 @@ def compile_kernels(
     )
     code = objects.find(request)
     if code is None:
-        code = _machine_code(kernels, lanes, target, unroll)
+        code = _machine_code(kernels, lanes, target)
         objects.keep(request, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -356,7 +353,6 @@ def _machine_code(
     kernels: dict[str, tuple[list[str], Callable[[Kernel], None]]],
     lanes: int,
     target: llvm.TargetMachine,
-    unroll: bool,
 ) -> bytes:
     module = ir.Module()
     module.triple = llvm.get_default_triple()
@@ -368,7 +364,7 @@ def _machine_code(
     compiled.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.slp_vectorization = False  # the vectors are there already
-    options.loop_unrolling = unroll
+    options.loop_unrolling = True
     passes = llvm.create_pass_builder(target, options)
     passes.getModulePassManager().run(compiled, passes)
     return target.emit_object(compiled)

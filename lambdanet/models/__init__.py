@@ -48,8 +48,6 @@ def path(name: str, device: str) -> str:
     """
     if MODELS.get(name) is LambdaNet:
         return paths.usual(device)
-    if MODELS.get(name) is AutoEncoder and device == "cpu" and paths.compiles(paths.FUSED):
-        return paths.FUSED
     way = paths.of_convolutions(device)
     if MODELS.get(name) is DnCNN:
         if device == "cuda" and way == paths.BF16 and paths.takes(paths.BF16_FUSED):

@@ -4,9 +4,8 @@ The ways of LambdaNet give the same values up to rounding. The convolutional net
 reference: `channels-last`, trained with a pixel's channels side by side in memory, as a CPU's convolutions
 take them; and `bf16`, so too and with products in half the precision, summed in float32, where the processor
 has units for them. DnCNN has two more: `bf16-fused` for a GPU, that with own kernels between its
-convolutions, and `winograd` for other CPUs, by compiled kernels that multiply a quarter as often; and the
-auto-encoder has compiled kernels, `fused` like LambdaNet's. None gives the same bytes, so a run's log names
-the path as it names the device. `force` takes one path wherever it fits.
+convolutions, and `winograd` for other CPUs, by compiled kernels that multiply a quarter as often. None gives
+the same bytes, so a run's log names the path as it names the device. `force` takes one path wherever it fits.
 """
 
 import contextlib

@@ -6,11 +6,6 @@ Deviations from the paper: none known; the layers are those of the authors' rele
 
 from torch import Tensor, nn
 
-from lambdanet.models import paths
-
-LARGEST = 64  # pixels of a side that the kernels take: what an image needs stays in the cache
-WIDEST = 24  # width that they take: beyond, torch's convolutions are as fast
-
 
 class AutoEncoder(nn.Module):
     """Denoise (b, 3, h, w) in [0, 1]; h and w must be multiples of `stride`."""
@@ -49,12 +44,4 @@ class AutoEncoder(nn.Module):
         )
 
     def forward(self, noisy: Tensor) -> Tensor:
-        if paths.on_cpu(self, noisy, paths.FUSED) and self._fits(noisy):
-            from lambdanet.models.autoencoder import compiled  # loads llvmlite
-
-            return compiled.run(self, noisy)
         return self.decoder(self.encoder(noisy))
-
-    def _fits(self, noisy: Tensor) -> bool:
-        sides = all(side <= LARGEST and side % self.stride == 0 for side in noisy.shape[2:])
-        return sides and self.encoder[0].out_channels <= WIDEST
