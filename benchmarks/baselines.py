@@ -15,12 +15,13 @@ from torch import nn
 from benchmarks import peers, pictures
 from benchmarks.methods import Method, Methods, Within, autocast, compare, how, without_bf16
 from benchmarks.tables import Table, command
-from lambdanet.models import create_model, paths
+from lambdanet import backends
+from lambdanet.models import create_model
 
 PLAIN = "float32"
-LAYOUTS = {  # and the path that runs the layers as they are
-    "": (torch.contiguous_format, paths.REFERENCE),
-    ", channels_last": (torch.channels_last, paths.CHANNELS_LAST),
+LAYOUTS = {  # and the backend that runs the layers as they are
+    "": (torch.contiguous_format, backends.REFERENCE),
+    ", channels_last": (torch.channels_last, backends.CHANNELS_LAST),
 }
 # What the project takes on a CPU; where that has units for bfloat16, DnCNN is trained by those.
 KERNELS = "Winograd kernels"
@@ -41,13 +42,13 @@ def variants(name: str) -> Methods:
 
 def by_kernels(model: nn.Module) -> Method | str:
     """DnCNN by its compiled kernels, or why there are none."""
-    if reason := paths.unavailable():
+    if reason := backends.unavailable():
         return f"not available: {reason}"
-    return Method(model, around=_forced(paths.WINOGRAD))
+    return Method(model, around=_forced(backends.WINOGRAD))
 
 
 def _forced(way: str) -> Within:
-    return functools.partial(paths.forced, way)
+    return functools.partial(backends.forced, way)
 
 
 def measure(quick: bool = False) -> Iterator[Table]:
