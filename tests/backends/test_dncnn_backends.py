@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_helpers import OTHER_BATCHES, programs
 from torch import nn
 
 from lambdanet import backends
@@ -146,28 +145,6 @@ def test_networks_of_two_threads_do_not_disturb_each_other(threads, count):
     assert together == 20 * alone
 
 
-def test_batches_do_not_disturb_each_other():
-    """Two passes forward before their passes backward, as in an accumulation of gradients."""
-    model, batches = network(width=8, depth=4).train(), [images(2, 9, 12, seed) for seed in range(2)]
-    with backends.forced(backends.WINOGRAD):
-        alone = [torch.autograd.grad(model(noisy).square().sum(), model.parameters()) for noisy in batches]
-        outputs = [model(noisy) for noisy in batches]
-        together = [torch.autograd.grad(output.square().sum(), model.parameters()) for output in outputs]
-    for one, other in zip(itertools.chain(*alone), itertools.chain(*together), strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("which", [0, 4, -1])
-def test_parameter_that_changes_before_the_pass_backward_is_noticed(which):
-    model = network(width=8, depth=3)
-    with backends.forced(backends.WINOGRAD):
-        output = model(images(1, 8, 8))
-    with torch.no_grad():
-        list(model.parameters())[which].add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        output.sum().backward()
-
-
 @pytest.mark.parametrize("forced", [backends.AUTO, backends.WINOGRAD])
 @pytest.mark.parametrize("training", [True, False])
 def test_kernels_are_taken(forced, training):
@@ -189,48 +166,6 @@ def test_another_path_that_is_forced_is_taken(forced, training):
     model, noisy = network(width=8, depth=4).train(training), images(2, 9, 13)
     with torch.set_grad_enabled(training), backends.forced(forced):
         assert torch.equal(model(noisy), model.dncnn(noisy))
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("what", OTHER_BATCHES)
-def test_kernels_are_not_taken_for(what, training):
-    change, around = OTHER_BATCHES[what]
-    noisy = change(images(2, 9, 13))
-    model = network(width=8, depth=4).to(noisy.dtype).train(training)
-    with around(), backends.forced(backends.WINOGRAD):
-        assert torch.equal(model(noisy), model.dncnn(noisy))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_images_of_one_channel_are_refused_as_by_the_layers(training):
-    model = network(width=8, depth=4).train(training)
-    with (
-        torch.no_grad(),
-        backends.forced(backends.WINOGRAD),
-        pytest.raises(RuntimeError, match="have 3 channels"),
-    ):
-        model(images(2, 9, 13)[:, :1])
-
-
-def test_gradients_of_an_evaluation_are_the_reference_s():
-    model, noisy = network(width=8, depth=4).eval(), images(2, 9, 13)
-    with backends.forced(backends.WINOGRAD):
-        output = model(noisy)
-        assert torch.equal(output, model.dncnn(noisy))
-        output.sum().backward()
-        assert model.dncnn[0].weight.grad.abs().max() > 0
-        model.requires_grad_(False)
-        assert not torch.equal(model(noisy), output)
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
-@programs
-def test_programs_have_the_layers(traced):
-    model, noisy = network(width=8, depth=4).eval().requires_grad_(False), images(2, 9, 13)
-    with backends.forced(backends.WINOGRAD):
-        program = traced(model, (noisy,))
-        assert torch.equal(program(noisy), model.dncnn(noisy))
-        assert not torch.equal(program(noisy), model(noisy))
 
 
 def test_without_llvmlite_the_layers_run(monkeypatch):
@@ -296,33 +231,3 @@ def test_blocks_have_room_and_cover():
         assert 1 <= columns <= across
         assert rows * columns <= winograd.MOST_TILES
         assert (winograd.TILE * rows + 2) * (winograd.TILE * columns + 2) <= winograd.BORDERED
-
-
-def frozen(model):
-    model.dncnn[3].eval()
-
-
-def of_another_rate(model):
-    model.dncnn[6].momentum = 1.0
-
-
-def of_the_plain_mean(model):
-    model.dncnn[3].momentum = None
-
-
-@pytest.mark.parametrize("change", [frozen, of_another_rate, of_the_plain_mean])
-def test_normalisations_that_are_not_alike_are_the_layers(change):
-    noisy = torch.rand(1, 3, 8, 8)
-    found = []
-    for way in (backends.REFERENCE, backends.WINOGRAD):
-        torch.manual_seed(0)
-        model = create_model("dncnn", depth=4, width=8).train()
-        change(model)
-        with backends.forced(way):
-            found.append([model(noisy), *model.buffers()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
-def test_a_single_value_a_channel_is_refused_in_training():
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        create_model("dncnn", depth=4, width=8).train()(torch.rand(1, 3, 1, 1))

@@ -241,23 +241,6 @@ def test_the_number_of_registers_does_not_change_a_byte_of_fused(registers, size
         assert torch.equal(found[0][key], found[1][key])
 
 
-def test_batches_do_not_disturb_each_other():
-    """Two passes forward before their passes backward, as in an accumulation of gradients."""
-    model = network().train()
-    batches = [images(18, 32, 32, seed) for seed in range(2)]
-    alone = [learn(model, backends.FUSED, *batch) for batch in batches]
-    with backends.forced(backends.FUSED):
-        outputs = [model(noisy) for _, noisy in batches]
-        together = []
-        for output, (clean, _) in zip(outputs, batches, strict=True):
-            model.zero_grad()
-            F.mse_loss(output, clean).backward()
-            named = model.named_parameters()
-            together.append(torch.cat([p.grad.flatten() for n, p in named if n != "shortcut.0.bias"]))
-    for ours, theirs in zip(together, alone, strict=True):
-        assert torch.equal(ours, theirs["gradient"])
-
-
 def test_kernels_are_taken_where_they_fit():
     model, noisy = network(), torch.zeros(16, 3, 32, 32)
     assert backends.select(model, noisy).name == backends.FUSED
@@ -287,13 +270,6 @@ def test_reference_is_taken_where_reassociation_does_not_pay():
     assert backends.select(network(), photograph).name == backends.PORTABLE
     assert backends.select(network(u=4, m=7), photograph).name == backends.REFERENCE
     assert backends.select(network(u=4, m=7, d=64), photograph).name == backends.PORTABLE
-
-
-def test_evaluation_with_gradients_does_not_take_the_kernels():
-    model = network().eval()
-    output = model(images(16, 32, 32)[1])
-    output.sum().backward()
-    assert model.embedding.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
@@ -397,14 +373,3 @@ def test_without_llvmlite_portable_is_taken():
     assert first == "portable True True"
     assert second.startswith("the fused backend is not available here: ")
     assert second.endswith("; choose another, or auto")
-
-
-def test_torch_s_default_type_does_not_matter_to_the_kernels():
-    model, (clean, noisy) = network(m=7), images(9, 20, 16)
-    expected = learn(model, backends.FUSED, clean, noisy)
-    torch.set_default_dtype(torch.float64)
-    try:
-        found = learn(model, backends.FUSED, clean, noisy)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
