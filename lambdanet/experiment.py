@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from lambdanet import (
+    backends,
     checkpoint,
     datasets,
     devices,
     evaluation,
     examination,
     files,
-    models,
     provenance,
     records,
     timing,
@@ -88,7 +88,7 @@ def train_cell(
             stage=_stage(),
             description=description,
             data=data,
-            computed_by=models.path(model_config["name"], where.type),
+            computed_by=backends.of_training(model_config["name"], where.type),
         )
         on_news()
 

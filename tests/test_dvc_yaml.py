@@ -19,16 +19,9 @@ PLUMBING = {
     "lambdanet/devices.py": "where it runs",
     "lambdanet/experiment.py": "carries values between files",
     "lambdanet/files.py": "how files are written",
-    "lambdanet/graphs.py": "a recorded step gives the bytes of one that is not; test_cuda.py",
     "lambdanet/interruption.py": "when it stops",
-    "lambdanet/kernels/__init__.py": "a docstring",
-    "lambdanet/kernels/objects.py": "where machine code is kept; test_kernel_objects.py",
-    "lambdanet/kernels/threads.py": "which thread does what",
-    "lambdanet/kernels/rooms.py": "memory that kernels work in; what they read of it they wrote",
-    "lambdanet/kernels/vectors.py": "how kernels are compiled; the network's own module writes them",
     "lambdanet/live.py": "tells MLflow, from a process of its own",
     "lambdanet/models/__init__.py": "the registry; the network's own module is a dependency",
-    "lambdanet/models/paths.py": "how the same is computed, which the log names as it does the device",
     "lambdanet/params.py": "the values themselves reach DVC as params",
     "lambdanet/progress.py": "what is printed",
     "lambdanet/provenance.py": "the log",
@@ -37,6 +30,10 @@ PLUMBING = {
     "lambdanet/workers.py": "which process does what; test_workers.py",
     "stages/door.py": "command line and errors",
     "stages/handover.py": "which process runs it",
+}
+# How the same is computed: the log names it as it does the device, and tests/backends compare the values.
+PLUMBING |= {
+    path.relative_to(ROOT).as_posix(): "a backend" for path in (ROOT / "lambdanet/backends").rglob("*.py")
 }
 # Of stages that are not named after their script.
 SCRIPTS = {"study": "train", "rival": "train", "download-set": "download", "corrupt-set": "corrupt"}
@@ -50,7 +47,7 @@ MAKERS |= {IMAGEFILE}
 # Of these, evaluation takes its two photographs from photos.py, and plot their names only.
 PHOTOS = "lambdanet/datasets/photos.py"
 # A change of a noise changes the noisy images, which are a dependency.
-NOISES = {"lambdanet/noise.py", "lambdanet/twister.py"}
+NOISES = {"lambdanet/noise.py"}
 NOISE = MAKERS - {PHOTOS} | NOISES
 # experiment.py serves training and evaluation; each uses its half.
 EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise")} | {PHOTOS}
@@ -98,14 +95,14 @@ def code_deps(stage: str, model: str) -> set[str]:
         path = ROOT / dep.replace("${item.model}", model)
         if dep.startswith(("lambdanet", "stages")):
             assert path.exists(), f"{stage} depends on {path}, which does not exist"
-            files = path.resolve().rglob("*.py") if path.is_dir() else [path]
+            files = path.resolve().rglob("*.py") if path.is_dir() else [path.resolve()]
             found |= {file.relative_to(ROOT).as_posix() for file in files}
     return found
 
 
 def network_files(name: str) -> set[str]:
-    folder = (ROOT / "lambdanet/models" / PARAMS["models"][name]["name"]).resolve()  # it may be a link
-    return {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py")}
+    file = ROOT / "lambdanet/models" / f"{PARAMS['models'][name]['name']}.py"
+    return {file.resolve().relative_to(ROOT).as_posix()}  # it may be a link
 
 
 # Of the studies: the networks that they are of.
@@ -123,7 +120,7 @@ for one, entries in PARAMS["own"].items():
 def test_deps_are_the_modules_that_decide_the_output(stage, model):
     script = SCRIPTS.get(stage, stage)
     imported = files_imported_by(f"stages/{script}.py")
-    networks = {f for f in imported if f.count("/") == 3 and f.startswith("lambdanet/models/")}
+    networks = {f for f in imported if f.startswith("lambdanet/models/")}
     expected = imported - set(PLUMBING) - OTHER_HALF[script] - networks
     for name in STUDIED.get(stage, [model] if stage in ("train", "evaluate") else []):
         expected |= network_files(name)

@@ -192,7 +192,7 @@ def test_changed_plotting_reruns_plotting_only(clone):
 
 
 def test_changed_network_reruns_its_own_cells_only(clone):
-    module = clone.folder / "lambdanet/models/autoencoder/__init__.py"
+    module = clone.folder / "lambdanet/models/autoencoder.py"
     before = module.read_text()
     module.write_text(before + "\n# changed\n")
     # The same code otherwise gives the same bytes, so what depends on the weights does not run.

@@ -1,0 +1,1 @@
+lambdanet.py
