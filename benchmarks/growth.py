@@ -16,7 +16,7 @@ from benchmarks.methods import Method, Seconds
 from benchmarks.tables import Table, command
 from lambdanet.models import paths
 from lambdanet.models.lambdanet import LambdaNet
-from pipelines.cores import available
+from pipelines.placement import available
 
 PATHS = (paths.REFERENCE, paths.PORTABLE, paths.FUSED)
 LIMIT = 6  # seconds of turns for a row
