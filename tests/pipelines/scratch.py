@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import yaml
 from dvc_helpers import DVC, make_project, write_stages
 
@@ -99,3 +101,23 @@ def repro(folder, *words):
 def lock(folder):
     """dvc.lock, whatever the order of its stages."""
     return yaml.safe_load((folder / "dvc.lock").read_text())
+
+
+def lives(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition, seconds=180):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.1)
+    return found
+
+
+def number(path):
+    """The process that a stage's command wrote into a file, once it did."""
+    return int(wait_until(lambda: path.exists() and path.read_text().strip()))

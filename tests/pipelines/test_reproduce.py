@@ -1,0 +1,169 @@
+"""The flow `reproduce` on this machine, as `python -m pipelines reproduce` runs it."""
+
+import re
+import signal
+import sqlite3
+import sys
+
+import pytest
+import scratch
+
+from pipelines import placement, terminal
+
+BUSY = "test -e go || { echo $$ > pid; exec sleep 1234; }"
+DIES_ONCE = "test -e tried || { touch tried; kill -9 $$; }"
+BREAKS = "echo 'error: c is broken' >&2; test -e mended"
+
+
+def last_flow(folder):
+    """The state of the newest flow run in the project's Prefect database, and its tasks' names and states."""
+    with sqlite3.connect(folder.parent / "prefect/prefect.db") as database:
+        flow, state = database.execute(
+            "SELECT id, state_type FROM flow_run ORDER BY created DESC LIMIT 1"
+        ).fetchone()
+        tasks = database.execute("SELECT name, state_name FROM task_run WHERE flow_run_id = ?", (flow,))
+        return state, dict(tasks.fetchall())
+
+
+def test_it_stops_resumes_goes_on_past_a_failure_and_ends_as_dvc_repro_does(tmp_path):
+    stages = scratch.DIAMOND | {"c": (["a"], BREAKS), "e": ([], f"{BUSY}; {DIES_ONCE}")}
+    project = scratch.project(tmp_path / "project", **stages)
+
+    # Ctrl-C stops everything.
+    process = scratch.start(project, "reproduce", "--jobs", "2")
+    pid = scratch.number(project / "pid")
+    log = scratch.wait_until(lambda: next(project.glob("runs/*/reproduce.log"), None))
+    scratch.wait_until(lambda: "b: 1 of 1 done" in log.read_text())
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=scratch.SECONDS)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "stopped; the same command resumes"
+    assert not scratch.lives(pid)
+
+    # The next call resumes: e is killed and tried again, c fails, and what needs c is not run.
+    (project / "go").touch()
+    status, _, err = scratch.run(project, "reproduce", "--jobs", "2")
+    assert status == 1
+    look = "c failed: error: c is broken; look at it with `dvc repro --single-item c`"
+    assert look in err.splitlines()
+    assert err.splitlines()[-1] == f"error: 2 of 3 stages did not end well. {look}"
+    assert "Traceback" not in err
+    assert [(project / name).exists() for name in "abcde"] == [True, True, False, False, True]
+    state, tasks = last_flow(project)
+    assert state == "FAILED"
+    assert {name: how for name, how in tasks.items() if name != "d"} == {"c": "Failed", "e": "Completed"}
+    assert "d was not run, as what it needs failed" in log.read_text()
+    assert " e: Running stage 'e':" in log.read_text()
+
+    (project / "mended").touch()
+    status, _, err = scratch.run(project, "reproduce", "--jobs", "2")
+    assert status == 0, err
+    assert re.findall(r"\[\d/2\] (\w): 1 of 1 done", err) == ["c", "d"]
+    assert last_flow(project)[0] == "COMPLETED"
+    before = (project / "dvc.lock").read_bytes()
+    status, out, err = scratch.run(project, "reproduce", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert (status, out, err) == (0, "Data and pipelines are up to date.\n", "")  # no server is asked
+    assert (project / "dvc.lock").read_bytes() == before
+
+    other = scratch.project(
+        tmp_path / "other", **scratch.DIAMOND | {"c": (["a"], BREAKS), "e": ([], f"{BUSY}; {DIES_ONCE}")}
+    )
+    for name in ("go", "tried", "mended"):
+        (other / name).touch()
+    scratch.repro(other)
+    assert scratch.lock(other) == scratch.lock(project)
+
+
+def test_two_at_once_run_each_stage_once_and_profiles_are_apart(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    scratch.profiles(project)
+    (project / "train.sh").write_text("echo $$ >> ran; sleep 1\n")
+    both = [scratch.start(project, "reproduce", "--profile", "small") for _ in range(2)]
+    said = [process.communicate(timeout=2 * scratch.SECONDS) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len((project / "ran").read_text().split()) == 4
+    assert sum("another `reproduce` of small/dvc.yaml runs here" in err for _, err in said) == 1
+    assert not (project / "dvc.lock").exists()
+    assert sorted(scratch.lock(project / "small")["stages"]) == [
+        f"train@{noise}-{model}-0" for noise in ("gaussian-01", "speckle") for model in ("cnn", "deep-cnn")
+    ]
+    status, out, _ = scratch.run(project, "reproduce", "train@speckle-cnn-1", "--dry-run")
+    assert status == 0
+    assert out.startswith("train@speckle-cnn-1: changed deps: source modified, params.yaml new; ")
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["reproduce", "--profile", "large"], "error: unknown profile 'large'; there are paper"),
+        (["reproduce", "nothing"], "error: dvc.yaml has no stage 'nothing': `dvc stage list dvc.yaml`"),
+        (
+            ["reproduce", "--where", "dask:10.0.0.1:8786"],
+            "error: this needs a Prefect server: set PREFECT_API_URL, or `make up` starts one here",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(tmp_path, words, said):
+    project = scratch.project(tmp_path / "project")
+    assert scratch.run(project, *words) == (1, "", f"{said}\n")
+
+
+def test_a_dead_server_is_one_line(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    url = "http://127.0.0.1:9/api"
+    said = f"error: Prefect's server {url} does not answer; start it, or unset PREFECT_API_URL\n"
+    assert scratch.run(project, "reproduce", PREFECT_API_URL=url) == (1, "", said)
+    assert scratch.run(project, "train", "speckle", "cnn", PREFECT_API_URL=url) == (1, "", said)
+
+
+def test_outside_of_a_project_it_says_so(tmp_path):
+    status, out, err = scratch.run(tmp_path, "reproduce")
+    assert (status, out) == (1, "")
+    assert err == f"error: {tmp_path} has no dvc.yaml; run this in the project's folder\n"
+
+
+@pytest.mark.parametrize("words", [[], ["reproduce"], ["train"]], ids=["no command", "reproduce", "train"])
+def test_help_starts_nothing(tmp_path, words):
+    status, out, err = scratch.run(tmp_path, *words, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith("Usage: python -m pipelines")
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_card_is_a_place_by_its_uuid_and_a_slice_of_one_is_none(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    slice_ = "  MIG 1g.18gb Device 0: (UUID: MIG-cc-3)"
+    listed = f"GPU 0: NVIDIA H200 (UUID: GPU-aa-1)\n{slice_}\nGPU 1: NVIDIA H200 (UUID: GPU-bb-2)"
+    tool.write_text(f"#!/bin/sh\ncat <<END\n{listed}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert placement.gpus() == ["GPU-aa-1", "GPU-bb-2"]
+    assert placement.places() == [
+        (f"{card}-0", {"CUDA_VISIBLE_DEVICES": card}) for card in ("GPU-aa-1", "GPU-bb-2")
+    ]
+    assert [name for name, _ in placement.places(3)] == ["GPU-aa-1-0", "GPU-bb-2-0", "GPU-aa-1-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert placement.gpus() == []
+    assert placement.places(2) == [("cpu-0", {}), ("cpu-1", {})]
+
+
+def test_the_terminal_shows_a_line_a_kind_and_a_failure(tmp_path, capsys):
+    names = [*(f"train@{number}" for number in range(50)), "sample/dvc.yaml:plot"]
+    with terminal.Terminal(names, tmp_path / "runs/log", sys.stderr) as shown:
+        for name in names:
+            shown.start(name)
+            shown.line(name, "net: epoch 1/2")
+        for name in names[1:50]:
+            shown.end(name, "done")
+        shown.end(names[0], "train@0 failed: x")
+        shown.end(names[50], "sample/dvc.yaml:plot was not run, as what it needs failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"51 stages to run; their output: {tmp_path}/runs/log",
+        "train@0 failed: x",
+        "[50/51] train: 49 of 50 done, 0:00",
+        "[51/51] plot: 0 of 1 done, 0:00",
+    ]
+    assert (tmp_path / "runs/log").read_text().count("net: epoch 1/2") == 51

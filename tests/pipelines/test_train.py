@@ -1,0 +1,104 @@
+"""The flow `train`: one training in a workspace of its own; several, and twice the same, at once."""
+
+import pytest
+import scratch
+import yaml
+from prefect.flows import load_flow_from_entrypoint
+
+from pipelines import flows, graph
+
+TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = scratch.project(tmp_path / "project")
+    scratch.profiles(folder)
+    return folder
+
+
+def test_a_training_leaves_the_folder_alone_and_its_result_in_the_cache(project):
+    (project / "train.sh").write_text(f"echo $$ >> {project}/ran\n")
+    scratch.commit(project)
+    (project / "source").write_text("not committed\n")
+    assert scratch.run(project, *TRAIN)[0] == 0
+    assert scratch.git(project, "status", "--porcelain").splitlines() == ["M source", "?? ran"]
+    assert scratch.run(project, *TRAIN)[0] == 0  # there already
+    (project / "source").write_text("source\n")
+    scratch.repro(project, "small/dvc.yaml:train@speckle-cnn-0")
+    assert len((project / "ran").read_text().split()) == 1
+    assert (project / "small-speckle-cnn-0").read_text() == "1\n"
+
+    # Another value, and another seed than the profile's, are experiments.
+    status, _, err = scratch.run(project, *TRAIN, "--set", "rate=7", "--seed", "3")
+    assert status == 0, err
+    (name,) = scratch.git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    assert name.rpartition("/")[2].startswith("speckle-cnn-3-")
+    changed = [
+        scratch.git(project, "show", f"{name}:{file}") for file in ("params.yaml", "small/profile.yaml")
+    ]
+    assert yaml.safe_load(changed[0]) == {"rate": 7}
+    assert yaml.safe_load(changed[1])["seeds"] == [3]
+    assert scratch.run(project, *TRAIN, "--set", "rate=7", "--seed", "3")[0] == 0
+    assert len((project / "ran").read_text().split()) == 2
+
+
+def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
+    waits = f"touch checkpoint; echo $$ > {project}/pid; sleep 1234"
+    (project / "train.sh").write_text(f"echo $$ >> {project}/ran; test -e checkpoint || {{ {waits}; }}\n")
+    scratch.commit(project)
+    process = scratch.start(project, *TRAIN)
+    pid = scratch.number(project / "pid")
+    process.kill()  # SIGKILL: the kernel ends `dvc`
+    process.communicate()
+    scratch.wait_until(lambda: not scratch.lives(process.pid))
+    both = [scratch.start(project, *TRAIN) for _ in range(2)]
+    assert [process.communicate(timeout=scratch.SECONDS) and process.returncode for process in both] == [0, 0]
+    assert (
+        len((project / "ran").read_text().split()) == 2
+    )  # the killed one, and one that found its checkpoint
+    assert not scratch.lives(pid)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "rain", "cnn"], "error: dvc.yaml has no training of 'cnn' on 'rain'"),
+        (["train", "speckle", "cnn", "--revision", "nowhere"], "error: there is no revision 'nowhere'"),
+        (["train", "speckle", "cnn", "--revision", "--all"], "error: '--all' is no revision of git"),
+        ([*TRAIN, "--set", "rate"], "error: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_one_line(project, words, said):
+    status, _, err = scratch.run(project, *words, PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL")
+    assert status == 1
+    assert err.splitlines()[-1].startswith(said)
+    assert "Traceback" not in err
+
+
+def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a_schedule_that_is_off():
+    described = yaml.safe_load((scratch.ROOT / "prefect.yaml").read_text())["deployments"]
+    assert [one["name"] for one in described] == ["reproduce", "train"]
+    for one in described:
+        flow = load_flow_from_entrypoint(str(scratch.ROOT / one["entrypoint"]))
+        schema = flow.parameters.model_dump()
+        assert set(one["parameters"]) <= set(schema["properties"])
+        assert all(field.get("description") for field in schema["properties"].values())
+        assert [schedule["active"] for schedule in one["schedules"]] == [False]
+    properties = flow.parameters.model_dump()["properties"]
+    assert properties["model"]["enum"] == graph.names("models")
+    assert properties["noise"]["enum"] == graph.names("noises")
+    assert properties["profile"]["enum"] == graph.profiles(scratch.ROOT)
+    assert properties["seed"]["type"] == "integer"
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("train@gaussian-01-lambdanet-u4-m7-0", ["train", "gaussian-01", "lambdanet-u4-m7"]),
+        ("sample/dvc.yaml:corrupt@salt-and-pepper", ["corrupt", "salt-and-pepper"]),
+        ("plot", ["plot"]),
+    ],
+)
+def test_tags_are_the_kind_the_noise_and_the_model(name, tags):
+    assert flows.tags(name) == tags
