@@ -27,27 +27,14 @@ from pipelines.terminal import GOOD, Terminal
 RETRY_SECONDS = [2, 10, 30, 60]
 
 
-def _choice(values: list[str], about: str) -> Any:
-    return Field(json_schema_extra={"enum": values}, description=about)
+def _choice(values: list[str]) -> Any:
+    return Field(json_schema_extra={"enum": values})  # a list to choose from in Prefect's form
 
 
-Profile = Annotated[
-    str, _choice(graph.profiles(graph.ROOT), "Scale of the pipeline, a folder of the project.")
-]
-Noise = Annotated[str, _choice(graph.names("noises"), "Noise that the model learns to remove.")]
-Model = Annotated[str, _choice(graph.names("models"), "Network.")]
-Targets = Annotated[list[str], Field(description="Stages as `dvc repro` takes them; none: all.")]
-Jobs = Annotated[int | None, Field(description="Stages at once; empty: one a GPU, else one a core.", ge=1)]
-Where = Annotated[str, Field(description=f"{placement.WHERE}.")]
-Hours = Annotated[float, Field(description="Longest time that one stage may take.", gt=0)]
-DryRun = Annotated[bool, Field(description="Only list what would be run, and why.")]
-Seed = Annotated[
-    int, Field(description="Of the training; any: one besides the profile's is an experiment.", ge=0)
-]
-Overrides = Annotated[
-    list[str], Field(description="KEY=VALUE, or FILE:KEY=VALUE, as `dvc exp run --set-param` takes them.")
-]
-Revision = Annotated[str, Field(description="Branch, tag or commit; empty: what the worker has checked out.")]
+Profile = Annotated[str, _choice(graph.profiles(graph.ROOT))]
+Noise = Annotated[str, _choice(graph.names("noises"))]
+Model = Annotated[str, _choice(graph.names("models"))]
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass
@@ -212,13 +199,22 @@ def is_shared(order: Order) -> bool:
 @flow(name="reproduce", flow_run_name="{profile}", persist_result=False)
 def reproduce(
     profile: Profile = "",
-    targets: Targets = [],  # noqa: B006, Prefect shows it in its form
-    jobs: Jobs = None,
-    where: Where = placement.LOCAL,
-    dry_run: DryRun = False,
-    limit_hours: Hours = 24.0,
+    targets: list[str] = [],  # noqa: B006, Prefect shows it in its form
+    jobs: Annotated[int, Field(ge=1)] | None = None,
+    where: str = placement.LOCAL,
+    dry_run: bool = False,
+    limit_hours: Positive = 24.0,
 ) -> State | dict[str, str]:
-    """Run every stage of a profile that is out of date; ends Failed when a stage failed."""
+    """Run every stage of a profile that is out of date; ends Failed when a stage failed.
+
+    Args:
+        profile: Scale of the pipeline, a folder of the project; empty: the root's.
+        targets: Stages as `dvc repro` takes them, or kinds such as `train`; none: all.
+        jobs: Stages at once; empty: one a GPU, else one a core.
+        where: local, dask:ADDRESS, slurm[:QUEUE], ssh:HOST,HOST or cuda.
+        dry_run: Only list what would be run, and why.
+        limit_hours: Longest time that one stage may take.
+    """
     try:
         file = graph.dvc_file(profile)
         with _alone(file):
@@ -332,12 +328,22 @@ def train(
     noise: Noise,
     model: Model,
     profile: Profile = "",
-    seed: Seed = 0,
-    overrides: Overrides = [],  # noqa: B006, Prefect shows it in its form
-    revision: Revision = "",
-    limit_hours: Hours = 24.0,
+    seed: Annotated[int, Field(ge=0)] = 0,
+    overrides: list[str] = [],  # noqa: B006, Prefect shows it in its form
+    revision: str = "",
+    limit_hours: Positive = 24.0,
 ) -> State | dict[str, str]:
-    """Train one model on one noise, in a workspace of its own; what exists already is not trained again."""
+    """Train one model on one noise, in a workspace of its own; what exists already is not trained again.
+
+    Args:
+        noise: Noise that the model learns to remove.
+        model: Network.
+        profile: Scale of the pipeline, a folder of the project; empty: the root's.
+        seed: Of the training; one besides the profile's makes it a DVC experiment.
+        overrides: KEY=VALUE or FILE:KEY=VALUE, as `dvc exp run --set-param` takes them; an experiment too.
+        revision: Branch, tag or commit; empty: what the worker has checked out.
+        limit_hours: Longest time that the training may take.
+    """
     say = get_run_logger().info
     try:
         clone = workspace.base()

@@ -131,8 +131,8 @@ def _failure(name: str, text: str, status: int, limit: float | None) -> StageErr
     look = f"look at it with `dvc repro --single-item {name}`"
     if limit is not None:
         return StageError(f"{name} took longer than its limit of {limit:.0f} s; {look}")
-    errors = [line for line in text.splitlines() if re.match(r"(error: |ERROR: |\w*Error\b)", line)]
-    said = next((line for line in errors if not line.startswith("ERROR: failed to repro")), "")
+    errors = re.findall(r"^(?:error: |ERROR: |\w*Error\b).*", text, re.MULTILINE)
+    said = next((line for line in errors if "failed to run: " not in line), "")
     if any(word in text for word in _MEMORY):
         return StageError(f"{name} ran out of memory ({said[:200]}); lower its batch_size, or run fewer jobs")
     if any(word in text for word in _BUSY):

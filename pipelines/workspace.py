@@ -170,7 +170,9 @@ def _make(clone: Path, commit: str, folder: Path) -> None:
     if "origin" in git(clone, "remote").split():
         git(part, "remote", "add", "origin", git(clone, "remote", "get-url", "origin"))
     shutil.rmtree(part / ".dvc/cache", ignore_errors=True)
-    (part / ".dvc/cache").symlink_to(graph.cache(clone))
+    cache = graph.cache(clone)
+    cache.mkdir(parents=True, exist_ok=True)
+    (part / ".dvc/cache").symlink_to(cache)
     if (local := clone / ".dvc/config.local").is_file():
         _refuse_relative(local)
         (part / ".dvc/config.local").symlink_to(local)  # a link: passwords in it are not copied

@@ -1,9 +1,11 @@
 """Small DVC projects in git, whose stages take no time, and `python -m pipelines` run in them."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -82,7 +84,7 @@ def start(folder, *words, **more):
     """`python -m pipelines WORDS` in a project."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines", *words], cwd=folder, env=environment(folder, **more),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
     )  # fmt: skip
 
 
@@ -121,3 +123,17 @@ def wait_until(condition, seconds=180):
 def number(path):
     """The process that a stage's command wrote into a file, once it did."""
     return int(wait_until(lambda: path.exists() and path.read_text().strip()))
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def answers(url):
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except OSError:
+        return False
+    return True

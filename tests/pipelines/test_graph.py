@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_one_line(project, text):
     with pytest.raises(ValueError, match="has no stage 'nothing'"):
         graph.load(targets=["nothing"])
     (project / "dvc.yaml").write_text(text)
-    with pytest.raises(ValueError, match="^DVC: ") as caught:
+    with pytest.raises(ValueError, match=r"^DVC: ") as caught:
         graph.load()
     assert "\n" not in str(caught.value)
 
