@@ -103,15 +103,21 @@ def servers() -> Iterator[Line]:
 
 
 def _lock_files(fix: bool) -> Iterator[Line]:
-    damaged = [path for path, parse in workspace.WRITTEN.items() if workspace.damaged(Path(path), parse)]
+    damaged = [
+        Path(path) for path, parse in workspace.WRITTEN.items() if workspace.damaged(Path(path), parse)
+    ]
+    for path in [one for one in damaged if workspace.in_conflict(one)]:
+        damaged.remove(path)
+        advice = (
+            f"choose a side (`git checkout --ours {path}` or `--theirs`) or edit it, `git add {path}`, "
+            "then `dvc repro` restores the rest"
+        )
+        yield BAD, f"{path} is in a merge conflict and was left as it is", advice
     if damaged and fix:
         yield OK, "; ".join(workspace.mend(Path())), ""
     for path in damaged if not fix else []:
-        yield (
-            BAD,
-            f"{path} was cut off by something that was killed",
-            "`lambdanet doctor --fix`, while no dvc runs",
-        )
+        what = f"{path} was cut off by something that was killed"
+        yield BAD, what, "`lambdanet doctor --fix`, while no dvc runs"
 
 
 def _leftovers(fix: bool) -> Iterator[Line]:
@@ -130,29 +136,39 @@ def _leftovers(fix: bool) -> Iterator[Line]:
 
 
 def _data() -> Iterator[Line]:
-    """Compare the data's bytes with the digests in dvc.lock; the links to DVC's cache share them."""
+    """Compare the bytes of outputs and of DVC's cache with the digests in each dvc.lock."""
+    cache = graph.cache(Path()) / "files/md5"
+    intact, seen = 0, set()
+    for path, md5 in _outputs(cache):
+        stored = cache / md5[:2] / md5[2:]
+        for file in (stored, path):
+            if not file.is_file() or (key := (file.stat().st_ino, md5)) in seen:
+                continue  # not here, or a link to what was looked at
+            seen.add(key)
+            intact += 1
+            with file.open("rb") as opened:
+                if hashlib.file_digest(opened, "md5").hexdigest() == md5:
+                    continue
+            intact -= 1
+            where = f"{file} is damaged" if file == path else f"{file}, DVC's cache of {path}, is damaged"
+            yield BAD, where, f"rm -f {path} {stored}; dvc repro (or dvc pull)"
+    if intact:
+        yield OK, f"{intact} files of outputs and of DVC's cache are intact", ""
+
+
+def _outputs(cache: Path) -> Iterator[tuple[Path, str]]:
+    """The files of all outputs, with their digests."""
     for file in sorted(Path().glob("*/dvc.lock")) + [Path("dvc.lock")] * Path("dvc.lock").is_file():
         if workspace.damaged(file, yaml.safe_load):
             continue
-        for name, entry in ((yaml.safe_load(file.read_text()) or {}).get("stages") or {}).items():
-            for out in entry.get("outs", []):
-                if name.startswith(("download", "corrupt")) and (path := Path(out["path"])).is_dir():
-                    yield from _damage(path, out["md5"])
-
-
-def _damage(path: Path, digest: str) -> Iterator[Line]:
-    cache = graph.cache(Path()) / "files/md5"
-    listing = cache / digest[:2] / digest[2:]
-    for entry in json.loads(listing.read_text()) if listing.is_file() else []:
-        file, md5 = path / entry["relpath"], entry["md5"]
-        if not file.is_file() or hashlib.md5(file.read_bytes()).hexdigest() != md5:
-            yield (
-                BAD,
-                f"{file} is damaged",
-                f"rm -rf {path} {cache / md5[:2] / md5[2:]}; dvc repro (or dvc pull)",
-            )
-            return
-    yield OK, f"{path} is intact", ""
+        stages = (yaml.safe_load(file.read_text()) or {}).get("stages") or {}
+        for out in (out for entry in stages.values() for out in entry.get("outs", []) if "md5" in out):
+            path, md5 = Path(out["path"]), out["md5"]
+            listing = cache / md5[:2] / md5[2:]
+            if not md5.endswith(".dir"):
+                yield path, md5
+            elif listing.is_file():
+                yield from ((path / one["relpath"], one["md5"]) for one in json.loads(listing.read_text()))
 
 
 def _remote() -> Line:

@@ -15,6 +15,7 @@ from pathlib import Path
 import filelock
 import yaml
 
+from lambdanet import files
 from pipelines import graph
 
 KEPT_DAYS = 14
@@ -191,31 +192,55 @@ def _refuse_relative(config: Path) -> None:
 
 
 def mend(folder: Path) -> list[str]:
-    """Remove what a killed `dvc` left half-written, while no other runs here: DVC writes both in place.
+    """Put in order what a killed `dvc` left half-written, while no other runs here: DVC writes both in place.
+
+    A copy of a damaged file is kept, and its replacement is complete before it takes the name. A dvc.lock
+    in a merge conflict is not touched.
 
     Returns:
         What was mended.
     """
     mended = []
     for name, parse in WRITTEN.items():
-        path = folder / name
-        if damaged(path, parse):
-            path.unlink()
-            with contextlib.suppress(WorkspaceError):
-                git(folder, "checkout", "--", name)
-            mended.append(f"{name} was damaged: as committed again; `dvc repro` restores the rest")
+        path, kept = folder / name, temporary(folder) / f"{Path(name).name}.damaged"
+        if damaged(path, parse) and not in_conflict(path):
+            shutil.copyfile(path, kept)
+            if committed := _committed(folder, name, parse):
+                files.write_text(path, committed)
+                what = "as committed again"
+            else:
+                os.replace(path, kept)
+                what = "moved away, as no whole one is committed"
+            mended.append(f"{name} was damaged: {what}, and kept in {kept}; `dvc repro` restores the rest")
     return mended
+
+
+def in_conflict(path: Path) -> bool:
+    """Whether git left the marks of a merge conflict in a file."""
+    return bool(re.search("^(<{7}|>{7})( |$)", path.read_text(errors="replace"), re.MULTILINE))
+
+
+def _committed(folder: Path, name: str, parse: Callable[[str], object]) -> str:
+    """What git's index or last commit has of a file, if that is whole; else empty."""
+    for revision in ("", "HEAD"):
+        with contextlib.suppress(WorkspaceError):
+            text = git(folder, "show", f"{revision}:./{name}") + "\n"
+            if not _is_damaged(text, name, parse):
+                return text
+    return ""
 
 
 def damaged(path: Path, parse: Callable[[str], object]) -> bool:
     """Whether a file of DVC is there and was cut off."""
-    if not path.is_file():
-        return False
+    return path.is_file() and _is_damaged(path.read_text(errors="replace"), path.name, parse)
+
+
+def _is_damaged(text: str, name: str, parse: Callable[[str], object]) -> bool:
     try:
-        found = parse(path.read_text())
+        found = parse(text)
     except Exception:  # each parser has its own
         return True
-    if path.suffix != ".lock" or not isinstance(found, dict):
+    if not name.endswith(".lock") or not isinstance(found, dict):
         return not isinstance(found, dict)
     # A dvc.lock that was cut off may well be YAML; its last stage lacks something then.
     return not all(isinstance(one, dict) and "cmd" in one for one in (found.get("stages") or {}).values())
