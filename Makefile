@@ -8,12 +8,13 @@ help:               ## list the commands
 
 setup: $(READY)     ## only the environment, in .venv
 
-repro: $(READY)     ## run the pipeline of the active profile and print its table
-	@python -m pipelines.repro
-
-reproduce: $(READY) ## the same, several stages at once: make reproduce PROFILE=quick JOBS=2
+repro: $(READY)     ## run the pipeline of the profile sample and print its table
 	@lambdanet check
-	python -m pipelines.reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))
+	@python -m pipelines reproduce --profile sample; status=$$?; lambdanet show --profile sample; exit $$status
+
+reproduce: $(READY) ## another profile: make reproduce PROFILE=quick JOBS=2; without PROFILE the root's dvc.yaml
+	@lambdanet check
+	python -m pipelines reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))
 	@lambdanet show $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(READY)      ## lint and run the tests
@@ -33,19 +34,9 @@ down: $(READY)      ## end what `make up` started
 ui: $(READY)        ## open MLflow's pages on the runs and models of this folder
 	lambdanet ui
 
-table: $(READY)     ## collect what was run of a profile: make table PROFILE=paper
-	python -m pipelines.profiles table $(PROFILE)
-	@lambdanet show --profile $(PROFILE)
-
-weights: $(READY)   ## copy the weights behind a table for git: make weights PROFILE=quick
-	lambdanet export-weights --profile $(PROFILE)
-
-push: $(READY)      ## push the outputs of every profile in dvc.lock (dvc push sees the active one only)
-	python -m pipelines.profiles push
-
 lock: $(READY)      ## resolve the dependencies anew
 	pip install -q uv
-	uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev --extra server --extra cluster pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev --extra server --extra cluster --extra dask pyproject.toml -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -55,5 +46,5 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help setup repro reproduce test test-slow up down ui table weights push lock
+.PHONY: help setup repro reproduce test test-slow up down ui lock
 .DEFAULT_GOAL := help

@@ -16,7 +16,7 @@ from benchmarks.methods import Method, Seconds
 from benchmarks.tables import Table, command
 from lambdanet import backends
 from lambdanet.models.lambdanet import LambdaNet
-from pipelines.cores import available
+from pipelines.placement import available
 
 BACKENDS = (backends.REFERENCE, backends.PORTABLE, backends.FUSED)
 LIMIT = 6  # seconds of turns for a row

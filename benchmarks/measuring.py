@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from lambdanet.devices import describe_device, keep_freed_memory
-from pipelines.cores import available
+from pipelines.placement import available
 
 FEWEST = 3  # turns, however long they take
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve")

@@ -1,4 +1,4 @@
-"""What running stages one process each costs: `pipelines.reproduce` against `dvc repro`, in turns.
+"""What running stages one process each costs: `python -m pipelines reproduce` against `dvc repro`, in turns.
 
     python -m benchmarks.orchestration [--stages 20] [--jobs 2] [--repeats 3]
 
@@ -30,7 +30,7 @@ def main(stages: int, jobs: int, repeats: int) -> None:
     """Measure and print; see the module's docstring."""
     commands = {
         "dvc repro": [*DVC, "repro"],
-        f"reproduce --jobs {jobs}": [sys.executable, "-m", "pipelines.reproduce", "--jobs", str(jobs)],
+        f"reproduce --jobs {jobs}": [sys.executable, "-m", "pipelines", "reproduce", "--jobs", str(jobs)],
     }
     seconds = {(name, what): [] for name in commands for what in ("all", "nothing")}
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,1 +1,1 @@
-"""Who runs which stage: calls `dvc` as a process, imports neither torch nor the library."""
+"""Run the DVC pipeline: `dvc repro` with Prefect tasks, on this machine or on a cluster."""

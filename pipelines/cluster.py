@@ -1,242 +1,261 @@
-"""Set up and start what the flows need: pools, deployments, an automation, servers and workers.
+"""Start what the flows need besides a clone: servers, work pools, deployments, workers.
 
-python -m pipelines.cluster init          # once a server, and after each change of prefect.yaml
-python -m pipelines.cluster workers       # this machine's workers, one a GPU, until it is stopped
-python -m pipelines.cluster up            # servers and workers on this machine, to see it work
-python -m pipelines.cluster down          # ends what `up` started
+python -m pipelines.cluster up         # servers and workers on this machine
+python -m pipelines.cluster down       # ends what `up` started
+python -m pipelines.cluster init       # pools and deployments of the server in PREFECT_API_URL
+python -m pipelines.cluster workers    # this machine's worker, until it is stopped
 """
 
 import contextlib
+import importlib.util
 import os
+import secrets
 import socket
 import subprocess
 import sys
-from datetime import timedelta
+import time
+import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+import psutil
 
-from pipelines import clone, processes, versions
-from pipelines.cores import available, gpus
-from pipelines.reproduce import HEARTBEAT
+from pipelines import placement
+from pipelines.health import POOLS
 
-if TYPE_CHECKING:
-    from prefect.automations import AutomationCore
-
-POOL, FLOWS_POOL = "lambdanet-workers", "lambdanet-flows"
-QUEUE = "default"
-WITHIN_SECONDS = 90
-LOST_MESSAGE = f"no heartbeat for {WITHIN_SECONDS} s: its worker is lost"
-OURS = ("reproduce", "reproduce-here", "train", "stage", "experiment")
-LOST = "lambdanet: a flow run without heartbeats has crashed"
-TAKEN_UP = "lambdanet: a flow that crashed is taken up again"
 FOLDER = Path(".cluster")
+URL = FOLDER / "prefect.url"  # where `python -m pipelines` finds the server that `up` started
+ACCESS = FOLDER / "access.env"
 PORTS = {"prefect": 4200, "mlflow": 5000}
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 300
+# Longer than a stage's grace: what a worker runs writes a checkpoint when it is stopped.
+STOP_SECONDS = 45
+NAMES = ("worker", "flows", "prefect", "mlflow")  # workers end before the servers that they talk to
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Servers, workers and what they need; see docs/cluster.md."""
+    """Servers, work pools and workers; see docs/cluster.md."""
 
 
 @main.command()
 def init() -> None:
-    """Create or bring up to date: work pools, deployments, the automations that notice lost runs."""
+    """Create the work pools and prefect.yaml's deployments, or bring them up to date."""
     _need_server()
+    _need_project()
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
+    about = ("One training at a time on each GPU or core.", "`reproduce`, which starts stages and waits.")
     with get_client(sync_client=True) as client:
-        for pool, about in (
-            (POOL, "One stage at a time on each GPU, or on each machine without one."),
-            (FLOWS_POOL, "The flows that ask for stages and wait; they need no GPU."),
-        ):
+        for pool, text in zip(POOLS, about, strict=True):
             with contextlib.suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process", description=about))
-        for wanted in _automations():
-            for old in client.read_automations_by_name(wanted.name):
-                client.delete_automation(old.id)
-            client.create_automation(wanted)
-    # Prefect's own command reads prefect.yaml; it knows nothing of a terminal here.
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", description=text))
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(deploy, capture_output=True, text=True)
+    done = subprocess.run(deploy, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        sys.exit(f"error: prefect deploy: {' '.join((done.stderr or done.stdout).split())[:800]}")
-    click.echo(f"there are pools {POOL} and {FLOWS_POOL}, prefect.yaml's deployments and two automations")
+        sys.exit(f"error: prefect deploy: {' '.join((done.stderr or done.stdout).split())[-800:]}")
+    click.echo(f"created pools {', '.join(POOLS)} and prefect.yaml's deployments")
 
 
 @main.command()
-@click.option("--name", help="Of this machine, for the pages; default: its host name.")
-@click.option("--count", type=click.IntRange(1), help="Workers; default: one a GPU, else one.")
-@click.option("--flows", is_flag=True, help=f"One for pool {FLOWS_POOL} instead, without a GPU.")
-def workers(name: str | None, count: int | None, flows: bool) -> None:
-    """Run this machine's workers until SIGTERM or Ctrl-C; one that ends is started again."""
+@click.option("--name", help="Of this machine; default: its host name.")
+@click.option(
+    "--count", type=click.IntRange(1), help="Trainings at once; default: one a GPU, else one a core."
+)
+@click.option("--flows", is_flag=True, help=f"Serve pool {POOLS[1]} instead: the flow `reproduce`.")
+@click.option("--dask", metavar="ADDRESS", help="Join a Dask scheduler instead: stages of `reproduce`.")
+def workers(name: str | None, count: int | None, flows: bool, dask: str | None) -> None:
+    """Become this machine's worker; it ends with SIGTERM or Ctrl-C."""
     _need_server()
-    if not Path("dvc.yaml").is_file():
-        sys.exit("error: run this in the machine's clone of the project")
+    _need_project()
     name = name or socket.gethostname().partition(".")[0]
-    cards = [] if flows else gpus()
-    count = 1 if flows else count or len(cards) or 1
-    started = []
-    for number in range(count):
-        own = {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if cards else {}
-        started.append(_worker(f"{name}-flows" if flows else f"{name}-{number}", count, flows, own))
-    if told := versions.differences(Path("requirements.lock")):
-        click.echo(f"not the locked versions: {told}; this worker serves only flows of its own", err=True)
-    processes.supervise(started)
+    count = count or len(placement.places())
+    settings = {
+        "LAMBDANET_CLONE": str(Path.cwd()),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
+    }
+    if dask:
+        command = _dask_worker(dask, name, count)
+    else:
+        pool, limit = (POOLS[1], "20") if flows else (POOLS[0], str(count))
+        command = ["prefect", "worker", "start", "--type", "process", "--pool", pool, "--limit", limit,
+                   "--name", f"{name}-flows" if flows else name]  # fmt: skip
+    os.execve(sys.executable, [sys.executable, "-m", *command], os.environ | settings)
+
+
+def _dask_worker(address: str, name: str, count: int) -> list[str]:
+    module = "dask_cuda.cli" if placement.gpus() else "distributed.cli.dask_worker"
+    if not importlib.util.find_spec(module.partition(".")[0]):
+        sys.exit(f"error: --dask needs {module.partition('.')[0]}: pip install 'lambdanet[dask]'")
+    if placement.gpus():
+        return [module, "worker", address, "--name", name]  # one worker a GPU
+    return [module, address, "--nworkers", str(count), "--nthreads", "1", "--name", name, "--no-dashboard"]
 
 
 @main.command()
-def up() -> None:
-    """Start both servers and workers on this machine, in `.cluster`; for seeing it work."""
-    if not Path("dvc.yaml").is_file():
-        sys.exit("error: run this in the project's folder")
+@click.option(
+    "--host", default=LOOPBACK, show_default=True,
+    help="Address that others reach this machine by; both servers then ask for the password in .cluster.",
+)  # fmt: skip
+def up(host: str) -> None:
+    """Start Prefect, MLflow and this machine's workers; their files are in `.cluster`."""
+    _need_project()
     FOLDER.mkdir(exist_ok=True)
-    here = FOLDER.resolve()
-    urls = {one: f"http://127.0.0.1:{port}" for one, port in PORTS.items()}
-    environment = os.environ | {
-        "PREFECT_API_URL": f"{urls['prefect']}/api",
-        "PREFECT_SERVER_UI_API_URL": f"{urls['prefect']}/api",
-        "PREFECT_HOME": str(here / "prefect"),
-        "MLFLOW_TRACKING_URI": urls["mlflow"],
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
-    }
+    urls = {one: f"http://{host}:{port}" for one, port in PORTS.items()}
+    environment = (
+        os.environ
+        | _access(host)
+        | {
+            "PREFECT_API_URL": f"{urls['prefect']}/api",
+            "PREFECT_SERVER_UI_API_URL": f"{urls['prefect']}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_HOME": str((FOLDER / "prefect").resolve()),
+            "MLFLOW_TRACKING_URI": urls["mlflow"],
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
+        }
+    )
+    us = [sys.executable, "-m", "pipelines.cluster"]
     try:
-        processes.start(FOLDER, "prefect", processes.prefect_server(PORTS["prefect"]), environment)
-        processes.start(FOLDER, "mlflow", processes.mlflow_server(PORTS["mlflow"], here), environment)
-        processes.wait_for(FOLDER, "prefect", f"{urls['prefect']}/api/health")
-        processes.wait_for(FOLDER, "mlflow", f"{urls['mlflow']}/health")
-        base = _own_clone(here)
-        us = [sys.executable, "-m", "pipelines.cluster"]
-        subprocess.run([*us, "init"], cwd=base, env=environment, check=True)
-        for one, words in (("worker", []), ("flows", ["--flows"])):
-            command = [*us, "workers", "--name", "here", *words]
-            processes.start(FOLDER, one, command, environment, base)
+        _start("prefect", _prefect_server(host), environment)
+        _start("mlflow", _mlflow_server(host), environment)
+        _wait_for("prefect", f"{urls['prefect']}/api/health")
+        _wait_for("mlflow", f"{urls['mlflow']}/health")
+        subprocess.run([*us, "init"], env=environment, check=True)
+        _start("worker", [*us, "workers"], environment)
+        _start("flows", [*us, "workers", "--flows"], environment)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
+    if host == LOOPBACK:
+        URL.write_text(f"{urls['prefect']}/api\n")
     click.echo(f"Prefect:  {urls['prefect']}   start `reproduce` or `train` under Deployments")
     click.echo(f"MLflow:   {urls['mlflow']}")
-    click.echo(f"logs:     {FOLDER}/*.log; the workers' clone is {FOLDER}/clone; `make down` ends all of it")
+    if host != LOOPBACK:
+        click.echo(f"password: in {ACCESS}; other machines: set -a; . ./access.env; set +a")
+    click.echo(f"logs:     {FOLDER}/*.log; `make down` ends all of it")
 
 
 @main.command()
 def down() -> None:
     """End what `up` started."""
-    for name in ("worker", "flows", "prefect", "mlflow"):  # workers before the servers they talk to
-        if pid := processes.stop(FOLDER, name):
+    URL.unlink(missing_ok=True)
+    for name in NAMES:
+        if pid := _stop(name):
             click.echo(f"ended {name} (process {pid})")
 
 
-def _own_clone(here: Path) -> Path:
-    """The workers' clone, of this folder's commits, with a DVC remote beside it."""
-    base = here / "clone"
-    if not base.is_dir():
-        clone.git("clone", "--quiet", str(Path().resolve()), str(base))
-        for words in (["remote.cluster.url", str(here / "remote")], ["core.remote", "cluster"]):
-            dvc = [sys.executable, "-m", "dvc", "config", "--local", *words]
-            subprocess.run(dvc, cwd=base, check=True)
-    clone.git("-C", str(base), "pull", "--quiet", "--ff-only")
-    return base
+def _prefect_server(host: str) -> list[str]:
+    listen = ["--host", host, "--port", str(PORTS["prefect"])]
+    return [sys.executable, "-m", "prefect", "server", "start", *listen]
 
 
-def _head() -> str:
-    try:
-        return clone.git("rev-parse", "--short=8", "HEAD").strip()
-    except clone.CloneError as error:
-        sys.exit(f"error: {error}")
+def _mlflow_server(host: str) -> list[str]:
+    """MLflow on the store that `make repro` and `make ui` use."""
+    here, port = Path.cwd(), PORTS["mlflow"]
+    store = ["--backend-store-uri", f"sqlite:///{here / 'mlflow.db'}", "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), *store]
+    if host == LOOPBACK:
+        return [*command, "--default-artifact-root", str(here / "mlartifacts")]
+    allowed = f"{host}:{port},localhost:{port}"
+    artifacts = ["--artifacts-destination", str(here / "mlartifacts"), "--allowed-hosts", allowed]
+    return [*command, *artifacts, "--app-name", "basic-auth"]
+
+
+def _access(host: str) -> dict[str, str]:
+    """What servers and clients need to know of the password; nothing on loopback."""
+    if host == LOOPBACK:
+        return {}
+    if not importlib.util.find_spec("flask_wtf"):
+        sys.exit("error: MLflow's basic authentication needs Flask-WTF: pip install 'lambdanet[server]'")
+    if not ACCESS.is_file():
+        password = secrets.token_urlsafe(24)
+        _write_private(
+            ACCESS,
+            f"PREFECT_API_AUTH_STRING=lambdanet:{password}\n"
+            f"MLFLOW_TRACKING_USERNAME=lambdanet\nMLFLOW_TRACKING_PASSWORD={password}\n",
+        )
+    found = dict(line.split("=", 1) for line in ACCESS.read_text().split())
+    settings = FOLDER / "mlflow-auth.ini"
+    _write_private(
+        settings,
+        "[mlflow]\ndefault_permission = EDIT\nadmin_username = lambdanet\n"
+        f"admin_password = {found['MLFLOW_TRACKING_PASSWORD']}\n"
+        f"database_uri = sqlite:///{(FOLDER / 'mlflow-auth.db').resolve()}\n",
+    )
+    return found | {
+        "PREFECT_SERVER_API_AUTH_STRING": found["PREFECT_API_AUTH_STRING"],
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings.resolve()),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+    }
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 def _need_server() -> None:
     if not os.environ.get("PREFECT_API_URL"):
-        sys.exit("error: PREFECT_API_URL does not say where the Prefect server is; `make up` starts one here")
+        sys.exit("error: PREFECT_API_URL does not name a Prefect server; `make up` starts one here")
 
 
-def _worker(name: str, count: int, flows: bool, own: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """A worker's command and environment."""
-    queues = [QUEUE] if flows else [QUEUE, versions.queue()]
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool",
-               FLOWS_POOL if flows else POOL, "--limit", "20" if flows else "1",
-               "--name", f"{name} {_head()} {versions.queue()}"]  # fmt: skip
-    for queue in queues:
-        command += ["--work-queue", queue]
-    threads = max(1, available() // count)
-    settings = {
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT,
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "OMP_NUM_THREADS": str(threads),
-        # `python` in DVC's commands is the one that this worker runs under.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    }
-    chosen = {key: os.environ[key] for key in settings if key in os.environ and key != "PATH"}
-    return command, os.environ | settings | chosen | own | {
-        "LAMBDANET_WORKER": name,
-        "LAMBDANET_CLONE": str(Path.cwd()),
-    }
+def _need_project() -> None:
+    if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
+        sys.exit("error: run this in the project's folder")
 
 
-def _of_flows(*names: str) -> list[dict]:
-    """Other flows on the same server may send heartbeats at another pace; they are not ours to judge."""
-    role = {"prefect.resource.id": ["prefect.flow.*"], "prefect.resource.role": ["flow"]}
-    return [role | {"prefect.resource.name": list(names)}]
+def _start(name: str, command: list[str], environment: dict[str, str]) -> None:
+    """Start a process that outlives this one, unless it runs already; its log and pid go to `.cluster`."""
+    if _process(name):
+        return
+    with (FOLDER / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    process.returncode = 0  # it outlives this object, which is not to complain of that
+    # A number may be given out again; with the moment of its start it is one process.
+    (FOLDER / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}\n")
 
 
-def _automations() -> "list[AutomationCore]":
-    """What a server of one's own does not do by itself.
+def _stop(name: str) -> int | None:
+    """End a process of `_start` and all that it runs; its number, or None where it does not run."""
+    process = _process(name)
+    if process:
+        below = process.children(recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+        _, left = psutil.wait_procs([process, *below], STOP_SECONDS)
+        for one in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(left, 5)
+    (FOLDER / f"{name}.pid").unlink(missing_ok=True)
+    return process.pid if process else None
 
-    From Prefect's documentation, "How to detect and respond to zombie flows".
-    """
-    from prefect.automations import AutomationCore
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
 
-    ended = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
-    lost = EventTrigger(
-        after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.heartbeat", *ended},
-        match={"prefect.resource.id": ["prefect.flow-run.*"]},
-        match_related=_of_flows(*OURS),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=WITHIN_SECONDS),
-    )
-    crashed = ChangeFlowRunState(
-        state=StateType.CRASHED,
-        name="Crashed",
-        message=LOST_MESSAGE,
-    )
-    again = EventTrigger(
-        expect={"prefect.flow-run.Crashed"},
-        # Lost or stopped with its machine; one that crashes by itself would only do so again.
-        match={
-            "prefect.resource.id": ["prefect.flow-run.*"],
-            "prefect.state-message": [f"{LOST_MESSAGE}*", "Execution was aborted by a termination signal*"],
-        },
-        match_related=_of_flows("reproduce", "train"),
-        for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
-        threshold=1,
-        within=timedelta(0),
-    )  # fmt: skip
-    scheduled = ChangeFlowRunState(
-        state=StateType.SCHEDULED,
-        name="AwaitingRetry",
-        message="its worker was lost; it is taken up again",
-        force=True,
-    )
-    return [
-        AutomationCore(
-            name=LOST, trigger=lost, actions=[crashed],
-            description="Its worker was killed or cut off; `reproduce` asks for the stage again elsewhere.",
-        ),
-        AutomationCore(
-            name=TAKEN_UP, trigger=again, actions=[scheduled],
-            description="`reproduce` and `train` only ask for stages and wait, so they can be begun again.",
-        ),
-    ]  # fmt: skip
+def _wait_for(name: str, url: str) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and _process(name):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(url, timeout=10).close()
+            return
+        time.sleep(0.5)
+    raise ValueError(f"the server {name} did not start; see {FOLDER / f'{name}.log'}")
+
+
+def _process(name: str) -> psutil.Process | None:
+    try:
+        pid, began = (FOLDER / f"{name}.pid").read_text().split()
+        process = psutil.Process(int(pid))
+        lives = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process if lives and abs(process.create_time() - float(began)) < 1 else None
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether this clone and the cluster that it uses can work; a part of `lambdanet doctor`.
+"""Whether this clone and the servers that it uses can work; a part of `lambdanet doctor`.
 
     python -m pipelines.health [--fix]
 
@@ -9,21 +9,56 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import requests
 import yaml
+from packaging.requirements import Requirement
 
-from pipelines import cluster, profiles, versions
-from pipelines.clone import CloneError, git, mend
+from pipelines import graph, workspace
 
 OK, NOTE, BAD = "ok", "note", "BAD"
 SECONDS = 10
 OLD_SECONDS = 86400
+# With Python they decide a result's bytes, or what DVC and Prefect make of it.
+DECIDING = (
+    "torch", "torchvision", "llvmlite", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow",
+    "dvc", "prefect", "mlflow",
+)  # fmt: skip
+POOLS = ("lambdanet", "lambdanet-flows")
 Line = tuple[str, str, str]
+
+
+def installed() -> dict[str, str]:
+    """The versions of this environment's Python and deciding packages, as far as they are installed."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in DECIDING:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def locked(path: Path) -> dict[str, str]:
+    """The versions of the deciding packages in a lock file, for this machine."""
+    lines = re.findall(r"^[\w.-]+(?:\[[^]]*\])?==[^\\\n]+", path.read_text(), re.MULTILINE)
+    pins = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate()]
+    return {one.name: str(one.specifier).removeprefix("==") for one in pins if one.name in DECIDING}
+
+
+def differences(wanted: dict[str, str]) -> str:
+    """Where this environment has other versions than wanted ones; empty where it has the same."""
+    found = installed()
+    return ", ".join(
+        f"{name} {found.get(name, 'none')}, wanted {version}"
+        for name, version in wanted.items()
+        if found.get(name) != version
+    )
 
 
 def clone(fix: bool) -> Iterator[Line]:
@@ -32,26 +67,20 @@ def clone(fix: bool) -> Iterator[Line]:
     Args:
         fix: mend what is safe to mend.
     """
+    here = Path()
     try:
-        head = git("rev-parse", "--short=12", "HEAD").strip()
-        changed = git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!results", ":!weights").splitlines()
+        head = workspace.git(here, "rev-parse", "--short=12", "HEAD")
+        changed = workspace.git(here, "status", "--porcelain", "--", ".", *workspace.RESULTS).splitlines()
         yield OK, f"commit {head}{f', {len(changed)} files changed' if changed else ''}", ""
-    except CloneError as error:
-        yield BAD, f"git: {error}", "is this a clone of the project?"
-    if Path("requirements.lock").is_file() and (other := versions.differences(Path("requirements.lock"))):
+    except workspace.WorkspaceError as error:
+        yield BAD, str(error), "is this a clone of the project?"
+    lock = Path("requirements.lock")
+    if lock.is_file() and (other := differences(locked(lock))):
         advice = "results may differ in their last digits; pip install --require-hashes -r requirements.lock"
         yield NOTE, other, advice
     yield from _lock_files(fix)
     yield from _leftovers(fix)
-    active = profiles.active()
-    with contextlib.suppress(ValueError):
-        if others := [name for name in profiles.recorded_profiles() if name != active]:
-            yield (
-                NOTE,
-                f"profile {active} is active; dvc.lock also has {', '.join(others)}",
-                "`dvc push` and `dvc gc -w` do not see these: `make push`, and no `dvc gc -w`",
-            )
-    yield from _data(active)
+    yield from _data()
     yield _remote()
 
 
@@ -66,171 +95,131 @@ def servers() -> Iterator[Line]:
         return
     found = _answers("Prefect", f"{api}/health", "start it, or unset PREFECT_API_URL")
     yield found
-    if found[0] != OK:
-        return
-    with requests.Session() as session:
+    if found[0] == OK:
         try:
-            yield from _prefect(session, api)
+            yield from _prefect(api)
         except (requests.RequestException, ValueError, KeyError) as error:
             yield BAD, f"Prefect's answer is not understood ({type(error).__name__})", "is it of version 3.8?"
 
 
 def _lock_files(fix: bool) -> Iterator[Line]:
-    for path, parse in ((Path(".dvc/tmp/rwlock"), json.loads), (profiles.LOCK, profiles.read_lock)):
-        if not path.is_file():
-            continue
-        text = path.read_text(errors="replace")
-        try:
-            parse(text)
-            yield OK, f"{path} is whole", ""
-        except ValueError:
-            if profiles.in_conflict(text):
-                yield BAD, f"{path} is in a merge conflict and was left as it is", profiles.CONFLICT_ADVICE
-                continue
-            advice = "; ".join(mend()) if fix else "`lambdanet doctor --fix`, while no dvc runs"
-            yield (OK if fix else BAD), f"{path} was cut off by something that was killed", advice
+    damaged = [
+        Path(path) for path, parse in workspace.WRITTEN.items() if workspace.damaged(Path(path), parse)
+    ]
+    for path in [one for one in damaged if workspace.in_conflict(one)]:
+        damaged.remove(path)
+        advice = (
+            f"choose a side (`git checkout --ours {path}` or `--theirs`) or edit it, `git add {path}`, "
+            "then `dvc repro` restores the rest"
+        )
+        yield BAD, f"{path} is in a merge conflict and was left as it is", advice
+    if damaged and fix:
+        yield OK, "; ".join(workspace.mend(Path())), ""
+    for path in damaged if not fix else []:
+        what = f"{path} was cut off by something that was killed"
+        yield BAD, what, "`lambdanet doctor --fix`, while no dvc runs"
 
 
 def _leftovers(fix: bool) -> Iterator[Line]:
     old = time.time() - OLD_SECONDS
-    patterns = (
-        ".dvc.lock.*.part",
-        ".dvc/cache/**/*.tmp",
-        "data/**/.*.part",
-        "models/**/.*.part",
-        "scores/**/.*.part",
-    )
+    patterns = (".dvc/cache/**/*.tmp", "*/**/.*.part")
     found = [path for pattern in patterns for path in Path().glob(pattern) if path.lstat().st_mtime < old]
+    found = [path for path in found if path.is_file() and ".venv" not in path.parts]
     if not found:
         return
-    size = sum(path.stat().st_size for path in found if path.is_file()) / 1e6
+    size = sum(path.stat().st_size for path in found) / 1e6
     what = f"{len(found)} half-written files of more than a day ago, {size:.0f} MB"
     if fix:
         for path in found:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        yield OK, what, "removed"
-    else:
-        yield NOTE, what, "`lambdanet doctor --fix` removes them"
+            path.unlink(missing_ok=True)
+    yield (OK, what, "removed") if fix else (NOTE, what, "`lambdanet doctor --fix` removes them")
 
 
-def _data(profile: str) -> Iterator[Line]:
-    """Compare the data's bytes with the digests in dvc.lock; the links to DVC's cache share them."""
-    if not profiles.LOCK.is_file():
-        yield NOTE, "nothing was run here yet (no dvc.lock)", "make repro"
-        return
-    with contextlib.suppress(ValueError):
-        stages = profiles.read_lock(profiles.LOCK.read_text())
-        for name, entry in stages.items():
-            for out in entry.get("outs", []):
-                if name.startswith((f"download@{profile}", f"corrupt@{profile}")):
-                    yield _folder(Path(out["path"]), out["md5"])
+def _data() -> Iterator[Line]:
+    """Compare the bytes of outputs and of DVC's cache with the digests in each dvc.lock."""
+    cache = graph.cache(Path()) / "files/md5"
+    intact, seen = 0, set()
+    for path, md5 in _outputs(cache):
+        stored = cache / md5[:2] / md5[2:]
+        for file in (stored, path):
+            if not file.is_file() or (key := (file.stat().st_ino, md5)) in seen:
+                continue  # not here, or a link to what was looked at
+            seen.add(key)
+            intact += 1
+            with file.open("rb") as opened:
+                if hashlib.file_digest(opened, "md5").hexdigest() == md5:
+                    continue
+            intact -= 1
+            where = f"{file} is damaged" if file == path else f"{file}, DVC's cache of {path}, is damaged"
+            yield BAD, where, f"rm -f {path} {stored}; dvc repro (or dvc pull)"
+    if intact:
+        yield OK, f"{intact} files of outputs and of DVC's cache are intact", ""
 
 
-def _folder(path: Path, digest: str) -> Line:
-    listing = _cache() / "files/md5" / digest[:2] / digest[2:]
-    if not path.is_dir():
-        return NOTE, f"{path} is not here", "`dvc repro` makes it, or takes it from the cache"
-    if not listing.is_file():
-        return NOTE, f"{path}: the cache does not know what belongs in it", "`dvc repro`"
-    for entry in json.loads(listing.read_text()):
-        file = path / entry["relpath"]
-        if not file.is_file() or hashlib.md5(file.read_bytes()).hexdigest() != entry["md5"]:
-            linked = _cache() / "files/md5" / entry["md5"][:2] / entry["md5"][2:]
-            return BAD, f"{file} is damaged", f"rm -rf {path} {linked}; dvc repro (or dvc pull)"
-    return OK, f"{path} is intact", ""
-
-
-def _cache() -> Path:
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        return Path(repo.cache.local.path).parent.parent
+def _outputs(cache: Path) -> Iterator[tuple[Path, str]]:
+    """The files of all outputs, with their digests."""
+    for file in sorted(Path().glob("*/dvc.lock")) + [Path("dvc.lock")] * Path("dvc.lock").is_file():
+        if workspace.damaged(file, yaml.safe_load):
+            continue
+        stages = (yaml.safe_load(file.read_text()) or {}).get("stages") or {}
+        for out in (out for entry in stages.values() for out in entry.get("outs", []) if "md5" in out):
+            path, md5 = Path(out["path"]), out["md5"]
+            listing = cache / md5[:2] / md5[2:]
+            if not md5.endswith(".dir"):
+                yield path, md5
+            elif listing.is_file():
+                yield from ((path / one["relpath"], one["md5"]) for one in json.loads(listing.read_text()))
 
 
 def _remote() -> Line:
-    from dvc.config import ConfigError
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        try:
-            remote = repo.cloud.get_remote(command="doctor")
-        except ConfigError:
-            return OK, "no DVC remote: outputs stay on this machine", ""
-        where = f"DVC remote {remote.name or ''} ({remote.path})"
-        try:
-            remote.fs.exists(remote.path)
-        except Exception as error:  # each file system has its own
-            return (
-                BAD,
-                f"{where} does not answer ({type(error).__name__}: {str(error)[:100]})",
-                "dvc remote list",
-            )
-        return OK, f"{where} answers", ""
+    found = graph.remote(Path())
+    if found is None:
+        return OK, "no DVC remote: outputs stay on this machine", ""
+    try:
+        found[0].exists(found[1])
+    except Exception as error:  # each file system has its own
+        said = f"{type(error).__name__}: {str(error)[:100]}"
+        return BAD, f"DVC remote {found[1]} does not answer ({said})", "dvc remote list"
+    return OK, f"DVC remote {found[1]} answers", ""
 
 
 def _answers(name: str, url: str, advice: str) -> Line:
     try:
-        answer = requests.get(url, timeout=SECONDS)
-        answer.raise_for_status()
+        requests.get(url, timeout=SECONDS).raise_for_status()
     except requests.RequestException as error:
         return BAD, f"{name} at {url} does not answer ({type(error).__name__})", advice
     return OK, f"{name} answers at {url}", ""
 
 
-def _prefect(session: requests.Session, api: str) -> Iterator[Line]:
+def _prefect(api: str) -> Iterator[Line]:
+    user = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    login = (user[0], user[2]) if user[0] else None
+
     def ask(path: str, **body: object) -> list[dict]:
-        answer = session.post(f"{api}/{path}", json=body, timeout=SECONDS)
+        answer = requests.post(f"{api}/{path}", json=body, timeout=SECONDS, auth=login)
         answer.raise_for_status()
         return answer.json()
 
-    init = "python -m pipelines.cluster init"
     pools = {pool["name"] for pool in ask("work_pools/filter", limit=200)}
-    deployed = {f"{one['name']}" for one in ask("deployments/filter", limit=200)}
+    deployed = {one["name"] for one in ask("deployments/filter", limit=200)}
     wanted = {one["name"] for one in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
-    automations = {one["name"] for one in ask("automations/filter") if one["enabled"]}
-    lacking = [f"pool {name}" for name in (cluster.POOL, cluster.FLOWS_POOL) if name not in pools]
+    lacking = [f"pool {name}" for name in POOLS if name not in pools]
     lacking += [f"deployment {name}" for name in sorted(wanted - deployed)]
-    lacking += [
-        f"automation {name!r}" for name in (cluster.LOST, cluster.TAKEN_UP) if name not in automations
-    ]
     if lacking:
-        yield BAD, f"Prefect lacks {', '.join(lacking)}", init
+        yield BAD, f"Prefect lacks {', '.join(lacking)}", "python -m pipelines.cluster init"
     else:
-        yield OK, "pools, deployments and automations are there", ""
-    head = ""
-    with contextlib.suppress(CloneError):
-        head = git("rev-parse", "--short=8", "HEAD").strip()
-    for pool in sorted({cluster.POOL, cluster.FLOWS_POOL} & pools):
-        workers = [
-            one for one in ask(f"work_pools/{pool}/workers/filter", limit=200) if one["status"] == "ONLINE"
-        ]
-        if not workers:
+        yield OK, "pools and deployments are there", ""
+    for pool in sorted(pools & set(POOLS)):
+        workers = ask(f"work_pools/{pool}/workers/filter", limit=200)
+        online = [one["name"] for one in workers if one["status"] == "ONLINE"]
+        if online:
+            yield OK, f"workers of pool {pool}: {', '.join(sorted(online))}", ""
+        else:
             yield (
                 BAD,
                 f"no worker of pool {pool} is online",
                 "python -m pipelines.cluster workers; docs/cluster.md",
             )
-        for one in workers:
-            yield _worker(pool, one["name"], head)
-
-
-def _worker(pool: str, name: str, head: str) -> Line:
-    _, _, about = name.partition(" ")
-    commit, _, packages = about.partition(" ")
-    if packages != versions.queue():
-        return (
-            NOTE,
-            f"worker {name} of {pool} has other versions than this clone, {versions.queue()}",
-            ("it takes none of this clone's stages; install requirements.lock there"),
-        )
-    if commit != head:
-        return (
-            NOTE,
-            f"worker {name} of {pool} was started from another commit than {head}",
-            ("stages run the right one; for changed flows: git pull there, and start it again"),
-        )
-    return OK, f"worker {name} of {pool}", ""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Run one DVC stage as a process of its own, as a person would, and tell what became of it."""
+"""Run one DVC stage as a process, as on the command line: its outcome, its progress, its signals."""
 
 import contextlib
 import os
@@ -12,65 +12,71 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-# A training that is asked to stop writes a checkpoint first.
+# A training that is asked to stop writes a checkpoint first; Prefect kills a cancelled flow after 30 s.
 GRACE_SECONDS = 25
-# A `dvc` that outlived a flow would train what another worker trains by then. Linux tells it.
+# On Linux the kernel ends a `dvc` whose parent was killed; another process may run its stage by then.
 _PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 _DIE_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" else []
 _BUSY = ("Unable to acquire lock", "is busy", "rwlock")
 _KILLED = re.compile(r"exited with (-\d+|1(?:3[4-9]|4[0-3]))\b")
 _MEMORY = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
+_PROGRESS = re.compile(r"^[\w.-]+: ((?:epoch|step|going on|resum\w+) .*)$")
+# Dask's workers set these to 1; the number of threads is a parameter of the stage, not of where it runs.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class StageError(RuntimeError):
-    """A stage failed; its text says how, in one line."""
+    """A stage failed; the text says how, in one line."""
 
 
-class PassingError(StageError):
-    """It may well succeed when it is run again: it was killed, or DVC was busy."""
+class KilledError(StageError):
+    """The stage was killed; another attempt may succeed."""
+
+
+class BusyError(StageError):
+    """Another `dvc` had locked what the stage reads or writes; another attempt may succeed."""
+
+
+class StoppedError(StageError):
+    """The stage was asked to stop."""
 
 
 def run(
     name: str,
-    on_line: Callable[[str], None],
+    on_line: Callable[[str], None] = lambda line: None,
     *,
     words: tuple[str, ...] = ("repro", "--single-item"),
+    folder: Path | None = None,
     environment: dict[str, str] | None = None,
     limit: float | None = None,
     stopping: threading.Event | None = None,
 ) -> str:
-    """Run `dvc repro --single-item NAME` in the current folder; it ends when this process does.
+    """Run `dvc --wait-for-lock repro --single-item NAME`; it ends when this process does.
 
     Args:
-        name: of the stage.
+        name: address of the stage, as `dvc repro` takes it.
         on_line: called with each line that it prints.
         words: the `dvc` command instead of `repro --single-item`.
-        environment: variables for it, beside this process's own.
+        folder: where; default: the current folder.
+        environment: variables for it, besides this process's own.
         limit: seconds after which it is stopped.
         stopping: when set, the stage is asked to stop, with time to write a checkpoint.
 
     Returns:
-        "run", or "unchanged" where DVC found nothing to do.
+        "done", or "unchanged" where DVC found nothing to do.
 
     Raises:
-        PassingError: it was killed, or DVC was busy.
+        KilledError: it was killed.
+        BusyError: DVC was busy.
+        StoppedError: `stopping` was set.
         StageError: it failed, or took longer than its limit.
     """
-    # Without --wait-for-lock DVC throws a finished training away when another stage holds its lock.
-    command = [sys.executable, "-m", *_dvc(), "--wait-for-lock", *words, name]
-    process = subprocess.Popen(
-        [*_DIE_WITH_PARENT, *command],
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"} | (environment or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        process_group=0,  # Ctrl-C reaches the stages through `stopping`, once each
-    )
+    if stopping and stopping.is_set():
+        raise StoppedError(f"{name} was stopped")
+    process = _start(name, words, folder, environment or {})
     last: deque[str] = deque(maxlen=50)
-    done, timed_out = threading.Event(), threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process, done, limit, stopping, timed_out), daemon=True)
+    ended, timed_out = threading.Event(), threading.Event()
+    watcher = threading.Thread(target=_watch, args=(process, ended, limit, stopping, timed_out), daemon=True)
     watcher.start()
     ran = False
     try:
@@ -80,47 +86,72 @@ def run(
             on_line(line.rstrip())
         status = process.wait()
     finally:
-        done.set()
+        ended.set()
         watcher.join()
         _stop(process)
         process.stdout.close()
-    text = "\n".join(last)
     if status and stopping and stopping.is_set():
-        raise StageError(f"{name} was stopped")  # not to be tried again, however it ended
+        raise StoppedError(f"{name} was stopped")  # however it ended
     if status == 0:
-        return "run" if ran else "unchanged"
-    raise _failure(name, text, status, limit if timed_out.is_set() else None)
+        return "done" if ran else "unchanged"
+    raise _failure(name, "\n".join(last), status, limit if timed_out.is_set() else None)
 
 
-def _dvc() -> list[str]:
-    """DVC as pipelines/lockfile.py runs it; its own where the current folder's commit is older than that."""
-    return ["pipelines.lockfile", "dvc"] if Path("pipelines/lockfile.py").is_file() else ["dvc"]
+def progress(line: str) -> str:
+    """What a line says about how far the stage is; empty where it says nothing about that."""
+    match = _PROGRESS.match(line)
+    return match[1] if match else ""
+
+
+def _start(
+    name: str, words: tuple[str, ...], folder: Path | None, environment: dict[str, str]
+) -> subprocess.Popen:
+    inherited = {key: value for key, value in os.environ.items() if key not in _THREADS or not _under_dask()}
+    # `python` in a stage's command is the Python that runs this.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    # Without --wait-for-lock DVC discards a finished training when another stage holds its lock.
+    return subprocess.Popen(
+        [*_DIE_WITH_PARENT, sys.executable, "-m", "dvc", "--wait-for-lock", *words, name],
+        cwd=folder,
+        env=inherited | {"PATH": path, "DVC_NO_ANALYTICS": "1"} | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,  # Ctrl-C reaches the stages through `stopping`, once each
+    )
+
+
+def _under_dask() -> bool:
+    return "distributed" in sys.modules
 
 
 def _failure(name: str, text: str, status: int, limit: float | None) -> StageError:
     look = f"look at it with `dvc repro --single-item {name}`"
     if limit is not None:
         return StageError(f"{name} took longer than its limit of {limit:.0f} s; {look}")
-    errors = [line for line in text.splitlines() if re.match(r"(error: |ERROR: |\w*Error\b)", line)]
-    said = next((line for line in errors if not line.startswith("ERROR: failed to repro")), "")
+    errors = re.findall(r"^(?:error: |ERROR: |\w*Error\b).*", text, re.MULTILINE)
+    said = next((line for line in errors if "failed to run: " not in line), "")
     if any(word in text for word in _MEMORY):
         return StageError(f"{name} ran out of memory ({said[:200]}); lower its batch_size, or run fewer jobs")
     if any(word in text for word in _BUSY):
-        return PassingError(f"DVC was busy when it came to {name}")
+        return BusyError(f"DVC was busy when it came to {name}; {look}")
     if (match := _KILLED.search(text)) or status < 0:
-        return PassingError(f"{name} was killed ({match.group(0) if match else f'status {status}'})")
-    return StageError(f"{name} failed: {said[:300] or f'status {status}'}; {look}")
+        return KilledError(f"{name} was killed ({match[0] if match else f'status {status}'}); {look}")
+    ended = re.search(r"exited with \d+", text)
+    return StageError(f"{name} failed: {said[:300] or (ended[0] if ended else f'status {status}')}; {look}")
 
 
 def _watch(
     process: subprocess.Popen,
-    done: threading.Event,
+    ended: threading.Event,
     limit: float | None,
     stopping: threading.Event | None,
     timed_out: threading.Event,
 ) -> None:
     began = time.monotonic()
-    while not done.wait(0.2):
+    while not ended.wait(0.2):
         if limit is not None and time.monotonic() - began > limit:
             timed_out.set()
         if timed_out.is_set() or (stopping and stopping.is_set()):

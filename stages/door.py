@@ -1,7 +1,5 @@
 """What every stage script does first and last: its words, its place in the grid, its errors."""
 
-import handover  # noqa: F401, isort: skip, first of all: where a process stands ready, nothing more is needed
-
 import contextlib
 import logging
 import os

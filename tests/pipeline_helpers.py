@@ -3,14 +3,15 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 
-from pipelines import rehearsal
-
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ("download", "corrupt", "train", "evaluate", "plot", "register")
 DVC = [str(Path(sys.executable).with_name("dvc"))]
 TINY = {
     "download": {"dataset": "photos", "train": 64, "test": 20},
@@ -79,6 +80,29 @@ BESIDE = {
 }
 
 
+def copy_project(folder: Path) -> None:
+    """Copy this project's files as they lie here, without what was run: no results, weights or dvc.lock."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    for name in listed.stdout.splitlines():
+        kept = not name.startswith(("results/", "weights/")) and name != "dvc.lock"
+        if (kept or name == "results/benchmarks.json") and (ROOT / name).exists():  # `plot` reads that one
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+
+
+def leave_table(folder: Path, raw: dict) -> None:
+    """Remove what is trained beside the table from a copy's dvc.yaml, and from its params.yaml."""
+    raw |= {key: {} for key in ("studied", "studies", "variations", "rivals", "sets", "own")}
+    for profile in raw["profiles"].values():
+        for key in ("studied", "sets"):
+            profile.pop(key, None)
+    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
+    pipeline["stages"] = {name: pipeline["stages"][name] for name in TABLE}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+
+
 class Clone:
     """A copy of the working tree in a repository of its own, with two tiny profiles.
 
@@ -87,7 +111,7 @@ class Clone:
 
     def __init__(self, folder: Path, *, beside: bool = False) -> None:
         self.folder = folder
-        rehearsal.copy_project(folder)
+        copy_project(folder)
         raw = yaml.safe_load((folder / "params.yaml").read_text())
         raw["noises"] = {name: raw["noises"][name] for name in ("gaussian-01", "speckle")}
         raw["models"] = {"lambdanet-u4-m7": SMALL, "autoencoder": raw["models"]["autoencoder"]}
@@ -101,7 +125,7 @@ class Clone:
             }  # fmt: skip
             raw |= BESIDE | {"studied": {}, "profiles": {"quick": tiny}}
         else:
-            rehearsal.leave_table(folder, raw)
+            leave_table(folder, raw)
         self.write_params(raw)
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
             self.git(*command)
@@ -132,6 +156,6 @@ class Clone:
         return json.loads(self.run(sys.executable, "-c", DUMP))
 
     def repro(self, *targets: str) -> set[str]:
-        """Run `dvc repro` as `make repro` does; the stages whose commands were really executed."""
-        said = self.run(sys.executable, "-m", "pipelines.warm", "dvc", "repro", *targets)
+        """Run `dvc repro`; the stages whose commands were really executed."""
+        said = self.run(*DVC, "repro", *targets)
         return set(re.findall(r"Running stage '(.+?)'", said))

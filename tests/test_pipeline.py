@@ -204,18 +204,6 @@ def test_changed_network_reruns_its_own_cells_only(clone):
     assert clone.repro() == set()
 
 
-def test_table_of_an_inactive_profile_shows_what_was_not_run(clone):
-    profiles = [sys.executable, "-m", "pipelines.profiles"]
-    warm = [sys.executable, "-m", "pipelines.warm", "dvc"]
-    clone.run(*profiles, "run", "paper", *warm, "repro", "evaluate@paper-speckle-autoencoder-0")
-    clone.run(*DVC, "checkout")  # takes the inactive profile's outputs away
-    clone.run(*profiles, "table", "paper")
-    assert clone.params()["profile"] == "quick"
-    lines = (clone.folder / "results/paper/table2.md").read_text().splitlines()
-    assert sum("| not run |" in line for line in lines) == 3
-    assert sum(line.startswith("| speckle | autoencoder | 47,355 | **") for line in lines) == 1
-
-
 @pytest.mark.slow
 def test_switching_profiles_deletes_nothing(clone):
     clone.run(*DVC, "exp", "run", "-S", "profile=paper")

@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from lambdanet import workers
-from pipelines import processes
 
 
 def who(number):
@@ -30,7 +29,7 @@ def test_pieces_are_done_in_other_processes_that_end_with_the_block():
         assert os.getpid() not in {one[0] for one in found}
         assert 1 <= len({one[0] for one in found}) <= 2
         below = [psutil.Process(process) for process in {one[0] for one in found}]
-    helpers.wait_until(lambda: not any(map(processes.lives, below)))
+    helpers.wait_until(lambda: not any(helpers.lives(one.pid) for one in below))
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -147,7 +146,7 @@ def test_processes_end_with_the_one_that_started_them(sleepers):
     assert len(below) >= 3  # one that forks, and two
     process.kill()
     process.communicate(timeout=helpers.PATIENCE)  # ends when they all have closed stdout
-    helpers.wait_until(lambda: not any(map(processes.lives, below)))
+    helpers.wait_until(lambda: not any(helpers.lives(one.pid) for one in below))
 
 
 @pytest.mark.parametrize(

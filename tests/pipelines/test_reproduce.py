@@ -1,259 +1,169 @@
-"""The grid run several stages at once: on a little DVC project with stages that take no time."""
+"""The flow `reproduce` on this machine, as `python -m pipelines reproduce` runs it."""
 
-import concurrent.futures
-import os
-import queue
 import re
 import signal
-import subprocess
+import sqlite3
 import sys
-import threading
-import time
-from pathlib import Path
 
-import helpers
 import pytest
-import yaml
-from dvc_helpers import DVC, make_project, write_stages
+import scratch
 
-from pipelines import graph, reproduce, stage
+from pipelines import placement, terminal
 
-ROOT = Path(__file__).resolve().parents[2]
-# DVC's own use of pygtrie.
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    folder = make_project(tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
+BUSY = "test -e go || { echo $$ > pid; exec sleep 1234; }"
+DIES_ONCE = "test -e tried || { touch tried; kill -9 $$; }"
+BREAKS = "echo 'error: c is broken' >&2; test -e mended"
 
 
-def start(project, *words, **environment):
-    """`python -m pipelines.reproduce` with a Prefect database of its own."""
-    own = {"PREFECT_HOME": str(project.parent / "prefect"), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.reproduce", *words],
-        cwd=project,
-        env=os.environ | own | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def last_flow(folder):
+    """The state of the newest flow run in the project's Prefect database, and its tasks' names and states."""
+    with sqlite3.connect(folder.parent / "prefect/prefect.db") as database:
+        flow, state = database.execute(
+            "SELECT id, state_type FROM flow_run ORDER BY created DESC LIMIT 1"
+        ).fetchone()
+        tasks = database.execute("SELECT name, state_name FROM task_run WHERE flow_run_id = ?", (flow,))
+        return state, dict(tasks.fetchall())
+
+
+def test_it_stops_resumes_goes_on_past_a_failure_and_ends_as_dvc_repro_does(tmp_path):
+    stages = scratch.DIAMOND | {"c": (["a"], BREAKS), "e": ([], f"{BUSY}; {DIES_ONCE}")}
+    project = scratch.project(tmp_path / "project", **stages)
+
+    # Ctrl-C stops everything.
+    process = scratch.start(project, "reproduce", "--jobs", "2")
+    pid = scratch.number(project / "pid")
+    log = scratch.wait_until(lambda: next(project.glob("runs/*/reproduce.log"), None))
+    scratch.wait_until(lambda: "b: 1 of 1 done" in log.read_text())
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=scratch.SECONDS)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "stopped; the same command resumes"
+    assert not scratch.lives(pid)
+
+    # The next call resumes: e is killed and tried again, c fails, and what needs c is not run.
+    (project / "go").touch()
+    status, _, err = scratch.run(project, "reproduce", "--jobs", "2")
+    assert status == 1
+    look = "c failed: error: c is broken; look at it with `dvc repro --single-item c`"
+    assert look in err.splitlines()
+    assert err.splitlines()[-1] == f"error: 2 of 3 stages did not end well. {look}"
+    assert "Traceback" not in err
+    assert [(project / name).exists() for name in "abcde"] == [True, True, False, False, True]
+    state, tasks = last_flow(project)
+    assert state == "FAILED"
+    assert {name: how for name, how in tasks.items() if name != "d"} == {"c": "Failed", "e": "Completed"}
+    assert "d was not run, as what it needs failed" in log.read_text()
+    assert " e: Running stage 'e':" in log.read_text()
+
+    (project / "mended").touch()
+    status, _, err = scratch.run(project, "reproduce", "--jobs", "2")
+    assert status == 0, err
+    assert re.findall(r"\[\d/2\] (\w): 1 of 1 done", err) == ["c", "d"]
+    assert last_flow(project)[0] == "COMPLETED"
+    before = (project / "dvc.lock").read_bytes()
+    status, out, err = scratch.run(project, "reproduce", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert (status, out, err) == (0, "Data and pipelines are up to date.\n", "")  # no server is asked
+    assert (project / "dvc.lock").read_bytes() == before
+
+    other = scratch.project(
+        tmp_path / "other", **scratch.DIAMOND | {"c": (["a"], BREAKS), "e": ([], f"{BUSY}; {DIES_ONCE}")}
     )
+    for name in ("go", "tried", "mended"):
+        (other / name).touch()
+    scratch.repro(other)
+    assert scratch.lock(other) == scratch.lock(project)
 
 
-def run(project, *words, **environment):
-    process = start(project, *words, **environment)
-    out, err = process.communicate(timeout=180)
-    return process.returncode, out, err
-
-
-DIAMOND = {
-    "a": ([], "true"),
-    "b": (["a"], "true"),
-    "c": (["a"], "true"),
-    "d": (["b", "c"], "true"),
-    "e": ([], "true"),
-}
-
-
-def test_graph_is_that_of_dvc(project):
-    write_stages(project, **DIAMOND)
-    found = graph.load([])
-    assert {name: set(needs) for name, needs in found.needs.items()} == {
-        "a": set(), "b": {"a"}, "c": {"a"}, "d": {"b", "c"}, "e": set(),
-    }  # fmt: skip
-    order = list(found.needs)
-    assert all(order.index(need) < order.index(name) for name, needs in found.needs.items() for need in needs)
-    assert found.changed == set(DIAMOND)
-    assert set(graph.load(["b"]).needs) == {"a", "b"}
-    subprocess.run([*DVC, "repro", "-q"], cwd=project, check=True, capture_output=True)
-    assert graph.load([]).to_run() == {}
-    (project / "b").unlink()
-    assert graph.load([]).to_run() == {"b": frozenset(), "d": {"b"}}
-    assert graph.load(["c", "e"]).to_run() == {}
-
-
-def test_what_dvc_does_not_move_between_machines_stays(project):
-    outs = {"kept": ["kept"], "shown": [{"shown": {"cache": False}}], "old": [{"old": {"persist": True}}]}
-    stages = {name: {"cmd": f"touch {name}", "deps": ["x"], "outs": out} for name, out in outs.items()}
-    stages["lonely"] = {"cmd": "touch lonely", "outs": ["lonely"]}
-    stages["always"] = stages["kept"] | {"cmd": "touch always", "outs": ["always"], "always_changed": True}
-    (project / "x").touch()
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    assert graph.load([]).staying == {"shown", "old", "lonely", "always"}
-
-
-def test_of_this_project_only_the_report_and_the_registry_stay(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    found = graph.load([])
-    assert {name.partition("@")[0] for name in found.staying} == {"plot", "register"}
-
-
-def test_an_unknown_target_is_one_line(project):
-    write_stages(project, **DIAMOND)
-    with pytest.raises(ValueError, match="nothing") as caught:
-        graph.load(["nothing"])
-    assert "\n" not in str(caught.value)
-
-
-def test_a_stage_is_run_once(project):
-    write_stages(project, a=([], "echo one; echo two"))
-    lines = []
-    assert stage.run("a", lines.append) == "run"
-    assert lines[lines.index("one") + 1] == "two"
-    assert (project / "a").read_text() == "a\n"
-    assert stage.run("a", lines.append) == "unchanged"
-
-
-def test_a_stage_that_prints_much_was_run_too(project):
-    write_stages(project, a=([], "seq 1000"))
-    assert stage.run("a", lambda line: None) == "run"
-    (project / "a").unlink()
-    assert stage.run("a", lambda line: None) == "run"  # brought from the cache
-    assert (project / "a").read_text() == "a\n"
+def test_two_at_once_run_each_stage_once_and_profiles_are_apart(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    scratch.profiles(project)
+    (project / "train.sh").write_text("echo $$ >> ran; sleep 1\n")
+    both = [scratch.start(project, "reproduce", "--profile", "small") for _ in range(2)]
+    said = [process.communicate(timeout=2 * scratch.SECONDS) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len((project / "ran").read_text().split()) == 4
+    assert sum("another `reproduce` of small/dvc.yaml runs here" in err for _, err in said) == 1
+    assert not (project / "dvc.lock").exists()
+    assert sorted(scratch.lock(project / "small")["stages"]) == [
+        f"train@{noise}-{model}-0" for noise in ("gaussian-01", "speckle") for model in ("cnn", "deep-cnn")
+    ]
+    status, out, _ = scratch.run(project, "reproduce", "train@speckle-cnn-1", "--dry-run")
+    assert status == 0
+    assert out.startswith("train@speckle-cnn-1: changed deps: source modified, params.yaml new; ")
+    assert out.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("command", "kind", "said"),
+    ("words", "said"),
     [
-        ("echo 'error: x is 3, must be 4' >&2; exit 1", stage.StageError, "error: x is 3, must be 4"),
-        ("kill -9 $$", stage.PassingError, "killed"),
-        ("sh -c 'kill -9 $$'; exit 137", stage.PassingError, "killed"),
-        ("echo 'torch.OutOfMemoryError: CUDA out of memory' >&2; exit 1", stage.StageError, "out of memory"),
-        ("exit 3", stage.StageError, "dvc repro --single-item a"),
+        (["reproduce", "--profile", "large"], "error: unknown profile 'large'; there are paper"),
+        (["reproduce", "nothing"], "error: dvc.yaml has no stage 'nothing': `dvc stage list dvc.yaml`"),
+        (
+            ["reproduce", "--where", "dask:10.0.0.1:8786"],
+            "error: this needs a Prefect server: set PREFECT_API_URL, or `make up` starts one here",
+        ),
     ],
-)
-def test_a_failure_says_what_it_was(project, command, kind, said):
-    write_stages(project, a=([], command))
-    with pytest.raises(kind, match=re.escape(said)) as caught:
-        stage.run("a", lambda line: None)
-    assert type(caught.value) is kind
-    assert "\n" not in str(caught.value)
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(tmp_path, words, said):
+    project = scratch.project(tmp_path / "project")
+    assert scratch.run(project, *words) == (1, "", f"{said}\n")
 
 
-def test_a_stage_has_a_limit_and_leaves_nothing_behind(project):
-    write_stages(project, a=([], "sleep 1234 & echo $! > pid; wait"))
-    with pytest.raises(stage.StageError, match="longer than its limit of 5 s"):
-        stage.run("a", lambda line: None, limit=5)
-    assert not helpers.lives(int((project / "pid").read_text()))
-
-
-def test_a_stage_that_is_asked_to_stop_may_finish_what_it_writes(project):
-    script = "trap 'sleep 1; echo saved > checkpoint; exit 143' TERM; echo ready; while :; do sleep 0.1; done"
-    write_stages(project, a=([], f'sh -c "{script}"'))
-    stopping = threading.Event()
-    with pytest.raises(stage.StageError, match="a was stopped") as caught:
-        stage.run("a", lambda line: stopping.set() if line == "ready" else None, stopping=stopping)
-    assert type(caught.value) is stage.StageError  # not one that is tried again
-    assert (project / "checkpoint").read_text() == "saved\n"
-
-
-def test_a_stage_that_dies_of_being_stopped_is_not_tried_again(project):
-    write_stages(project, a=([], "echo ready; exec sleep 1234"))
-    stopping = threading.Event()
-    with pytest.raises(stage.StageError, match="a was stopped") as caught:
-        stage.run("a", lambda line: stopping.set() if line == "ready" else None, stopping=stopping)
-    assert type(caught.value) is stage.StageError
-
-
-class Recorder:
-    """A console that remembers, and stages that take as long as they are told to."""
-
-    def __init__(self, results=None):
-        self.results, self.pool = results or {}, concurrent.futures.ThreadPoolExecutor(8)
-        self.lock, self.now, self.most, self.order = threading.Lock(), set(), 0, []
-        self.finished = queue.SimpleQueue()
-
-    def submit(self, name):
-        self.pool.submit(self._run, name).add_done_callback(lambda _: self.finished.put(name))
-
-    def wait(self):
-        name = self.finished.get(timeout=10)
-        return name, self.results.get(name, "run")
-
-    def _run(self, name):
-        with self.lock:
-            self.now.add(name)
-            self.most = max(self.most, len(self.now))
-        time.sleep(0.02)
-        with self.lock:
-            self.now.discard(name)
-            self.order.append(name)
-
-    def end(self, name, how):
-        pass
-
-
-NEEDS = {name: frozenset(needs) for name, (needs, _) in DIAMOND.items()}
-
-
-@pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_stages_wait_for_what_they_need_and_for_a_place(jobs):
-    recorder = Recorder()
-    ended = reproduce.work_off(NEEDS, jobs, recorder.submit, recorder.wait, recorder)
-    assert ended == dict.fromkeys(NEEDS, "run")
-    for name, needs in NEEDS.items():
-        assert all(recorder.order.index(need) < recorder.order.index(name) for need in needs)
-    assert recorder.most <= jobs
-    assert recorder.most >= min(jobs, 2)
-
-
-def test_a_failure_stops_what_depends_on_it_only():
-    recorder = Recorder({"b": "b failed"})
-    ended = reproduce.work_off(NEEDS, 2, recorder.submit, recorder.wait, recorder)
-    assert ended == {
-        "a": "run", "b": "b failed", "c": "run", "d": "d was not run, as it needs b", "e": "run",
-    }  # fmt: skip
-
-
-def test_the_flow_is_stopped_goes_on_meets_a_failure_and_ends_with_nothing_to_do(project):
-    waits = "test -e go || { echo $$ > pid; exec sleep 1234; }"
-    dies_once = "test -e tried || { touch tried; kill -9 $$; }"
-    breaks = "echo 'error: c is broken' >&2; test -e mended"
-    write_stages(project, **DIAMOND | {"c": (["a"], breaks), "e": ([], f"{waits}; {dies_once}")})
-
-    # Ctrl-C stops everything; before that a second call is refused.
-    process = start(project, "--jobs", "2")
-    helpers.wait_until(lambda: (project / "pid").exists() and (project / "b").exists(), 120)
-    helpers.wait_until(lambda: (project / "pid").read_text().strip(), 10)
-    status, _, err = run(project)
-    assert (status, err) == (
-        1,
-        f"error: process {process.pid} reproduces here already; wait for it or stop it\n",
-    )
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=180)
-    assert process.returncode != 0
-    assert "goes on" in err
-    assert not helpers.lives(int((project / "pid").read_text()))
-
-    # The next call goes on: e is killed and tried again, c fails, and what needs c is not run.
-    (project / "go").touch()
-    status, _, err = run(project, "--jobs", "2")
-    assert status == 1
-    assert "error: c is broken" in err
-    assert "d was not run, as it needs c" in err
-    assert "Traceback" not in err
-    assert [(project / name).exists() for name in "abcde"] == [True, True, False, False, True]
-    assert (project / "tried").exists()
-    assert (project / "e").read_text() == "e\n"
-    assert re.findall(r"\] done (\w)", err) == ["e"]  # not a and b again
-
-    (project / "mended").touch()
-    status, out, err = run(project, "--jobs", "2")
-    assert status == 0, err
-    assert re.findall(r"\[\d/2\] done (\w)", err) == ["c", "d"]
-    assert (project / "d").read_text() == "a\na\n"
-    before = (project / "dvc.lock").read_bytes()
-    status, out, err = run(project, PREFECT_API_URL="http://127.0.0.1:9/api")  # is not even asked
-    assert (status, out, err) == (0, "Data and pipelines are up to date.\n", "")
-    assert (project / "dvc.lock").read_bytes() == before
+def test_a_dead_server_is_one_line(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    url = "http://127.0.0.1:9/api"
+    said = f"error: Prefect's server {url} does not answer; start it, or unset PREFECT_API_URL\n"
+    assert scratch.run(project, "reproduce", PREFECT_API_URL=url) == (1, "", said)
+    assert scratch.run(project, "train", "speckle", "cnn", PREFECT_API_URL=url) == (1, "", said)
 
 
 def test_outside_of_a_project_it_says_so(tmp_path):
-    status, out, err = run(tmp_path)
+    status, out, err = scratch.run(tmp_path, "reproduce")
     assert (status, out) == (1, "")
-    assert err == "error: this is no DVC project; run this in the project's folder\n"
+    assert err == f"error: {tmp_path} has no dvc.yaml; run this in the project's folder\n"
+
+
+@pytest.mark.parametrize("words", [[], ["reproduce"], ["train"]], ids=["no command", "reproduce", "train"])
+def test_help_starts_nothing(tmp_path, words):
+    status, out, err = scratch.run(tmp_path, *words, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith("Usage: python -m pipelines")
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_card_is_a_place_by_its_uuid_and_a_slice_of_one_is_none(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    slice_ = "  MIG 1g.18gb Device 0: (UUID: MIG-cc-3)"
+    listed = f"GPU 0: NVIDIA H200 (UUID: GPU-aa-1)\n{slice_}\nGPU 1: NVIDIA H200 (UUID: GPU-bb-2)"
+    tool.write_text(f"#!/bin/sh\ncat <<END\n{listed}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert placement.gpus() == ["GPU-aa-1", "GPU-bb-2"]
+    assert placement.places() == [
+        (f"{card}-0", {"CUDA_VISIBLE_DEVICES": card}) for card in ("GPU-aa-1", "GPU-bb-2")
+    ]
+    assert [name for name, _ in placement.places(3)] == ["GPU-aa-1-0", "GPU-bb-2-0", "GPU-aa-1-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert placement.gpus() == []
+    assert placement.places(2) == [("cpu-0", {}), ("cpu-1", {})]
+
+
+def test_the_terminal_shows_a_line_a_kind_and_a_failure(tmp_path, capsys):
+    names = [*(f"train@{number}" for number in range(50)), "sample/dvc.yaml:plot"]
+    with terminal.Terminal(names, tmp_path / "runs/log", sys.stderr) as shown:
+        for name in names:
+            shown.start(name)
+            shown.line(name, "net: epoch 1/2")
+        for name in names[1:50]:
+            shown.end(name, "done")
+        shown.end(names[0], "train@0 failed: x")
+        shown.end(names[50], "sample/dvc.yaml:plot was not run, as what it needs failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"51 stages to run; their output: {tmp_path}/runs/log",
+        "train@0 failed: x",
+        "[50/51] train: 49 of 50 done, 0:00",
+        "[51/51] plot: 0 of 1 done, 0:00",
+    ]
+    assert (tmp_path / "runs/log").read_text().count("net: epoch 1/2") == 51

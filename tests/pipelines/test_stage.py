@@ -1,29 +1,84 @@
-"""One stage as a process: with the project's way to write dvc.lock, in an older commit with DVC's own."""
+"""One stage as a process: how it ends, and what becomes of signals."""
 
-import subprocess
-import sys
+import re
+import threading
 
 import pytest
-from helpers import ROOT
+import scratch
+from dvc_helpers import make_project, write_stages
 
 from pipelines import stage
 
-YAML = "stages:\n  one:\n    cmd: echo said > out\n    outs: [out]\n  bad:\n    cmd: exit 3\n"
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    folder = make_project(tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_a_stage_runs_once_and_a_failure_is_named(older, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], check=True)
-    (tmp_path / "dvc.yaml").write_text(YAML)
-    if not older:
-        (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
-    files, lines = [], []
-    for words in (("repro", "--single-item"), ("repro", "--single-item", "--force")):
-        assert stage.run("one", lines.append, words=words) == "run"
-        files.append((tmp_path / "dvc.lock").stat().st_ino)
-    assert (files[0] == files[1]) is older
-    assert "Running stage 'one':" in lines
-    assert stage.run("one", lines.append) == "unchanged"
-    with pytest.raises(stage.StageError, match=r"^bad failed: status 255; look at it with `dvc repro"):
-        stage.run("bad", lines.append)
+def test_a_stage_is_run_once(project):
+    write_stages(project, a=([], "echo one; seq 1000; echo two"))
+    lines = []
+    assert stage.run("a", lines.append) == "done"
+    assert lines[lines.index("one") + 1001] == "two"
+    assert (project / "a").read_text() == "a\n"
+    assert stage.run("a", lines.append) == "unchanged"
+    (project / "a").unlink()
+    assert stage.run("a", folder=project) == "done"  # from the cache
+    assert (project / "a").read_text() == "a\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "said"),
+    [
+        ("echo 'error: x is 3, must be 4' >&2; exit 1", stage.StageError, "error: x is 3, must be 4"),
+        ("kill -9 $$", stage.KilledError, "killed"),
+        ("sh -c 'kill -9 $$'; exit 137", stage.KilledError, "killed"),
+        ("echo 'torch.OutOfMemoryError: CUDA out of memory' >&2; exit 1", stage.StageError, "out of memory"),
+        ("exit 3", stage.StageError, "exited with 3; look at it with `dvc repro --single-item a`"),
+    ],
+)
+def test_a_failure_says_what_it_was(project, command, kind, said):
+    write_stages(project, a=([], command))
+    with pytest.raises(kind, match=re.escape(said)) as caught:
+        stage.run("a")
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stage_has_a_limit_and_leaves_nothing_behind(project):
+    write_stages(project, a=([], "sleep 1234 & echo $! > pid; wait"))
+    with pytest.raises(stage.StageError, match="longer than its limit of 10 s"):
+        stage.run("a", limit=10)
+    assert not scratch.lives(int((project / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "trap 'sleep 1; echo saved > checkpoint; exit 143' TERM; echo ready; while :; do sleep 0.1; done",
+        "echo ready; exec sleep 1234",
+    ],
+)
+def test_a_stage_that_is_asked_to_stop_may_write_and_is_not_tried_again(project, script):
+    write_stages(project, a=([], f'sh -c "{script}"'))
+    stopping = threading.Event()
+    with pytest.raises(stage.StoppedError, match="a was stopped"):
+        stage.run("a", lambda line: stopping.set() if line == "ready" else None, stopping=stopping)
+    assert (project / "checkpoint").exists() == ("saved" in script)
+    with pytest.raises(stage.StoppedError):
+        stage.run("a", stopping=stopping)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("quick-speckle-dncnn-0: epoch 3/5: loss 0.01", "epoch 3/5: loss 0.01"),
+        ("net: step 1,000 of 2,000: loss 1", "step 1,000 of 2,000: loss 1"),
+        ("Running stage 'a':", ""),
+        ("error: epoch", ""),
+    ],
+)
+def test_progress_is_read_from_the_lines_of_a_training(line, said):
+    assert stage.progress(line) == said

@@ -1,88 +1,107 @@
-"""The flow `train` as Prefect's pages see it, and what it refuses before anything is asked for."""
+"""The flow `train`: one training in a workspace of its own; several, and twice the same, at once."""
+
+import os
+import signal
 
 import pytest
+import scratch
 import yaml
-from helpers import ROOT
-from prefect.utilities.callables import parameter_schema
+from prefect.flows import load_flow_from_entrypoint
 
-from pipelines import choices, clone, grid, train, worker
+from pipelines import flows, graph
 
-GIVEN = {"noise": "speckle", "model": "autoencoder", "profile": "sample"}
-
-
-def fields(flow):
-    return parameter_schema(flow).model_dump()["properties"]
+TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
 
 
-def options(field):
-    return field["enum"]
+@pytest.fixture
+def project(tmp_path):
+    folder = scratch.project(tmp_path / "project")
+    scratch.profiles(folder)
+    return folder
 
 
-def test_the_forms_have_drop_downs_of_what_is_in_params_yaml():
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    shown = fields(train.train)
-    assert options(shown["noise"]) == list(params["noises"])
-    assert options(shown["model"]) == list(params["models"])
-    assert options(shown["profile"]) == list(params["profiles"])
-    assert options(fields(grid.reproduce)["profile"]) == list(params["profiles"])
+def test_a_training_leaves_the_folder_alone_and_its_result_in_the_cache(project):
+    (project / "train.sh").write_text(f"echo $$ >> {project}/ran\n")
+    scratch.commit(project)
+    (project / "source").write_text("not committed\n")
+    assert scratch.run(project, *TRAIN)[0] == 0
+    assert scratch.git(project, "status", "--porcelain").splitlines() == ["M source", "?? ran"]
+    assert scratch.run(project, *TRAIN)[0] == 0  # there already
+    (project / "source").write_text("source\n")
+    scratch.repro(project, "small/dvc.yaml:train@speckle-cnn-0")
+    assert len((project / "ran").read_text().split()) == 1
+    assert (project / "small-speckle-cnn-0").read_text() == "1\n"
+
+    # Another value, and another seed than the profile's, are experiments.
+    status, _, err = scratch.run(project, *TRAIN, "--set", "rate=7", "--seed", "3")
+    assert status == 0, err
+    (name,) = scratch.git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    assert name.rpartition("/")[2].startswith("speckle-cnn-3-")
+    changed = [
+        scratch.git(project, "show", f"{name}:{file}") for file in ("params.yaml", "small/profile.yaml")
+    ]
+    assert yaml.safe_load(changed[0]) == {"rate": 7}
+    assert yaml.safe_load(changed[1])["seeds"] == [3]
+    assert scratch.run(project, *TRAIN, "--set", "rate=7", "--seed", "3")[0] == 0
+    assert len((project / "ran").read_text().split()) == 2
 
 
-@pytest.mark.parametrize("flow", [train.train, grid.reproduce, worker.stage, worker.experiment])
-def test_every_parameter_is_described(flow):
-    assert all(len(field.get("description", "")) > 10 for field in fields(flow).values()), fields(flow)
-    assert flow.description
-
-
-def test_the_deployments_are_of_flows_that_exist_and_name_their_parameters():
-    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    flows = {one["entrypoint"]: one for one in deployments}
-    found = {"grid": grid.reproduce, "train": train.train}
-    for entrypoint, one in flows.items():
-        path, _, name = entrypoint.partition(":")
-        assert (ROOT / path).is_file()
-        flow = found.get(path.split("/")[1].removesuffix(".py")) or getattr(worker, name)
-        assert flow.fn.__name__ == name
-        assert set(one.get("parameters", {})) <= set(fields(flow))
-    names = {f"{one['entrypoint'].partition(':')[2]}/{one['name']}" for one in deployments}
-    assert {grid.DEPLOYMENT, train.DEPLOYMENT} <= names
+def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
+    waits = f"touch checkpoint; echo $$ > {project}/pid; sleep 1234"
+    (project / "train.sh").write_text(f"echo $$ >> {project}/ran; test -e checkpoint || {{ {waits}; }}\n")
+    scratch.commit(project)
+    process = scratch.start(project, *TRAIN)
+    pid = scratch.number(project / "pid")
+    os.killpg(process.pid, signal.SIGKILL)  # with its Prefect; the kernel ends `dvc`, in a group of its own
+    process.communicate()
+    scratch.wait_until(lambda: not scratch.lives(pid))
+    both = [scratch.start(project, *TRAIN) for _ in range(2)]
+    assert [process.communicate(timeout=scratch.SECONDS) and process.returncode for process in both] == [0, 0]
+    assert (
+        len((project / "ran").read_text().split()) == 2
+    )  # the killed one, and one that found its checkpoint
+    assert not scratch.lives(pid)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("words", "said"),
     [
-        ({"overrides": ["train.loss"]}, "'train.loss' is no KEY=VALUE without spaces"),
-        ({"overrides": ["--force=1 2"]}, "is no KEY=VALUE"),
-        ({"overrides": ["train.loss=bce"], "experiment": "no/good"}, "letters, digits and dashes only"),
-        ({"overrides": ["train.loss=bce"], "revision": "nothing"}, "origin has no revision 'nothing'"),
-        ({"seed": 7, "revision": "nothing"}, "origin has no revision 'nothing'"),
+        (["train", "rain", "cnn"], "error: dvc.yaml has no training of 'cnn' on 'rain'"),
+        (["train", "speckle", "cnn", "--revision", "nowhere"], "error: there is no revision 'nowhere'"),
+        (["train", "speckle", "cnn", "--revision", "--all"], "error: '--all' is no revision of git"),
+        ([*TRAIN, "--set", "rate"], "error: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_one_line(project, words, said):
+    status, _, err = scratch.run(project, *words, PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL")
+    assert status == 1
+    assert err.splitlines()[-1].startswith(said)
+    assert "Traceback" not in err
+
+
+def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a_schedule_that_is_off():
+    described = yaml.safe_load((scratch.ROOT / "prefect.yaml").read_text())["deployments"]
+    assert [one["name"] for one in described] == ["reproduce", "train"]
+    for one in described:
+        flow = load_flow_from_entrypoint(str(scratch.ROOT / one["entrypoint"]))
+        schema = flow.parameters.model_dump()
+        assert set(one["parameters"]) <= set(schema["properties"])
+        assert all(field.get("description") for field in schema["properties"].values())
+        assert [schedule["active"] for schedule in one["schedules"]] == [False]
+    properties = flow.parameters.model_dump()["properties"]
+    assert properties["model"]["enum"] == graph.names("models")
+    assert properties["noise"]["enum"] == graph.names("noises")
+    assert properties["profile"]["enum"] == graph.profiles(scratch.ROOT)
+    assert properties["seed"]["type"] == "integer"
+
+
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("train@gaussian-01-lambdanet-u4-m7-0", ["train", "gaussian-01", "lambdanet-u4-m7"]),
+        ("sample/dvc.yaml:corrupt@salt-and-pepper", ["corrupt", "salt-and-pepper"]),
+        ("plot", ["plot"]),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(monkeypatch, changes, said):
-    def resolve(revision):
-        if revision == "nothing":
-            raise clone.CloneError("origin has no revision 'nothing'")
-        return "c0ffee"
-
-    monkeypatch.setattr(clone, "resolve", resolve)
-    state = train.train.fn(**GIVEN | changes)
-    assert state.is_failed()
-    assert said in state.message
-    assert "\n" not in state.message
-
-
-def test_an_order_for_an_experiment_is_what_dvc_is_told():
-    order = worker.Order("evaluate@x", "quick", "c0ffee", 1.0, "bold-try", ("a.b=1", "c=2"))
-    assert order.words == (
-        "exp", "run", "--pull", "--name", "bold-try", "--set-param", "a.b=1", "--set-param", "c=2",
-    )  # fmt: skip
-    assert order.deliveries == [("exp", "push", "--force", "origin", "bold-try")]
-    assert order.name == "bold-try"
-    stage = worker.Order("evaluate@x", "quick", "c0ffee", 1.0)
-    assert (stage.name, stage.words) == ("evaluate@x", ("repro", "--pull"))
-    assert stage.deliveries == [("push", "--run-cache", "--with-deps", "evaluate@x")]
-
-
-def test_seeds_of_the_grid_need_no_experiment():
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert choices.seeds("sample") == params["seeds"] == [0]
-    assert choices.seeds("paper") == params["profiles"]["paper"]["seeds"] == [0, 1, 2]
+def test_tags_are_the_kind_the_noise_and_the_model(name, tags):
+    assert flows.tags(name) == tags

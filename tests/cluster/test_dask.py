@@ -1,0 +1,83 @@
+"""`reproduce` on Dask workers: with the same file system, and in clones of their own."""
+
+import signal
+
+import pytest
+import scratch
+from dvc_helpers import write_stages
+
+pytest.importorskip("prefect_dask")
+pytestmark = pytest.mark.slow
+STAGES = {
+    "a": ([], "true"),
+    "b": (["a"], "test ! -e {pid} || {{ echo $$ > {pid}; while test ! -e {go}; do sleep 0.2; done; }}"),
+    "c": (["a"], "sleep 3"),
+    "d": (["b", "c"], "true"),
+}
+
+
+@pytest.fixture
+def dask(cluster):
+    """A scheduler; gives its address."""
+    port = scratch.free_port()
+    where = f"tcp://127.0.0.1:{port}"
+    words = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    cluster.start("scheduler", cluster.folder, "distributed.cli.dask_scheduler", *words)
+    return where
+
+
+def start_worker(cluster, address, name, folder):
+    words = ("pipelines.cluster", "workers", "--dask", address, "--name", name, "--count", "1")
+    cluster.start(name, folder, *words, LAMBDANET_CLONE="")
+
+
+def write(origin, tmp_path):
+    """The stages above in a clone, pushed; with a local one, whose output DVC does not exchange."""
+    names = {"pid": tmp_path / "pid", "go": tmp_path / "go"}
+    me = origin("me")
+    write_stages(me, **{name: (needs, command.format(**names)) for name, (needs, command) in STAGES.items()})
+    text = (
+        (me / "dvc.yaml").read_text().replace("outs:\n    - d\n", "outs:\n    - d:\n        cache: false\n")
+    )
+    (me / "dvc.yaml").write_text(text)
+    (me / "profile.yaml").unlink()
+    scratch.commit(me)
+    scratch.git(me, "push", "-q", "origin", "HEAD")
+    return me
+
+
+def undisturbed(origin, tmp_path):
+    (tmp_path / "pid").unlink(missing_ok=True)
+    alone = origin("alone")
+    scratch.repro(alone)
+    return scratch.lock(alone)
+
+
+def test_workers_in_their_own_clones_one_of_which_is_killed(cluster, dask, origin, tmp_path):
+    me = write(origin, tmp_path)
+    for name in ("one", "two"):
+        start_worker(cluster, dask, name, origin(name))
+    (tmp_path / "pid").touch()  # stage b waits
+    flow = scratch.start(me, "reproduce", "--where", f"dask:{dask}", PREFECT_API_URL=cluster.url)
+    pid = scratch.number(tmp_path / "pid")
+    held = scratch.psutil.Process(pid).cwd()
+    victim = next(name for name in ("one", "two") if f"/{name}/" in held)
+    cluster.kill(victim, signal.SIGKILL)
+    scratch.wait_until(lambda: not scratch.lives(pid))
+    (tmp_path / "go").touch()
+    _, err = flow.communicate(timeout=2 * scratch.SECONDS)
+    assert flow.returncode == 0, err
+    assert scratch.lock(me) == undisturbed(origin, tmp_path)
+    assert (me / "d").read_text() == "a\na\n"
+    assert not (me / ".dvc/tmp/lambdanet/workspaces").exists()
+
+
+def test_workers_with_the_same_file_system_copy_nothing(cluster, dask, origin, tmp_path):
+    me = write(origin, tmp_path)
+    (me / ".dvc/config.local").unlink()
+    for name in ("one", "two"):
+        start_worker(cluster, dask, name, me)
+    status, _, err = scratch.run(me, "reproduce", "--where", f"dask:{dask}", PREFECT_API_URL=cluster.url)
+    assert status == 0, err
+    assert scratch.lock(me) == undisturbed(origin, tmp_path)
+    assert not (me / ".dvc/tmp/lambdanet/workspaces").exists()

@@ -1,0 +1,139 @@
+"""Small DVC projects in git, whose stages take no time, and `python -m pipelines` run in them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import yaml
+from dvc_helpers import DVC, make_project, write_stages
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 300
+DIAMOND = {
+    "a": ([], "true"),
+    "b": (["a"], "true"),
+    "c": (["a"], "true"),
+    "d": (["b", "c"], "true"),
+    "e": ([], "true"),
+}
+
+
+def project(folder, **stages):
+    """A project with these stages, see `write_stages`, committed."""
+    make_project(folder)
+    write_stages(folder, **stages or DIAMOND)
+    (folder / ".gitignore").write_text("/runs/\n/.cluster/\n")
+    commit(folder)
+    return folder
+
+
+def profiles(folder):
+    """Add the root's profile, and `small/` with its dvc.yaml and profile.yaml, as the project has them."""
+    out = "${out}-${item.noise}-${item.model}-${item.seed}"
+    train = {
+        "matrix": {"noise": ["gaussian-01", "speckle"], "model": ["cnn", "deep-cnn"], "seed": "${seeds}"},
+        "wdir": "${root}",
+        "cmd": f"sh train.sh && echo ${{rate}} > {out}",
+        "deps": ["source"],
+        "params": [{"params.yaml": ["rate"]}],
+        "outs": [out],
+    }
+    text = yaml.safe_dump({"vars": ["profile.yaml"], "stages": {"train": train}}, sort_keys=False)
+    (folder / "params.yaml").write_text("rate: 1\n")
+    (folder / "train.sh").write_text("echo net: step 1 of 2\n")
+    for name, root, seeds in (("paper", ".", [0, 1, 2]), ("small", "..", [0])):
+        place = folder if root == "." else folder / name
+        place.mkdir(exist_ok=True)
+        (place / "dvc.yaml").write_text(text)
+        (place / "profile.yaml").write_text(yaml.safe_dump({"root": root, "out": name, "seeds": seeds}))
+    (folder / "small/params.yaml").symlink_to("../params.yaml")
+    commit(folder)
+
+
+def commit(folder):
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "x", "--allow-empty")
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    done = subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def environment(folder, **more):
+    """For processes in a project: a Prefect database beside it, this checkout's pipelines, no server."""
+    home = folder.parent / "prefect"
+    home.mkdir(exist_ok=True)
+    own = {
+        "PREFECT_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost",
+        "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@localhost",
+    }  # fmt: skip
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "DVC_"))}
+    return inherited | own | more
+
+
+def start(folder, *words, **more):
+    """`python -m pipelines WORDS` in a project."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines", *words], cwd=folder, env=environment(folder, **more),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+    )  # fmt: skip
+
+
+def run(folder, *words, **more):
+    """The same to its end: exit status, stdout, stderr."""
+    process = start(folder, *words, **more)
+    out, err = process.communicate(timeout=SECONDS)
+    return process.returncode, out, err
+
+
+def repro(folder, *words):
+    """Plain `dvc repro`."""
+    subprocess.run([*DVC, "repro", "-q", *words], cwd=folder, check=True, capture_output=True)
+
+
+def lock(folder):
+    """dvc.lock, whatever the order of its stages."""
+    return yaml.safe_load((folder / "dvc.lock").read_text())
+
+
+def lives(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition, seconds=180):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.1)
+    return found
+
+
+def number(path):
+    """The process that a stage's command wrote into a file, once it did."""
+    return int(wait_until(lambda: path.exists() and path.read_text().strip()))
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def answers(url):
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except OSError:
+        return False
+    return True

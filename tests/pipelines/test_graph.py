@@ -1,0 +1,135 @@
+"""DVC's graph, as the flows use it."""
+
+import ast
+
+import pytest
+import scratch
+import yaml
+
+from pipelines import graph
+
+# DVC's own use of pygtrie.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
+NEEDS = {"a": set(), "b": {"a"}, "c": {"a"}, "d": {"b", "c"}, "e": set()}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    folder = scratch.project(tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_stages_needs_and_reasons_are_those_of_dvc(project):
+    found = graph.load()
+    assert {name: set(needs) for name, needs in found.needs.items()} == NEEDS
+    order = list(found.needs)
+    assert all(order.index(need) < order.index(name) for name, needs in NEEDS.items() for need in needs)
+    assert set(found.reasons) == set(NEEDS)
+    assert set(graph.load(targets=["b"]).needs) == {"a", "b"}
+    scratch.repro(project)
+    assert graph.load().to_run() == {}
+    assert graph.load().plan() == ["Data and pipelines are up to date."]
+    (project / "b").unlink()
+    found = graph.load()
+    assert found.to_run() == {"b": frozenset(), "d": {"b"}}
+    assert found.plan() == ["b: changed outs: b deleted", "d: changed deps: b deleted"]
+    assert graph.load(targets=["c", "e"]).to_run() == {}
+    (project / "source").write_text("other\n")
+    assert graph.load().plan()[0] == "a: changed deps: source modified"
+
+
+def test_what_dvc_does_not_exchange_is_local(project):
+    outs = {"kept": ["kept"], "shown": [{"shown": {"cache": False}}], "old": [{"old": {"persist": True}}]}
+    stages = {name: {"cmd": f"touch {name}", "deps": ["source"], "outs": out} for name, out in outs.items()}
+    stages["lonely"] = {"cmd": "touch lonely", "outs": ["lonely"]}
+    stages["always"] = stages["kept"] | {"cmd": "touch always", "outs": ["always"], "always_changed": True}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    assert graph.load().local == {"shown", "old", "lonely", "always"}
+
+
+@pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: 'echo ${x}'}}"])
+def test_what_cannot_be_read_is_one_line(project, text):
+    with pytest.raises(ValueError, match="has no stage 'nothing'"):
+        graph.load(targets=["nothing"])
+    (project / "dvc.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"^DVC: ") as caught:
+        graph.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_profiles_are_folders(project):
+    scratch.profiles(project)
+    assert graph.profiles(project) == ["paper", "small"]
+    assert graph.dvc_file("") == graph.dvc_file("paper") == "dvc.yaml"
+    assert graph.dvc_file("small") == "small/dvc.yaml"
+    with pytest.raises(ValueError, match="there are paper, small"):
+        graph.dvc_file("large")
+    small = [f"{noise}-{model}" for noise in ("gaussian-01", "speckle") for model in ("cnn", "deep-cnn")]
+    assert set(graph.load("small/dvc.yaml", ["train"]).needs) == {
+        f"small/dvc.yaml:train@{one}-0" for one in small
+    }
+    assert len(graph.load().needs) == 12
+    one = "small/dvc.yaml:train@speckle-cnn-0"
+    for target in (one, one.partition(":")[2]):
+        assert graph.load("small/dvc.yaml", [target]).needs == {one: frozenset()}
+
+
+def test_a_training_is_found_by_noise_model_and_seed(project):
+    scratch.profiles(project)
+    small = "small/dvc.yaml"
+    assert graph.training(project, "dvc.yaml", "speckle", "cnn", 2) == ("train@speckle-cnn-2", [])
+    assert graph.training(project, small, "gaussian-01", "deep-cnn", 0) == (
+        f"{small}:train@gaussian-01-deep-cnn-0", [],
+    )  # fmt: skip
+    assert graph.training(project, small, "speckle", "cnn", 7) == (
+        f"{small}:train@speckle-cnn-7", ["small/profile.yaml:seeds=[7]"],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="has no training of 'cnn' on 'rain'"):
+        graph.training(project, "dvc.yaml", "rain", "cnn", 0)
+
+
+SOURCES = sorted((scratch.ROOT / "pipelines").glob("*.py"))
+
+
+def imported(tree):
+    """Names that a module's import statements bind, with the packages that they come from."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                yield (one.asname or one.name).partition(".")[0], one.name.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            for one in node.names:
+                yield one.asname or one.name, (node.module or "").partition(".")[0]
+
+
+def assigned(tree):
+    """The expressions that statements assign to, and `setattr`'s first arguments as attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            yield from node.targets
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            yield node.target
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setattr":
+            yield ast.Attribute(node.args[0], "?")
+
+
+def test_no_attribute_of_an_imported_module_or_class_is_replaced():
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        names = {name for name, _ in imported(tree)}
+        for target in assigned(tree):
+            if isinstance(target, ast.Attribute):
+                while isinstance(target, ast.Attribute):
+                    target = target.value
+                assert getattr(target, "id", "") not in names, f"{path.name}: {ast.unparse(target)}"
+
+
+def test_one_file_imports_dvc():
+    found = {
+        path.name
+        for path in SOURCES
+        for _, package in imported(ast.parse(path.read_text()))
+        if package == "dvc"
+    }
+    assert found == {"graph.py"}
