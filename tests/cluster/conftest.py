@@ -21,12 +21,12 @@ class Cluster:
         self.url = f"http://127.0.0.1:{self.port}/api"
 
     def start(self, name, cwd, *command, **more):
-        log = (self.folder / f"{name}.log").open("ab")
         environment = scratch.environment(cwd, PREFECT_API_URL=self.url, **more)
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         return self.processes[name]
 
     def serve(self):

@@ -10,7 +10,10 @@ pytest.importorskip("prefect_dask")
 pytestmark = pytest.mark.slow
 STAGES = {
     "a": ([], "true"),
-    "b": (["a"], "test ! -e {pid} || {{ echo $$ > {pid}; while test ! -e {go}; do sleep 0.2; done; }}"),
+    "b": (
+        ["a"],
+        "test ! -e {pid} || {{ echo $$ > {pid}; while test ! -e {go}; do kill -0 $PPID || exit 1; sleep 0.2; done; }}",
+    ),
     "c": (["a"], "sleep 3"),
     "d": (["b", "c"], "true"),
 }

@@ -112,6 +112,11 @@ def lives(pid):
         return False
 
 
+def has_parent(pid, word):
+    """Whether a process above this one has a word in its command."""
+    return any(word in parent.cmdline() for parent in psutil.Process(pid).parents())
+
+
 def wait_until(condition, seconds=180):
     end = time.monotonic() + seconds
     while not (found := condition()):

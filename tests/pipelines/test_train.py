@@ -52,8 +52,11 @@ def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
     scratch.commit(project)
     process = scratch.start(project, *TRAIN)
     pid = scratch.number(project / "pid")
-    os.killpg(process.pid, signal.SIGKILL)  # with its Prefect; the kernel ends `dvc`, in a group of its own
+    # With its Prefect; the kernel ends `dvc`, in a group of its own, and a real training notices that.
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    scratch.wait_until(lambda: not scratch.has_parent(pid, "dvc"))
+    os.kill(pid, signal.SIGKILL)
     scratch.wait_until(lambda: not scratch.lives(pid))
     both = [scratch.start(project, *TRAIN) for _ in range(2)]
     assert [process.communicate(timeout=scratch.SECONDS) and process.returncode for process in both] == [0, 0]
