@@ -20,11 +20,14 @@ class Cluster:
         self.folder, self.port, self.processes = folder, scratch.free_port(), {}
         self.url = f"http://127.0.0.1:{self.port}/api"
 
-    def start(self, name, cwd, *command, **more):
+    def start(self, name, cwd, *command, hidden=None, **more):
+        """Start `python -m COMMAND`; to it and to all that it starts, a folder may be hidden (as root)."""
         environment = scratch.environment(cwd, PREFECT_API_URL=self.url, **more)
+        mount = 'mount -t tmpfs none "$0" && exec "$@"'
+        hide = ["unshare", "--mount", "sh", "-c", mount, str(hidden)] if hidden else []
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+                [*hide, sys.executable, "-m", *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         return self.processes[name]
