@@ -1,6 +1,7 @@
 """`train` from Prefect's server: several at once, with the server away, and a worker that is stopped."""
 
 import os
+import shutil
 import signal
 import time
 
@@ -15,12 +16,9 @@ NAMES = [(noise, model) for noise in ("gaussian-01", "speckle") for model in ("c
 def project(cluster, origin, monkeypatch):
     """A clone with prefect.yaml, whose deployments the server has, and a worker of the pool."""
     folder = origin("clone")
-    text = (
-        (scratch.ROOT / "prefect.yaml")
-        .read_text()
-        .replace("pipelines/flows.py", f"{scratch.ROOT}/pipelines/flows.py")
-    )
-    (folder / "prefect.yaml").write_text(text)
+    shutil.copytree(scratch.ROOT / "pipelines", folder / "pipelines")
+    shutil.copy(scratch.ROOT / "prefect.yaml", folder)
+    scratch.commit(folder)
     (folder / ".dvc/config.local").unlink()
     cluster.start("init", folder, "pipelines.cluster", "init").wait(scratch.SECONDS)
     cluster.start("worker", folder, "pipelines.cluster", "workers", "--count", "6")

@@ -44,7 +44,8 @@ def profiles(folder):
         "outs": [out],
     }
     text = yaml.safe_dump({"vars": ["profile.yaml"], "stages": {"train": train}}, sort_keys=False)
-    (folder / "params.yaml").write_text("rate: 1\n")
+    names = "noises: {gaussian-01: {}, speckle: {}}\nmodels: {cnn: {}, deep-cnn: {}}\n"
+    (folder / "params.yaml").write_text(f"rate: 1\n{names}")
     (folder / "train.sh").write_text("echo net: step 1 of 2\n")
     for name, root, seeds in (("paper", ".", [0, 1, 2]), ("small", "..", [0])):
         place = folder if root == "." else folder / name
