@@ -73,8 +73,12 @@ def train(
              "revision": revision, "limit_hours": limit_hours}  # fmt: skip
     if queue:
         from prefect.deployments import run_deployment
+        from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-        run = run_deployment("train/train", parameters=words, timeout=0, as_subflow=False)
+        try:
+            run = run_deployment("train/train", parameters=words, timeout=0, as_subflow=False)
+        except (ObjectNotFound, PrefectHTTPStatusError) as error:
+            sys.exit(f"error: Prefect refuses it: {' '.join(str(error).split())[:400]}")
         click.echo(f"{run.name}: {run.id}")
         return
     from pipelines import flows

@@ -383,7 +383,9 @@ def _train(name: str, order: Order, clone: Path, key: str, experiment: str) -> s
     else:
         ended = _delivered(name, order, key, experiment)
     if experiment:
-        workspace.git(order.folder, "push", "--quiet", "clone", "refs/exps/*:refs/exps/*")
+        workspace.git(
+            order.folder, "push", "--quiet", "clone", workspace.experiments(order.folder)[experiment]
+        )
         get_run_logger().info(f"experiment {experiment}: `dvc exp show`, `dvc exp apply {experiment}`")
     artifacts.mlflow_link(name)
     return ended

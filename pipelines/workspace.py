@@ -246,10 +246,10 @@ def _is_damaged(text: str, name: str, parse: Callable[[str], object]) -> bool:
     return not all(isinstance(one, dict) and "cmd" in one for one in (found.get("stages") or {}).values())
 
 
-def experiments(folder: Path) -> list[str]:
-    """The names of the DVC experiments that a clone has."""
+def experiments(folder: Path) -> dict[str, str]:
+    """The DVC experiments that a clone has: name to git reference."""
     refs = git(folder, "for-each-ref", "--format=%(refname)", "refs/exps")
-    return re.findall(r"^refs/exps/\w+/\w+/(\S+)$", refs, re.MULTILINE)
+    return {ref.rpartition("/")[2]: ref for ref in refs.split() if re.match(r"refs/exps/\w{2}/\w{38}/", ref)}
 
 
 def _forget_old(folders: Path) -> None:

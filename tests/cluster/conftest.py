@@ -20,13 +20,16 @@ class Cluster:
         self.folder, self.port, self.processes = folder, scratch.free_port(), {}
         self.url = f"http://127.0.0.1:{self.port}/api"
 
-    def start(self, name, cwd, *command, **more):
-        log = (self.folder / f"{name}.log").open("ab")
+    def start(self, name, cwd, *command, hidden=None, **more):
+        """Start `python -m COMMAND`; to it and to all that it starts, a folder may be hidden (as root)."""
         environment = scratch.environment(cwd, PREFECT_API_URL=self.url, **more)
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        mount = 'mount -t tmpfs none "$0" && exec "$@"'
+        hide = ["unshare", "--mount", "sh", "-c", mount, str(hidden)] if hidden else []
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*hide, sys.executable, "-m", *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         return self.processes[name]
 
     def serve(self):

@@ -1,5 +1,6 @@
 """`reproduce` on Dask workers: with the same file system, and in clones of their own."""
 
+import os
 import signal
 
 import pytest
@@ -8,9 +9,10 @@ from dvc_helpers import write_stages
 
 pytest.importorskip("prefect_dask")
 pytestmark = pytest.mark.slow
+WAITS = "while test ! -e {go}; do kill -0 $PPID || exit 1; sleep 0.2; done"
 STAGES = {
     "a": ([], "true"),
-    "b": (["a"], "test ! -e {pid} || {{ echo $$ > {pid}; while test ! -e {go}; do sleep 0.2; done; }}"),
+    "b": (["a"], f"test ! -e {{pid}} || {{{{ echo $$ > {{pid}}; {WAITS}; }}}}"),
     "c": (["a"], "sleep 3"),
     "d": (["b", "c"], "true"),
 }
@@ -26,9 +28,9 @@ def dask(cluster):
     return where
 
 
-def start_worker(cluster, address, name, folder):
+def start_worker(cluster, address, name, folder, hidden=None):
     words = ("pipelines.cluster", "workers", "--dask", address, "--name", name, "--count", "1")
-    cluster.start(name, folder, *words, LAMBDANET_CLONE="")
+    cluster.start(name, folder, *words, hidden=hidden)
 
 
 def write(origin, tmp_path):
@@ -53,10 +55,11 @@ def undisturbed(origin, tmp_path):
     return scratch.lock(alone)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="hides a folder from processes, which only root can")
 def test_workers_in_their_own_clones_one_of_which_is_killed(cluster, dask, origin, tmp_path):
     me = write(origin, tmp_path)
     for name in ("one", "two"):
-        start_worker(cluster, dask, name, origin(name))
+        start_worker(cluster, dask, name, origin(name), hidden=me)
     (tmp_path / "pid").touch()  # stage b waits
     flow = scratch.start(me, "reproduce", "--where", f"dask:{dask}", PREFECT_API_URL=cluster.url)
     pid = scratch.number(tmp_path / "pid")

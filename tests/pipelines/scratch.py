@@ -44,7 +44,8 @@ def profiles(folder):
         "outs": [out],
     }
     text = yaml.safe_dump({"vars": ["profile.yaml"], "stages": {"train": train}}, sort_keys=False)
-    (folder / "params.yaml").write_text("rate: 1\n")
+    names = "noises: {gaussian-01: {}, speckle: {}}\nmodels: {cnn: {}, deep-cnn: {}}\n"
+    (folder / "params.yaml").write_text(f"rate: 1\n{names}")
     (folder / "train.sh").write_text("echo net: step 1 of 2\n")
     for name, root, seeds in (("paper", ".", [0, 1, 2]), ("small", "..", [0])):
         place = folder if root == "." else folder / name
@@ -110,6 +111,11 @@ def lives(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def has_parent(pid, word):
+    """Whether a process above this one has a word in its command."""
+    return any(word in parent.cmdline() for parent in psutil.Process(pid).parents())
 
 
 def wait_until(condition, seconds=180):

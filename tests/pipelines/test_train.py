@@ -40,7 +40,7 @@ def test_a_training_leaves_the_folder_alone_and_its_result_in_the_cache(project)
     changed = [
         scratch.git(project, "show", f"{name}:{file}") for file in ("params.yaml", "small/profile.yaml")
     ]
-    assert yaml.safe_load(changed[0]) == {"rate": 7}
+    assert yaml.safe_load(changed[0])["rate"] == 7
     assert yaml.safe_load(changed[1])["seeds"] == [3]
     assert scratch.run(project, *TRAIN, "--set", "rate=7", "--seed", "3")[0] == 0
     assert len((project / "ran").read_text().split()) == 2
@@ -52,8 +52,11 @@ def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
     scratch.commit(project)
     process = scratch.start(project, *TRAIN)
     pid = scratch.number(project / "pid")
-    os.killpg(process.pid, signal.SIGKILL)  # with its Prefect; the kernel ends `dvc`, in a group of its own
+    # With its Prefect; the kernel ends `dvc`, in a group of its own, and a real training notices that.
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    scratch.wait_until(lambda: not scratch.has_parent(pid, "dvc"))
+    os.kill(pid, signal.SIGKILL)
     scratch.wait_until(lambda: not scratch.lives(pid))
     both = [scratch.start(project, *TRAIN) for _ in range(2)]
     assert [process.communicate(timeout=scratch.SECONDS) and process.returncode for process in both] == [0, 0]

@@ -1,0 +1,99 @@
+"""`train` from Prefect's server: several at once, with the server away, and a worker that is stopped."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+import scratch
+
+pytestmark = pytest.mark.slow
+NAMES = [(noise, model) for noise in ("gaussian-01", "speckle") for model in ("cnn", "deep-cnn")]
+
+
+@pytest.fixture
+def project(cluster, origin, monkeypatch):
+    """A clone with prefect.yaml, whose deployments the server has, and a worker of the pool."""
+    folder = origin("clone")
+    shutil.copytree(scratch.ROOT / "pipelines", folder / "pipelines")
+    shutil.copy(scratch.ROOT / "prefect.yaml", folder)
+    scratch.commit(folder)
+    (folder / ".dvc/config.local").unlink()
+    cluster.start("init", folder, "pipelines.cluster", "init").wait(scratch.SECONDS)
+    cluster.start("worker", folder, "pipelines.cluster", "workers", "--count", "6")
+    monkeypatch.setenv("PREFECT_API_URL", cluster.url)
+    return folder
+
+
+def write(folder, script):
+    (folder / "train.sh").write_text(script)
+    scratch.commit(folder)
+
+
+def queue(cluster, folder, noise, model, *words):
+    command = ("train", noise, model, "--profile", "small", "--queue", *words)
+    status, out, err = scratch.run(folder, *command, PREFECT_API_URL=cluster.url)
+    assert status == 0, err
+    return out.split(": ")[1].strip()
+
+
+def state(run):
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(run).state.name
+
+
+def wait_for(runs, wanted="Completed"):
+    def ended():
+        found = [state(run) for run in runs]
+        assert not {"Failed", "Crashed"} & ({*found} - {wanted}), found
+        return all(one == wanted for one in found)
+
+    scratch.wait_until(ended, 2 * scratch.SECONDS)
+
+
+def test_five_trainings_and_one_of_them_twice_at_once(cluster, project, tmp_path):
+    write(project, f"echo $$ >> {tmp_path}/ran; sleep 10\n")
+    runs = [queue(cluster, project, *names) for names in NAMES]
+    runs += [queue(cluster, project, "speckle", "cnn", "--set", "rate=5"), queue(cluster, project, *NAMES[0])]
+    wait_for(runs)
+    assert len((tmp_path / "ran").read_text().split()) == 5
+    names = [
+        ref.rpartition("/")[2] for ref in scratch.git(project, "for-each-ref", "--format=%(refname)").split()
+    ]
+    assert sum(name.startswith("speckle-cnn-0-") for name in names) == 1
+    status, _, err = scratch.run(project, "reproduce", "--profile", "small")
+    assert status == 0, err
+    assert len((tmp_path / "ran").read_text().split()) == 5  # all from the cache
+
+
+def test_the_server_is_away_for_15_seconds_in_mid_training(cluster, project, tmp_path):
+    write(project, f"echo $$ >> {tmp_path}/ran; while ! test -e {tmp_path}/go; do sleep 0.2; done\n")
+    run = queue(cluster, project, *NAMES[0])
+    scratch.number(tmp_path / "ran")
+    cluster.kill("prefect")
+    time.sleep(15)
+    (tmp_path / "go").touch()
+    time.sleep(5)  # it ends while the server is away
+    cluster.serve()
+    wait_for([run])
+    assert len((tmp_path / "ran").read_text().split()) == 1
+
+
+def test_a_worker_that_is_stopped_lets_its_training_write_a_checkpoint(cluster, project, tmp_path):
+    saves = f"trap 'sleep 2; touch checkpoint {tmp_path}/saved; exit 143' TERM"
+    waits = f"echo $$ > {tmp_path}/pid; while :; do sleep 0.2; done"
+    write(project, f"{saves}; test -e checkpoint || {{ {waits}; }}\n")
+    run = queue(cluster, project, *NAMES[0])
+    pid = scratch.number(tmp_path / "pid")
+    worker = cluster.processes.pop("worker")
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.wait(120)
+    scratch.wait_until(lambda: not scratch.lives(pid))
+    assert (tmp_path / "saved").exists()
+    cluster.start("worker", project, "pipelines.cluster", "workers", "--count", "6")
+    again = queue(cluster, project, *NAMES[0])
+    wait_for([again])
+    assert state(run) != "Completed"
