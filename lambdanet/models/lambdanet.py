@@ -88,11 +88,9 @@ class LambdaNet(nn.Module):
                 raise ValueError(f"{name} is {value!r}, must be one of {', '.join(known)}")
         if decoder == "connected" and inner_skip:
             raise ValueError("inner_skip is for the convolutional decoder only")
-        self.u, self.k, self.heads, self.v = u, k, heads, d // heads
+        self.u, self.k, self.heads, self.v, self.inner_skip = u, k, heads, d // heads, inner_skip
         whole = norm == "layer" or decoder == "connected"  # an output pixel depends on all others
         self.halo = None if whole else m // 2  # what it sees to each side, beside `context`
-        self.inner_skip = inner_skip
-
         normed, active = NORMS[norm], ACTIVATIONS[activation]
         self.queries = nn.Sequential(nn.Conv2d(3, k * heads, 1, bias=False), normed(k * heads))
         self.keys = nn.Sequential(nn.Conv2d(3, k * u, 1, bias=False))
