@@ -103,10 +103,9 @@ def servers() -> Iterator[Line]:
 
 
 def _lock_files(fix: bool) -> Iterator[Line]:
-    damaged = [path for path, parse in workspace.WRITTEN.items() if workspace.damaged(Path(path), parse)]
-    if damaged and fix:
-        yield OK, "; ".join(workspace.mend(Path())), ""
-    for path in damaged if not fix else []:
+    if fix and (mended := workspace.mend(Path())):
+        yield OK, "; ".join(mended), ""
+    for path in workspace.damaged(Path()):
         yield (
             BAD,
             f"{path} was cut off by something that was killed",
@@ -131,8 +130,8 @@ def _leftovers(fix: bool) -> Iterator[Line]:
 
 def _data() -> Iterator[Line]:
     """Compare the data's bytes with the digests in dvc.lock; the links to DVC's cache share them."""
-    for file in sorted(Path().glob("*/dvc.lock")) + [Path("dvc.lock")] * Path("dvc.lock").is_file():
-        if workspace.damaged(file, yaml.safe_load):
+    for file in [*Path().glob("dvc.lock"), *sorted(Path().glob("*/dvc.lock"))]:
+        if file in workspace.damaged(Path()):
             continue
         for name, entry in ((yaml.safe_load(file.read_text()) or {}).get("stages") or {}).items():
             for out in entry.get("outs", []):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,8 +26,6 @@ _NETWORK = re.compile(
 )
 # What a run writes itself.
 RESULTS = (":!dvc.lock", ":!results", ":!weights")
-# Files that DVC writes in place.
-WRITTEN = {".dvc/tmp/rwlock": json.loads, "dvc.lock": yaml.safe_load}
 
 
 class WorkspaceError(ValueError):
@@ -190,35 +187,35 @@ def _refuse_relative(config: Path) -> None:
             raise WorkspaceError(f"{config}: url {url} is relative; write it as an absolute path")
 
 
+def damaged(folder: Path) -> list[Path]:
+    """The files that DVC writes in place, and that a killed `dvc` left half-written."""
+    found = [folder / ".dvc/tmp/rwlock", *folder.glob("dvc.lock"), *folder.glob("*/dvc.lock")]
+    return [path for path in found if path.is_file() and not _is_whole(path)]
+
+
 def mend(folder: Path) -> list[str]:
-    """Remove what a killed `dvc` left half-written, while no other runs here: DVC writes both in place.
+    """Remove them, while no other `dvc` runs here.
 
     Returns:
         What was mended.
     """
     mended = []
-    for name, parse in WRITTEN.items():
-        path = folder / name
-        if damaged(path, parse):
-            path.unlink()
-            with contextlib.suppress(WorkspaceError):
-                git(folder, "checkout", "--", name)
-            mended.append(f"{name} was damaged: as committed again; `dvc repro` restores the rest")
+    for path in damaged(folder):
+        path.unlink()
+        with contextlib.suppress(WorkspaceError):
+            git(folder, "checkout", "--", str(path.relative_to(folder)))
+        mended.append(f"{path} was damaged: as committed again; `dvc repro` restores the rest")
     return mended
 
 
-def damaged(path: Path, parse: Callable[[str], object]) -> bool:
-    """Whether a file of DVC is there and was cut off."""
-    if not path.is_file():
-        return False
+def _is_whole(path: Path) -> bool:
     try:
-        found = parse(path.read_text())
-    except Exception:  # each parser has its own
-        return True
-    if path.suffix != ".lock" or not isinstance(found, dict):
-        return not isinstance(found, dict)
+        found = yaml.safe_load(path.read_text())  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
     # A dvc.lock that was cut off may well be YAML; its last stage lacks something then.
-    return not all(isinstance(one, dict) and "cmd" in one for one in (found.get("stages") or {}).values())
+    stages = found.get("stages") or {} if isinstance(found, dict) else None
+    return isinstance(stages, dict) and all(isinstance(one, dict) and "cmd" in one for one in stages.values())
 
 
 def experiments(folder: Path) -> dict[str, str]:
