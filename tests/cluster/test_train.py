@@ -87,9 +87,11 @@ def test_the_server_is_away_for_15_seconds_in_mid_training(cluster, project, tmp
 
 
 def test_a_worker_that_is_stopped_lets_its_training_write_a_checkpoint(cluster, project, tmp_path):
-    saves = f"trap 'sleep 2; touch checkpoint {tmp_path}/saved; exit 143' TERM"
-    waits = f"echo $$ > {tmp_path}/pid; while :; do sleep 0.2; done"
-    write(project, f"{saves}; test -e checkpoint || {{ {waits}; }}\n")
+    # Prefect's worker kills its flows at once, and the kernel ends `dvc`; as a real training does, this one
+    # notices that `dvc`, the parent of its parent, is gone.
+    waits = f"dvc=$(ps -o ppid= $PPID); echo $$ > {tmp_path}/pid; while kill -0 $dvc; do sleep 0.2; done"
+    saves = f"touch checkpoint {tmp_path}/saved; exit 1"
+    write(project, f"test -e checkpoint || {{ {waits}; {saves}; }}\n")
     run = queue(cluster, project, *NAMES[0])
     pid = scratch.number(tmp_path / "pid")
     worker = cluster.processes.pop("worker")
@@ -100,4 +102,4 @@ def test_a_worker_that_is_stopped_lets_its_training_write_a_checkpoint(cluster, 
     cluster.start("worker", project, "pipelines.cluster", "workers", "--count", "6")
     again = queue(cluster, project, *NAMES[0])
     wait_for([again])
-    assert state(run) != "Completed"
+    assert state(run) == "Running"  # nobody is left to say otherwise: see docs/cluster.md, "Limits"
