@@ -56,7 +56,8 @@ def init() -> None:
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(deploy, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        sys.exit(f"error: prefect deploy: {' '.join((done.stderr or done.stdout).split())[-800:]}")
+        said = (done.stderr or done.stdout).partition("Error")[2] or done.stderr
+        sys.exit(f"error: prefect deploy: {' '.join(said.split())[:600]}")
     click.echo(f"created pools {', '.join(POOLS)} and prefect.yaml's deployments")
 
 

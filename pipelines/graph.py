@@ -62,8 +62,8 @@ def dvc_file(profile: str, folder: Path = Path()) -> str:
 
 def root_profile(folder: Path) -> str:
     """The name of the profile that a folder's own dvc.yaml runs."""
-    for name, key in (("profile.yaml", "out"), ("params.yaml", "profile")):
-        if (folder / name).is_file() and isinstance(found := _yaml(folder / name).get(key), str):
+    for name in ("profile.yaml", "params.yaml"):
+        if (folder / name).is_file() and isinstance(found := _yaml(folder / name).get("profile"), str):
             return found
     return "paper"
 
@@ -157,7 +157,7 @@ def training(folder: Path, file: str, noise: str, model: str, seed: int) -> tupl
     Raises:
         ValueError: no stage trains this model on this noise.
     """
-    pattern = re.compile(rf"((?:.*:)?train@(?:[\w-]+-)?{re.escape(f'{noise}-{model}')}-)(\d+)")
+    pattern = re.compile(rf"((?:.*:)?train[\w-]*@(?:[\w-]+-)?{re.escape(f'{noise}-{model}')}-)(\d+)")
     found = {match[2]: match[1] for name in stages(folder, file) if (match := pattern.fullmatch(name))}
     if not found:
         raise ValueError(f"{file} has no training of {model!r} on {noise!r}: `dvc stage list {file}`")

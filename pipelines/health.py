@@ -103,9 +103,7 @@ def servers() -> Iterator[Line]:
 
 
 def _lock_files(fix: bool) -> Iterator[Line]:
-    damaged = [
-        Path(path) for path, parse in workspace.WRITTEN.items() if workspace.damaged(Path(path), parse)
-    ]
+    damaged = workspace.damaged(Path())
     for path in [one for one in damaged if workspace.in_conflict(one)]:
         damaged.remove(path)
         advice = (
@@ -159,7 +157,7 @@ def _data() -> Iterator[Line]:
 def _outputs(cache: Path) -> Iterator[tuple[Path, str]]:
     """The files of all outputs, with their digests."""
     for file in sorted(Path().glob("*/dvc.lock")) + [Path("dvc.lock")] * Path("dvc.lock").is_file():
-        if workspace.damaged(file, yaml.safe_load):
+        if file in workspace.damaged(Path()):
             continue
         stages = (yaml.safe_load(file.read_text()) or {}).get("stages") or {}
         for out in (out for entry in stages.values() for out in entry.get("outs", []) if "md5" in out):

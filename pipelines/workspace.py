@@ -2,13 +2,12 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -28,8 +27,6 @@ _NETWORK = re.compile(
 )
 # What a run writes itself.
 RESULTS = (":!dvc.lock", ":!results", ":!weights")
-# Files that DVC writes in place.
-WRITTEN = {".dvc/tmp/rwlock": json.loads, "dvc.lock": yaml.safe_load}
 
 
 class WorkspaceError(ValueError):
@@ -191,27 +188,34 @@ def _refuse_relative(config: Path) -> None:
             raise WorkspaceError(f"{config}: url {url} is relative; write it as an absolute path")
 
 
-def mend(folder: Path) -> list[str]:
-    """Put in order what a killed `dvc` left half-written, while no other runs here: DVC writes both in place.
+def damaged(folder: Path) -> list[Path]:
+    """The files that DVC writes in place, and that a killed `dvc` or a merge left half-written."""
+    found = [folder / ".dvc/tmp/rwlock", *folder.glob("dvc.lock"), *folder.glob("*/dvc.lock")]
+    return [path for path in found if path.is_file() and not _is_whole(path.read_text(errors="replace"))]
 
-    A copy of a damaged file is kept, and its replacement is complete before it takes the name. A dvc.lock
-    in a merge conflict is not touched.
+
+def mend(folder: Path) -> list[str]:
+    """Put them in order, while no `dvc` runs here; those in a merge conflict are not touched.
+
+    A copy of a damaged file is kept, and its replacement is complete before it takes the name.
 
     Returns:
         What was mended.
     """
     mended = []
-    for name, parse in WRITTEN.items():
-        path, kept = folder / name, temporary(folder) / f"{Path(name).name}.damaged"
-        if damaged(path, parse) and not in_conflict(path):
-            shutil.copyfile(path, kept)
-            if committed := _committed(folder, name, parse):
-                files.write_text(path, committed)
-                what = "as committed again"
-            else:
-                os.replace(path, kept)
-                what = "moved away, as no whole one is committed"
-            mended.append(f"{name} was damaged: {what}, and kept in {kept}; `dvc repro` restores the rest")
+    for path in damaged(folder):
+        if in_conflict(path):
+            continue
+        name = path.relative_to(folder)
+        kept = temporary(folder) / f"{str(name).replace('/', '-')}.damaged"
+        shutil.copyfile(path, kept)
+        if committed := _committed(folder, name):
+            files.write_text(path, committed)
+            what = "as committed again"
+        else:
+            os.replace(path, kept)
+            what = "moved away, as no whole one is committed"
+        mended.append(f"{name} was damaged: {what}, and kept in {kept}; `dvc repro` restores the rest")
     return mended
 
 
@@ -220,30 +224,24 @@ def in_conflict(path: Path) -> bool:
     return bool(re.search("^(<{7}|>{7})( |$)", path.read_text(errors="replace"), re.MULTILINE))
 
 
-def _committed(folder: Path, name: str, parse: Callable[[str], object]) -> str:
+def _committed(folder: Path, name: Path) -> str:
     """What git's index or last commit has of a file, if that is whole; else empty."""
     for revision in ("", "HEAD"):
         with contextlib.suppress(WorkspaceError):
             text = git(folder, "show", f"{revision}:./{name}") + "\n"
-            if not _is_damaged(text, name, parse):
+            if _is_whole(text):
                 return text
     return ""
 
 
-def damaged(path: Path, parse: Callable[[str], object]) -> bool:
-    """Whether a file of DVC is there and was cut off."""
-    return path.is_file() and _is_damaged(path.read_text(errors="replace"), path.name, parse)
-
-
-def _is_damaged(text: str, name: str, parse: Callable[[str], object]) -> bool:
+def _is_whole(text: str) -> bool:
     try:
-        found = parse(text)
-    except Exception:  # each parser has its own
-        return True
-    if not name.endswith(".lock") or not isinstance(found, dict):
-        return not isinstance(found, dict)
+        found = yaml.safe_load(text)  # JSON is YAML
+    except yaml.YAMLError:
+        return False
     # A dvc.lock that was cut off may well be YAML; its last stage lacks something then.
-    return not all(isinstance(one, dict) and "cmd" in one for one in (found.get("stages") or {}).values())
+    stages = found.get("stages") or {} if isinstance(found, dict) else None
+    return isinstance(stages, dict) and all(isinstance(one, dict) and "cmd" in one for one in stages.values())
 
 
 def experiments(folder: Path) -> dict[str, str]:

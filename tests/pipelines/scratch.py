@@ -34,7 +34,7 @@ def project(folder, **stages):
 
 def profiles(folder):
     """Add the root's profile, and `small/` with its dvc.yaml and profile.yaml, as the project has them."""
-    out = "${out}-${item.noise}-${item.model}-${item.seed}"
+    out = "${profile}-${item.noise}-${item.model}-${item.seed}"
     train = {
         "matrix": {"noise": ["gaussian-01", "speckle"], "model": ["cnn", "deep-cnn"], "seed": "${seeds}"},
         "wdir": "${root}",
@@ -51,7 +51,7 @@ def profiles(folder):
         place = folder if root == "." else folder / name
         place.mkdir(exist_ok=True)
         (place / "dvc.yaml").write_text(text)
-        (place / "profile.yaml").write_text(yaml.safe_dump({"root": root, "out": name, "seeds": seeds}))
+        (place / "profile.yaml").write_text(yaml.safe_dump({"root": root, "profile": name, "seeds": seeds}))
     (folder / "small/params.yaml").symlink_to("../params.yaml")
     commit(folder)
 
