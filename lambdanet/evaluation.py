@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lambdanet import files, metrics
-from lambdanet.datasets import digest, photos
+from lambdanet.datasets import photos
 from lambdanet.denoise import denoise
-from lambdanet.images import to_bytes, to_tensor
+from lambdanet.images import digest, to_bytes, to_tensor
 from lambdanet.models import count_parameters
 from lambdanet.noise import Noise
 
@@ -90,7 +90,7 @@ def pooled_psnr(
     return {key: metrics.psnr(torch.cat(parts).mean().item(), data_range=1) for key, parts in mse.items()}
 
 
-def write_panel(model: nn.Module, noise: Noise, folder: Path, *, device: torch.device) -> None:
+def write_samples(model: nn.Module, noise: Noise, folder: Path, *, device: torch.device) -> None:
     """Denoise photographs of 512 x 512 and write each as NAME-clean, -noisy and -denoised.png."""
     from skimage.io import imsave  # not for those who only score
 

@@ -19,7 +19,7 @@ from lambdanet import checkpoint, graphs, models, twister
 from lambdanet import noise as noises
 from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
-from lambdanet.params import Training
+from lambdanet.config import Training
 from lambdanet.progress import OnEpoch, Progress, ignore
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from lambdanet import files
 from lambdanet.datasets.patches import cut, in_random_order
-from lambdanet.params import DOWNLOADS, DownloadFolder
+from lambdanet.config import DOWNLOADS, DownloadFolder
 
 
 def load(
