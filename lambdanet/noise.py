@@ -11,8 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lambdanet import twister
-
 Noise = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -45,7 +43,9 @@ def salt_and_pepper(images: Tensor, generator: torch.Generator, *, amount: float
     """Replace a share `amount` of all colour values, half by 1 and half by 0 (scikit-image's "s&p")."""
     if amount > 1:
         raise ValueError(f"amount is {amount}, must be at most 1")
-    return twister.salt_and_pepper(images, generator, amount)
+    uniform = torch.rand(images.shape, generator=generator, device=images.device, dtype=torch.float32)
+    salted = torch.where(uniform >= 1 - amount / 2, 1.0, images)
+    return torch.where(uniform < amount / 2, 0.0, salted)
 
 
 NOISES: dict[str, Callable[..., Tensor]] = {

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanet import checkpoint, graphs, models, twister
+from lambdanet import checkpoint, graphs, models
 from lambdanet import noise as noises
 from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
@@ -240,7 +240,7 @@ def _key(
     where = [device.type, models.path(name, device.type), torch.__version__]
     configs = [model_config, noise_config, asdict(settings), seed, where]
     digest.update(json.dumps(configs, sort_keys=True).encode())
-    code = [inspect.getsource(module) for module in (sys.modules[__name__], graphs, noises, twister)]
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], graphs, noises)]
     digest.update("".join([*code, models.source(name)]).encode())
     for images in (train_pairs.clean, train_pairs.noisy, test_pairs.clean, test_pairs.noisy):
         digest.update(np.ascontiguousarray(images))

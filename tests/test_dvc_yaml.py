@@ -50,7 +50,7 @@ MAKERS |= {IMAGEFILE}
 # Of these, evaluation takes its two photographs from photos.py, and plot their names only.
 PHOTOS = "lambdanet/datasets/photos.py"
 # A change of a noise changes the noisy images, which are a dependency.
-NOISES = {"lambdanet/noise.py", "lambdanet/twister.py"}
+NOISES = {"lambdanet/noise.py"}
 NOISE = MAKERS - {PHOTOS} | NOISES
 # experiment.py serves training and evaluation; each uses its half.
 EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise")} | {PHOTOS}

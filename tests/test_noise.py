@@ -1,3 +1,4 @@
+import hashlib
 import inspect
 
 import numpy as np
@@ -159,6 +160,61 @@ def test_salt_and_pepper_takes_each_colour_value_on_its_own():
     hit = (noisy != 0.5).double()
     assert hit.prod(1).mean().item() == pytest.approx(0.2**3, rel=0.1)
     assert hit.mean((0, 2, 3)).tolist() == pytest.approx([0.2] * 3, rel=0.02)
+
+
+def salted(images, generator):
+    return create_noise("salt-and-pepper", amount=0.05)(images, generator)
+
+
+def short_digest(values):
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def bytes_of_colours():
+    return np.random.default_rng(0).integers(0, 256, (2300, 32, 32, 3), dtype=np.uint8)
+
+
+def test_stored_salt_and_pepper_is_the_one_of_the_committed_results(bytes_of_colours):
+    """Three chunks, the last one smaller; recorded when a kernel drew the numbers."""
+    assert short_digest(corrupt(bytes_of_colours, salted, seed=5)) == "941e6684bdf6423a"
+
+
+@pytest.mark.parametrize(
+    ("batch", "digest"),
+    [
+        (37, "46094a6b090e5f14"),
+        (64, "4d6407785a46669c"),
+        (128, "637f8a15a0ad3e44"),
+        (256, "38e26b3ad42f862e"),
+    ],
+)
+def test_fresh_salt_and_pepper_is_the_one_of_the_committed_results(bytes_of_colours, batch, digest):
+    """Three steps of a training, each with a seed, then one that continues from where the third ended."""
+    fresh = generator()
+    found = []
+    for step in range(3):
+        some = torch.from_numpy(bytes_of_colours[step * batch : (step + 1) * batch]).float()
+        found.append(salted(some.permute(0, 3, 1, 2).contiguous() / 255, fresh.manual_seed(2**63 + step)))
+    first = torch.from_numpy(bytes_of_colours[:batch]).float().permute(0, 3, 1, 2) / 255
+    found.append(salted(first, fresh))
+    assert short_digest(torch.cat(found).numpy()) == digest
+
+
+def test_salt_and_pepper_is_decided_by_numpys_mersenne_twister():
+    words = np.random.RandomState(7).randint(0, 2**32, 12480, dtype=np.uint32)
+    uniform = (words % 2**24) / 2**24
+    found = create_noise("salt-and-pepper", amount=0.3)(torch.full((12480,), 0.5), generator(7))
+    np.testing.assert_array_equal(found, np.where(uniform < 0.15, 0, np.where(uniform >= 0.85, 1, 0.5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_salt_and_pepper_keeps_the_type_and_changes_nothing_else(dtype):
+    images = torch.rand(4, 3, 32, 32, generator=generator(9)).to(dtype)
+    found = salted(images, generator())
+    assert found.dtype == dtype
+    kept = (found != 0) & (found != 1)
+    assert torch.equal(found[kept], images[kept])
 
 
 SKIMAGE = {

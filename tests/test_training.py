@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
 
-from lambdanet import checkpoint, experiment, files, metrics, models, training, twister
+from lambdanet import checkpoint, experiment, files, metrics, models, training
 from lambdanet.denoise import denoise
 from lambdanet.images import to_tensor
 from lambdanet.models import create_model, save_weights
@@ -554,9 +554,8 @@ def test_checkpoint_of_another_path_is_not_used(run, half_done, caplog):
 
 def test_checkpoint_key_covers_the_noises_code(run, half_done, monkeypatch, caplog):
     real = inspect.getsource
-    assert "0x9908b0df" in real(twister).lower()
     monkeypatch.setattr(
-        inspect, "getsource", lambda one: real(one) + "# changed" if one is twister else real(one)
+        inspect, "getsource", lambda one: real(one) + "# changed" if one is training.noises else real(one)
     )
     run(DNCNN)
     assert "belongs to other settings, data or code; not used" in caplog.text
