@@ -59,7 +59,7 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
     elif weights.is_dir():
         from lambdanet import publish
 
-        paths = publish.catalogue(publish.from_committed(weights, Path("results", weights.name), Path()), 0)
+        paths = publish.catalogue(publish.from_committed(weights, Path("results", weights.name)))
         held = {}
         for name in dict.fromkeys(denoiser.noise for denoiser in paths):
             of_noise = catalogue.aliases([denoiser for denoiser in paths if denoiser.noise == name])

@@ -93,7 +93,9 @@ DOWNLOADS = {"photos": Download, "cifar10": Download, "cifar10-split": Download,
 
 def _kind(raw: Any) -> str:
     dataset = raw.get("dataset") if isinstance(raw, dict) else getattr(raw, "dataset", None)
-    return f"({DOWNLOADS.get(dataset, DownloadFolder).__name__})" if isinstance(dataset, str) else "(Download)"
+    return (
+        f"({DOWNLOADS.get(dataset, DownloadFolder).__name__})" if isinstance(dataset, str) else "(Download)"
+    )
 
 
 AnyDownload = Annotated[
@@ -386,6 +388,15 @@ class Config:
         """Keyword arguments of `create_noise`."""
         return look_up(self.params.noises, name, "noise")
 
+    def is_document(self, run: Run) -> bool:
+        """Whether an ablation is another document's experiment."""
+        return self.params.studies[self.profile.ablations[run.cell.model].study].document
+
+    def address(self, stage: str) -> str:
+        """How `dvc` names a stage of this profile in the project's folder."""
+        folder = Path(self.profile.file).parent
+        return stage if folder == Path() else f"{folder / 'dvc.yaml'}:{stage}"
+
     def data(self, dataset: str, kind: str = "clean") -> Path:
         """The folder of a data set's clean images, or of those with a noise."""
         return self.folders.of("data", dataset, kind)
@@ -565,7 +576,9 @@ _KINDS = {
     "too_short": "a list of at least one",
     "string_pattern_mismatch": "lower-case letters, digits and single dashes",
 }
-_KINDS |= dict.fromkeys(("dict_type", "model_type", "dataclass_type", "model_attributes_type"), "keys with values")
+_KINDS |= dict.fromkeys(
+    ("dict_type", "model_type", "dataclass_type", "model_attributes_type"), "keys with values"
+)
 
 
 def _must_be(kind: str, limits: dict) -> str:
@@ -646,9 +659,7 @@ def _code(network: str) -> str:
     return signatures.models()[network].file.removesuffix(".py").split("/")[1]
 
 
-def _check_factory(
-    where: str, config: dict, kind: str, registry: Callable, *, exactly: bool = False
-) -> None:
+def _check_factory(where: str, config: dict, kind: str, registry: Callable, *, exactly: bool = False) -> None:
     known, name = registry(), config.get("name")
     if name not in known:
         raise ValueError(f"{where}: unknown {kind} {name!r}; choose one of {', '.join(sorted(known))}")

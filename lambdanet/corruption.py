@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lambdanet import files
-from lambdanet.images import SPLITS, load_images
+from lambdanet.arrays import SPLITS, load_images
 from lambdanet.noise import Noise, create_noise
 
 

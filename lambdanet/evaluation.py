@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lambdanet import files, metrics
+from lambdanet.arrays import digest
 from lambdanet.datasets import photos
 from lambdanet.denoise import denoise
-from lambdanet.images import digest, to_bytes, to_tensor
+from lambdanet.images import to_bytes, to_tensor
 from lambdanet.models import count_parameters
 from lambdanet.noise import Noise
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 import torch
 
 from lambdanet import checkpoint, devices, files, models, provenance
+from lambdanet.arrays import SPLITS, digest, load_images
 from lambdanet.config import Cell, Run, Training
-from lambdanet.images import SPLITS, digest, load_images
 from lambdanet.models import save_weights
 from lambdanet.training import Pairs, train
 
@@ -50,7 +50,7 @@ def train_run(
             **asdict(run.cell),
             stage=stage(),
             description=description,
-            data={split: _digests(pairs[split]) for split in SPLITS},
+            data={split: _data(run, pairs[split]) for split in SPLITS},
             computed_by=models.path(run.model["name"], where.type),
         )
         on_news()
@@ -107,6 +107,7 @@ def _middle(pairs: Pairs) -> Pairs:
     return Pairs(pairs.clean[:, *middle], pairs.noisy[:, *middle])
 
 
-def _digests(pairs: Pairs) -> dict:
+def _data(run: Run, pairs: Pairs) -> dict:
     images = {"clean": pairs.clean, "noisy": pairs.noisy}
-    return {"images": len(pairs.clean)} | {f"{kind}_sha256": digest(values) for kind, values in images.items()}
+    folders = {"clean": run.clean.as_posix(), "noisy": run.noisy.as_posix()}
+    return {"images": len(pairs.clean)} | folders | {f"{k}_sha256": digest(v) for k, v in images.items()}

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from lambdanet import devices, evaluation, examination, files, provenance, timing
+from lambdanet.arrays import SPLITS, load_images
 from lambdanet.config import Run
 from lambdanet.evaluation import Input
 from lambdanet.experiment import WEIGHTS, stage
-from lambdanet.images import SPLITS, load_images, to_tensor
+from lambdanet.images import to_tensor
 from lambdanet.models import load_weights
 from lambdanet.noise import create_noise
 

@@ -38,7 +38,11 @@ def noises() -> dict[str, Signature]:
 def _registry(path: Path, variable: str) -> dict[str, Signature]:
     tree = ast.parse(path.read_text())
     for node in tree.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == variable:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.target.id == variable
+        ):
             items = zip(node.value.keys, node.value.values, strict=True)
             return {key.value: _definition(path, tree, value.id) for key, value in items}
     raise AssertionError(f"{path} has no {variable}")

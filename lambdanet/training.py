@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from lambdanet import checkpoint, graphs, models
 from lambdanet import noise as noises
+from lambdanet.config import Training
 from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
-from lambdanet.config import Training
 from lambdanet.progress import OnEpoch, Progress, ignore
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lambdanet import files
+from lambdanet.arrays import SPLITS, digest
 from lambdanet.config import Download
 from lambdanet.datasets import bsds500, cifar10, folder, photos
-from lambdanet.images import SPLITS, digest
 
 Images = dict[str, np.ndarray]
 # Of (what is wanted, source on disk or None, folder for downloads): the images, and what the card

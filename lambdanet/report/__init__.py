@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdanet import files, records, workers
-from lambdanet.params import Cell, Params
+from lambdanet.config import Cell, Config, Run
 from lambdanet.report import tables
 
 NEEDED = ("lambdanet.report.figures",)  # what the processes that draw load
@@ -17,25 +17,11 @@ PROCESSES = 4  # of these, at most: with more, all would soon wait for the longe
 KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256")
 
 
-def write_report(
-    params: Params,
-    profile: str,
-    scores: Path,
-    models: Path,
-    panels: Path,
-    logs: Path,
-    benchmarks: Path,
-    folder: Path,
-) -> None:
-    """Write a profile's results; cells without a score are shown as not run.
+def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
+    """Write a profile's results; runs without a score are shown as not run.
 
     Args:
-        params: all of params.yaml.
-        profile: whose results.
-        scores: folder with one JSON file a cell, from `evaluate`.
-        models: folder with one folder a cell, from `train`; its history is used.
-        panels: folder with one folder of photographs a cell, from `evaluate`.
-        logs: folder with one JSON file a cell on how it was trained; may be incomplete or absent.
+        config: of the profile; its runs name the files that their stages wrote. Logs may be absent.
         benchmarks: JSON file of the benchmarks, for the networks' times; may be absent.
         folder: replaced as a whole: table2.csv, table2.md, report.html, digests.json (which data and
             weights each score is of), trainings.json (each training's score and how it was trained), the
@@ -43,15 +29,19 @@ def write_report(
             and in sets what the figures on these show.
 
     Raises:
-        ValueError: no cell has a score, or a file is not what it should be.
+        ValueError: no run has a score, or a file is not what it should be.
     """
     from lambdanet.report import figures, page, studies  # here: who reads a table needs no matplotlib
 
-    cells = params.cells(profile)
-    scored = tables.read_scores(cells, scores)
+    runs = {run.cell: run for run in config.runs}
+    cells = [run.cell for run in config.table_runs]
+    scored = tables.read_scores(config.table_runs)
     if not scored:
-        raise ValueError(f"{scores} holds no scores of profile {profile}; make them with `dvc repro` first")
-    histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in scored}
+        raise ValueError(
+            f"{config.folders.of('scores')} holds no scores of profile {config.name}; "
+            "make them with `dvc repro` first"
+        )
+    histories = {cell: tables.read_history(runs[cell].folder / "history.csv") for cell in scored}
     table = tables.table2(cells, scored)
     processes = min(workers.cores(), PROCESSES)
     with files.new_folder(folder) as new, workers.several(processes, NEEDED) as later:
@@ -68,28 +58,30 @@ def write_report(
         draw(figures.write_convergence, "convergence", histories)
         draw(figures.write_psnr, "psnr", table)
         for noise in dict.fromkeys(cell.noise for cell in scored):
-            folders = _of_first_seed([cell for cell in scored if cell.noise == noise], panels)
+            folders = _of_first_seed([runs[cell] for cell in scored if cell.noise == noise])
             draw(figures.write_panel, f"panel-{noise}", folders)
-        studied = tables.read_scores(params.study_cells(profile), scores / "studies")
-        answers = _write_studies(new, draw, params, profile, studied, models / "studies", scored, benchmarks)
-        on_sets = tables.read_scores(params.set_cells(profile), scores / "sets")
-        own = _write_sets(new, folder, draw, params, profile, on_sets, panels / "sets")
+        studied, on_sets = (
+            tables.read_scores([run for run in config.ablation_runs if config.is_document(run) is document])
+            for document in (False, True)
+        )
+        answers = _write_studies(new, draw, config, studied, scored, benchmarks)
+        own = _write_sets(new, folder, draw, config, on_sets)
         draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
         everything = scored | studied | on_sets
         logged = {
-            cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
+            cell: records.find_record(runs[cell].log, weights_sha256=score["weights_sha256"])
             for cell, score in everything.items()
         }
         kept = {
             cell.name: {"scores": score, "log": _in_short(logged[cell])} for cell, score in everything.items()
         }
         files.write_json(new / records.TRAININGS, kept)
-        download = params.download(profile)
-        epochs = {model: params.training(profile, model).epochs for model in params.models}
+        download = config.download()
+        epochs = {model: config.training(model).epochs for model in config.models}
         draw.finish()
         page.write_page(
             new / "report.html", table, everything, logged, new / "figures", answers, own,
-            comparable=download.dataset == "cifar10", stages=_examples(params, profile),
+            comparable=download.dataset == "cifar10", stages=_examples(config),
             scale={"images": download.train_images, "epochs": epochs},
         )  # fmt: skip
 
@@ -139,18 +131,19 @@ class Answers:
 def _write_studies(
     new: Path,
     draw: Drawing,
-    params: Params,
-    profile: str,
+    config: Config,
     found: dict[Cell, dict],
-    models: Path,
     grid: dict[Cell, dict],
     benchmarks: Path,
 ) -> Answers:
     from lambdanet.report import figures, studies
 
-    whole, answered, without = studies.table(params, profile, found), [], []
-    for name, study in params.studies.items():
-        rows = studies.of_study(whole, name, params, profile)
+    whole, answered, without = studies.table(config, found), [], []
+    runs = {run.cell: run for run in config.ablation_runs}
+    for name, study in config.params.studies.items():
+        if study.document:
+            continue
+        rows = studies.of_study(whole, name, config)
         said = studies.sentences(rows)
         if name == studies.BASE:
             continue
@@ -162,25 +155,17 @@ def _write_studies(
         shown = {"name": name, "title": study.title, "said": said, "rows": tables.as_rows(rows)}
         answered.append(shown)
     for cell in found:
-        history = tables.read_history(models / cell.name / "history.csv")
+        history = tables.read_history(runs[cell].folder / "history.csv")
         files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
     seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
-    networks = studies.pareto(params, profile, grid, found, seconds)
+    networks = studies.pareto(config, grid, found, seconds)
     if not networks.empty:
         files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
         draw(figures.write_pareto, "pareto", networks)
     return Answers(answered, tables.as_rows(networks), without)
 
 
-def _write_sets(
-    new: Path,
-    old: Path,
-    draw: Drawing,
-    params: Params,
-    profile: str,
-    found: dict[Cell, dict],
-    panels: Path,
-) -> list[dict]:
+def _write_sets(new: Path, old: Path, draw: Drawing, config: Config, found: dict[Cell, dict]) -> list[dict]:
     """What was found on sets of their own images, for the page: title, text, rows and figures' names.
 
     Where a set has no panels here, the figures of the report that is replaced are taken, if that was of the
@@ -188,22 +173,23 @@ def _write_sets(
     """
     from lambdanet.report import figures, sets
 
-    whole, sections = sets.table(params, profile, found), []
+    whole, sections = sets.table(config, found), []
+    runs = {run.cell: run for run in config.ablation_runs}
     if found:
         files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
-    for name in params.sets:
-        # Panels that neither this clone nor git has are no reason to show no numbers.
-        scored = {cell: score for cell, score in found.items() if cell.noise == name}
-        cells = [cell for cell in scored if (panels / cell.name).is_dir()]
-        title, text = sets.ABOUT.get(name, (f"The set {name}", ""))
+    for name in (name for name, study in config.params.studies.items() if study.document):
+        # Samples that neither this clone nor git has are no reason to show no numbers.
+        scored = {c: score for c, score in found.items() if config.profile.ablations[c.model].study == name}
+        shown_runs = [runs[cell] for cell in scored if (runs[cell].samples / "levels.csv").is_file()]
+        title, text = sets.ABOUT.get(name, (config.params.studies[name].title, ""))
         rows = tables.as_rows(whole[whole["set"] == name])
         section = {"name": name, "title": title, "text": text, "rows": rows}
         shown = [f"examples-{name}", f"levels-{name}"]
-        if cells:
-            folders = _of_first_seed(cells, panels)
-            for folder in folders.values():
+        if shown_runs:
+            folders = _of_first_seed(shown_runs)
+            for model, folder in folders.items():
                 for path in folder.iterdir():
-                    files.write_bytes(new / "sets" / folder.name / path.name, path.read_bytes())
+                    files.write_bytes(new / "sets" / model / path.name, path.read_bytes())
             draw(figures.write_levels, f"levels-{name}", sets.levels(folders))
             draw(figures.write_examples, f"examples-{name}", folders)
         elif scored and _has_scores(old, scored):
@@ -222,16 +208,16 @@ def _has_scores(report: Path, scores: dict[Cell, dict]) -> bool:
     return all(kept.get(cell.name, {}).get("scores") == score for cell, score in scores.items())
 
 
-def _examples(params: Params, profile: str) -> list[str]:
-    """A DVC stage that scores or trains a cell of each kind."""
-    kinds = {"evaluate": params.cells, "train": params.study_cells, "examine": params.set_cells}
-    first = {stage: cells(profile)[:1] for stage, cells in kinds.items()}
-    return [params.stage_of(stage, cell) for stage, cells in first.items() for cell in cells]
+def _examples(config: Config) -> list[str]:
+    """Commands that run a stage of each kind."""
+    first = [*config.table_runs[:1], *config.ablation_runs[:1]]
+    stages = [f"evaluate@{config.params.table.noises[0]}", *(run.stage for run in first)]
+    return [config.address(stage) for stage in stages]
 
 
-def _of_first_seed(cells: list[Cell], folder: Path) -> dict[str, Path]:
-    """By model, the folder of its cell with the first seed, in the order of the cells."""
+def _of_first_seed(runs: list[Run]) -> dict[str, Path]:
+    """By model, the samples of its run with the first seed, in the order of the runs."""
     found: dict[str, Path] = {}
-    for cell in cells:
-        found.setdefault(cell.model, folder / cell.name)
+    for run in runs:
+        found.setdefault(run.cell.model, run.samples)
     return found

@@ -11,8 +11,8 @@ from PIL import Image
 from skimage.io import imread
 
 from lambdanet import files
+from lambdanet.config import Cell, Study
 from lambdanet.datasets import photos
-from lambdanet.params import Cell, Study
 
 INK, MUTED = "#222222", "#777777"
 COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lambdanet.params import Cell, Params
+from lambdanet.config import Cell, Config
 
 # PSNR (dB) on test and on training images that the documents give.
 DOCUMENTS = {"dncnn-25": (31.193, None), "cnn-bce": (17.737, 18.039)}
@@ -27,30 +27,31 @@ ABOUT = {
 }
 
 
-def table(params: Params, profile: str, scores: dict[Cell, dict]) -> pd.DataFrame:
+def table(config: Config, scores: dict[Cell, dict]) -> pd.DataFrame:
     """One row a network, averaged over the seeds, in the order of params.yaml.
 
     Args:
-        params: all of params.yaml.
-        profile: whose scores these are.
-        scores: what `examine` wrote, of those that were run.
+        config: of the profile whose scores these are.
+        scores: of those that were run.
 
     Returns:
         set, model, parameters, epochs, train_size (images or patches trained on), images (tested on),
         noisy_psnr, psnr, gain (dB), ssim, train_psnr, document_psnr, document_train_psnr, seeds.
     """
     rows = []
-    for name in dict.fromkeys(cell.model for cell in params.set_cells(profile)):
+    documents = [run.cell.model for run in config.ablation_runs if config.is_document(run)]
+    for name in dict.fromkeys(documents):
         found = [(cell, score) for cell, score in scores.items() if cell.model == name]
-        of_set = params.variations[name].set
+        of_set = config.profile.ablations[name].study
         document = DOCUMENTS.get(name, (None, None))
         row = {"set": of_set, "model": name, "seeds": len(found)}
         row |= {"document_psnr": document[0], "document_train_psnr": document[1]}
-        row |= {"epochs": params.training(profile, name).epochs}
-        row |= {"train_size": params.download(profile, of_set).train_images}
+        row |= {"epochs": config.training(name).epochs}
+        row |= {"train_size": config.download(name).train_images}
         if found:
             for key in ("psnr", "ssim", "noisy_psnr", "train_psnr"):
-                row[key] = sum(score[key] for _, score in found) / len(found)
+                values = [score[key] for _, score in found if key in score]
+                row[key] = sum(values) / len(values) if values else None
             row |= {"parameters": found[0][1]["parameters"], "images": found[0][1]["images"]}
             row["gain"] = row["psnr"] - row["noisy_psnr"]
         rows.append(row)

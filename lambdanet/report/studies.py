@@ -7,9 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from lambdanet.config import Cell, Config
 from lambdanet.models import create_model, paths
-from lambdanet.params import STUDY_NOISE, Cell, Params
 
+STUDY_NOISE = "gaussian-01"  # of the networks that are compared by size
 BASE = "base"  # the study, and its variation, of the model that the others change
 SIDE = 32  # of the images that the multiply-adds are counted for
 # PSNR of the authors' released weights by the encoder's output channels, 25 epochs; 500 test images.
@@ -20,29 +21,28 @@ READ_OFF_FIGURE_8 = {4: 25.6, 8: 26.8}
 AUTHORS_BATCHES = 125
 
 
-def table(params: Params, profile: str, scores: dict[Cell, dict]) -> pd.DataFrame:
+def table(config: Config, scores: dict[Cell, dict]) -> pd.DataFrame:
     """One row a variation, averaged over the seeds, in the order of params.yaml.
 
     Args:
-        params: all of params.yaml.
-        profile: whose scores these are.
-        scores: what `compare` wrote, of those that were run.
+        config: of the profile whose scores these are.
+        scores: of the ablations that were run.
 
     Returns:
         study, variation, model, axis (value of the study's hyperparameter), group, parameters, epochs,
         psnr (dB, pooled), psnr_std (over the seeds; empty for one), ssim, noisy_psnr, images, seeds,
         difference (dB, to the base's, where there is one), reference (dB, the released weights').
     """
-    base = [s["psnr"] for cell, s in scores.items() if params.variations[cell.model].study == BASE]
+    base = [s["psnr"] for cell, s in scores.items() if config.profile.ablations[cell.model].study == BASE]
     rows = []
-    for name, variation in params.variations.items():
-        if not variation.study:
+    for name, variation in config.profile.ablations.items():
+        study = config.params.studies[variation.study]
+        if study.document:
             continue
-        study = params.studies[variation.study]
-        config = params.model(profile, name)
+        hyperparameters = config.model(name)
         row = {"study": variation.study, "variation": name, "model": variation.model}
-        row |= {"axis": config.get(study.axis), "group": config.get(study.group)}
-        row |= {"epochs": params.training(profile, name).epochs}
+        row |= {"axis": hyperparameters.get(study.axis), "group": hyperparameters.get(study.group)}
+        row |= {"epochs": config.training(name).epochs}
         found = [score for cell, score in scores.items() if cell.model == name]
         row["seeds"] = len(found)
         if found:
@@ -60,17 +60,17 @@ def table(params: Params, profile: str, scores: dict[Cell, dict]) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns)
 
 
-def of_study(whole: pd.DataFrame, name: str, params: Params, profile: str) -> pd.DataFrame:
+def of_study(whole: pd.DataFrame, name: str, config: Config) -> pd.DataFrame:
     """A study's rows of `table`, with the base first, at its place on the study's axis."""
-    study = params.studies[name]
+    study = config.params.studies[name]
     rows = whole[whole["study"] == name]
     base = whole[whole["study"] == BASE]
     if name == BASE or not len(base) or not len(rows):
         return rows
-    config = params.model(profile, base.iloc[0]["variation"])
-    base = base.assign(axis=config.get(study.axis), group=config.get(study.group))
+    hyperparameters = config.model(base.iloc[0]["variation"])
+    base = base.assign(axis=hyperparameters.get(study.axis), group=hyperparameters.get(study.group))
     if name == "channels":
-        base = base.assign(reference=RELEASED_CHANNELS.get(config["d"]))
+        base = base.assign(reference=RELEASED_CHANNELS.get(hyperparameters["d"]))
     both = pd.concat([base, rows], ignore_index=True)
     return both.sort_values(["group", "axis"], kind="stable") if study.axis else both
 
@@ -167,13 +167,12 @@ def inference_seconds(benchmarks: dict) -> dict[str, float]:
 
 
 def pareto(
-    params: Params, profile: str, grid: dict[Cell, dict], studies: dict[Cell, dict], seconds: dict[str, float]
+    config: Config, grid: dict[Cell, dict], studies: dict[Cell, dict], seconds: dict[str, float]
 ) -> pd.DataFrame:
     """Every network on the studies' noise by its size: which are worth their parameters.
 
     Args:
-        params: all of params.yaml.
-        profile: whose scores these are.
+        config: of the profile whose scores these are.
         grid: scores of the table's cells.
         studies: scores of the studies' cells.
         seconds: an image takes, by network; may lack any.
@@ -186,13 +185,13 @@ def pareto(
     rows = []
     for name in dict.fromkeys(cell.model for cell in cells):
         found = [cell for cell in cells if cell.model == name]
-        config = params.model(profile, name)
+        hyperparameters = config.model(name)
         rows.append(
             {
                 "name": name,
-                "family": config["name"],
+                "family": hyperparameters["name"],
                 "parameters": cells[found[0]]["parameters"],
-                "multiply_adds": multiply_adds(config),
+                "multiply_adds": multiply_adds(hyperparameters),
                 "psnr": sum(cells[c]["psnr"] for c in found) / len(found),
                 "ssim": sum(cells[c]["ssim"] for c in found) / len(found),
                 "microseconds": 1e6 * seconds[name] if name in seconds else None,

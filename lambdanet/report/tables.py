@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lambdanet.params import Cell
+from lambdanet.config import Cell, Run
 
 # What was measured of a cell, averaged over its seeds.
 MEASURES = (
@@ -38,14 +38,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_scores(cells: list[Cell], folder: Path) -> dict[Cell, dict]:
-    """The scores of those cells that have a JSON file in a folder, in their order.
+def read_scores(runs: list[Run]) -> dict[Cell, dict]:
+    """The scores of those runs that have them, in their order.
 
     Raises:
         ValueError: a file is no JSON object.
     """
-    paths = {cell: folder / f"{cell.name}.json" for cell in cells}
-    return {cell: read_json(path) for cell, path in paths.items() if path.is_file()}
+    return {run.cell: read_json(run.scores) for run in runs if run.scores.is_file()}
 
 
 def as_rows(table: pd.DataFrame) -> list[dict]:
@@ -164,23 +163,20 @@ def _spread(a: dict, b: dict, otherwise: float) -> float:
     return max((one["psnr_std"] for one in (a, b) if pd.notna(one["psnr_std"])), default=otherwise)
 
 
-def cell_row(cell: Cell, scores: Path, trained: Path) -> dict[str, object]:
-    """One cell beside the paper, for a person: its score, or before that its last epoch.
-
-    Args:
-        cell: which.
-        scores: folder with the profile's CELL.json of `evaluate`.
-        trained: folder with the profile's folders of `train`.
+def run_row(run: Run) -> dict[str, object]:
+    """One run beside the paper, for a person: its score, or before that its last epoch.
 
     Raises:
         ValueError: it was not trained here.
     """
+    cell = run.cell
     row: dict[str, object] = {"noise": cell.noise, "model": cell.model, "seed": cell.seed}
-    if not (scores / f"{cell.name}.json").is_file():
-        last = read_history(trained / cell.name / "history.csv").iloc[-1]
+    if not run.scores.is_file():
+        last = read_history(run.folder / "history.csv").iloc[-1]
         shown = {"epochs": int(last["epoch"]), "loss": round(float(last["loss"]), 6)}
-        return row | shown | {"PSNR of 500 test images (dB)": round(float(last["monitored_psnr"]), 2)}
-    found = table2([cell], {cell: read_json(scores / f"{cell.name}.json")}).iloc[0]
+        images = f"PSNR of {run.settings.monitored} test images (dB)"
+        return row | shown | {images: round(float(last["monitored_psnr"]), 2)}
+    found = table2([cell], {cell: read_json(run.scores)}).iloc[0]
     paper = {"paper": "paper_psnr", "paper's SSIM": "paper_ssim"}
     return row | {
         "PSNR (dB)": round(float(found["psnr"]), 2),
