@@ -1,6 +1,8 @@
 """The registry's networks built by several processes, those of one architecture together.
 
 To trace a network takes seconds, and so does loading what traces; loading this module does not.
+
+Not a dependency in DVC: it says which process does what.
 """
 
 import contextlib

@@ -114,7 +114,11 @@ def train(
     settings = config.build(config.Training, dataclasses.asdict(run.settings) | given, "options")
     from lambdanet import experiment, live  # after the words were checked: torch takes seconds
 
-    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(experiment.FILES)):
+    if out.exists() and not (
+        out.is_dir()
+        and {path.name for path in out.iterdir()}
+        <= {path.name for path in (run.weights, run.description, run.history)}
+    ):
         raise ValueError(f"{out} exists and is not the folder of a training; name another one")
 
     files = {"log": out.with_name(f"{out.name}.log.json"), "folder": out}
@@ -124,8 +128,8 @@ def train(
     with live.follow(run.log, patience=0) as tell, _data(loaded, run, data) as run_with_data:
         experiment.train_run(run_with_data, device=device, on_news=tell)
     shutil.rmtree(run.checkpoints)
-    click.echo(f"{out / experiment.WEIGHTS}: trained; score it with")
-    click.echo(f"  lambdanet evaluate {out / experiment.WEIGHTS} {noise} --profile {profile}")
+    click.echo(f"{run.weights}: trained; score it with")
+    click.echo(f"  lambdanet evaluate {run.weights} {noise} --profile {profile}")
 
 
 @main.command()

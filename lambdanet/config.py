@@ -5,6 +5,7 @@ Not a dependency in DVC: the values themselves reach DVC as params.
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import field
 from pathlib import Path
@@ -333,6 +334,20 @@ class Run:
     scores: Path
     samples: Path
 
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def description(self) -> Path:
+        """JSON: what the network is and how it was trained."""
+        return self.folder / "model.json"
+
+    @property
+    def history(self) -> Path:
+        """CSV: a row for each epoch."""
+        return self.folder / "history.csv"
+
 
 class Folders(NamedTuple):
     """Where a profile's files lie, from the project's folder."""
@@ -529,7 +544,7 @@ def build(kind: type, raw: object, where: str = "") -> Any:
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise ValueError(_one_line(error, where)) from None
+        raise ValueError(_one_line(error, where, kind)) from None
 
 
 def schema(kind: type) -> dict:
@@ -551,7 +566,7 @@ def _seed(value: str | int) -> int:
     return int(value)
 
 
-def _one_line(error: ValidationError, where: str) -> str:
+def _one_line(error: ValidationError, where: str, kind: type) -> str:
     """The first of pydantic's errors in the words of this project; unknown keys before missing ones."""
     found = sorted(error.errors(), key=lambda one: one["type"] == "missing")
     one = found[0]
@@ -560,10 +575,23 @@ def _one_line(error: ValidationError, where: str) -> str:
     if one["type"] == "missing":
         return f"{key} is missing"
     if one["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{key} is not a known key; see the schema at the top of the file"
+        return f"{key} is not a known key; allowed: {', '.join(_allowed(schema(kind), one['loc'][:-1]))}"
     if one["loc"] and one["loc"][-1] == "[key]":
         return f"{key}: a name must be lower-case letters, digits and single dashes"
     return f"{key} is {one['input']!r}, must be {_must_be(one['type'], one.get('ctx', {}))}"
+
+
+def _allowed(node: dict, place: tuple) -> list[str]:
+    """The keys that a schema has at a place."""
+    known = node.get("$defs", {})
+    for part in place:
+        if str(part).startswith("("):  # one of several, by its tag
+            node = known[part.strip("()")]
+        else:
+            named = next(iter(node.get("patternProperties", {}).values()), node)
+            node = node.get("properties", {}).get(part, named)
+        node = known[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+    return list(node.get("properties", {}))
 
 
 _KINDS = {
@@ -600,10 +628,10 @@ def _check_params(params: Params) -> None:
     _unique("table.noises", table.noises)
     _unique("table", (*table.lambdanets, *table.baselines))
     for name in table.noises:
-        _known(f"table.noises: {name!r}", name, params.noises, "noises")
+        _known("table.noises", name, params.noises, "noises")
     for key in ("lambdanets", "baselines"):
         for name in getattr(table, key):
-            _known(f"table.{key}: {name!r}", name, params.models, "models")
+            _known(f"table.{key}", name, params.models, "models")
             code = "lambdanet" if key == "lambdanets" else name
             if _code(params.models[name]["name"]) != code:
                 raise ValueError(f"table.{key}: {name!r} is no network of lambdanet/models/{code}")
@@ -661,7 +689,7 @@ def _code(network: str) -> str:
 
 def _check_factory(where: str, config: dict, kind: str, registry: Callable, *, exactly: bool = False) -> None:
     known, name = registry(), config.get("name")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"{where}: unknown {kind} {name!r}; choose one of {', '.join(sorted(known))}")
     given, takes = [key for key in config if key != "name"], known[name].parameters
     if exactly and sorted(given) != sorted(takes):
@@ -683,3 +711,13 @@ def _unique(where: str, values: Iterable) -> None:
         if values.count(value) > 1:
             shown = " with ".join(value) if isinstance(value, tuple) else value
             raise ValueError(f"{where}: {shown} stands there twice")
+
+
+def write_schemas(folder: Path) -> None:
+    """Write the JSON schemas of params.yaml and profile.yaml."""
+    for name, kind in (("params", Params), ("profile", Profile)):
+        (folder / f"{name}.json").write_text(json.dumps(schema(kind), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    write_schemas(Path("schemas"))

@@ -3,7 +3,6 @@
 Not a dependency in DVC: it carries values between files and computes nothing.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
@@ -16,7 +15,6 @@ from lambdanet.models import save_weights
 from lambdanet.training import Pairs, train
 
 MONITORED_SIDE = 64  # of a test image, while it trains: whole photographs as one batch need gigabytes
-WEIGHTS, MODEL, HISTORY = FILES = ("weights.safetensors", "model.json", "history.csv")
 
 
 def train_run(
@@ -48,7 +46,7 @@ def train_run(
             where,
             task="train",
             **asdict(run.cell),
-            stage=stage(),
+            stage=provenance.stage(),
             description=description,
             data={split: _data(run, pairs[split]) for split in SPLITS},
             computed_by=models.path(run.model["name"], where.type),
@@ -67,10 +65,10 @@ def train_run(
                 on_epoch=on_epoch,
             )  # fmt: skip
         with files.new_folder(run.folder) as new:
-            save_weights(new / WEIGHTS, model, description)
-            files.write_json(new / MODEL, description)
-            files.write_csv(new / HISTORY, history)
-        record.finish(files.sha256(run.folder / WEIGHTS))
+            save_weights(new / run.weights.name, model, description)
+            files.write_json(new / run.description.name, description)
+            files.write_csv(new / run.history.name, history)
+        record.finish(files.sha256(run.weights))
         if not keep:
             checkpoint.discard(run.checkpoints)
 
@@ -93,11 +91,6 @@ def describe(cell: Cell, model_config: dict, noise_config: dict, settings: Train
         "noise": noise_config,
         "training": settings.described(),
     }
-
-
-def stage() -> str | None:
-    """The DVC stage that this process runs for, if any."""
-    return os.environ.get("DVC_STAGE")
 
 
 def _middle(pairs: Pairs) -> Pairs:

@@ -1,4 +1,7 @@
-"""Write files and folders that are never there in part, and lock outputs."""
+"""Write files and folders that are never there in part, and lock outputs.
+
+Not a dependency in DVC: it says how files are written, not what.
+"""
 
 import contextlib
 import csv

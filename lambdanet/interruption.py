@@ -1,4 +1,7 @@
-"""End a long computation at a good moment: on SIGINT, on SIGTERM, and when DVC has died."""
+"""End a long computation at a good moment: on SIGINT, on SIGTERM, and when DVC has died.
+
+Not a dependency in DVC: it says when a training stops.
+"""
 
 import contextlib
 import os

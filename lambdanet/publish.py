@@ -9,7 +9,6 @@ import pandas as pd
 from lambdanet import building, files, registry, tracking
 from lambdanet.catalogue import Denoiser
 from lambdanet.config import Cell, Config, Run
-from lambdanet.experiment import HISTORY, WEIGHTS
 from lambdanet.models import create_model, read_description
 from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
@@ -78,12 +77,11 @@ def from_outputs(config: Config) -> list[Trained]:
     """
     found = []
     for run in config.runs:
-        weights = run.folder / WEIGHTS
-        if weights.is_file() and run.scores.is_file():
-            history = read_history(run.folder / HISTORY)
+        if run.weights.is_file() and run.scores.is_file():
+            history = read_history(run.history)
             registered = run.cell.model in config.models or config.is_document(run)
             scores = read_json(run.scores)
-            found.append(_trained(weights, history, scores, run, registered=registered))
+            found.append(_trained(run.weights, history, scores, run, registered=registered))
     return found
 
 

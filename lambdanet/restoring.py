@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from lambdanet import evaluation, files, records
+from lambdanet import files, records, samples
 from lambdanet.config import Config, Run
-from lambdanet.experiment import HISTORY, MODEL, WEIGHTS, describe
+from lambdanet.experiment import describe
 from lambdanet.models import load_weights, read_description
 from lambdanet.noise import create_noise
 from lambdanet.report import tables
@@ -79,17 +79,17 @@ def export_weights(config: Config, out: Path) -> int:
     known = {
         name: one["scores"]["weights_sha256"] for name, one in _read(results / records.TRAININGS).items()
     }
-    beside = [run for run in config.ablation_runs if (run.folder / WEIGHTS).is_file()]
-    beside = [run for run in beside if files.sha256(run.folder / WEIGHTS) == known.get(run.cell.name)]
+    beside = [run for run in config.ablation_runs if run.weights.is_file()]
+    beside = [run for run in beside if files.sha256(run.weights) == known.get(run.cell.name)]
     with files.new_folder(out) as new:
         for name, digest in scored.items():
-            path = runs[name].folder / WEIGHTS if name in runs else Path(name)
+            path = runs[name].weights if name in runs else Path(name)
             if not path.is_file() or files.sha256(path) != digest:
                 raise ValueError(f"{path} is missing or is not what was scored; run `dvc repro`")
             files.write_bytes(new / f"{name}.safetensors", path.read_bytes())
         for run in beside:
             name = f"ablations/{run.cell.name}.safetensors"
-            files.write_bytes(new / name, (run.folder / WEIGHTS).read_bytes())
+            files.write_bytes(new / name, run.weights.read_bytes())
     return len(scored) + len(beside)
 
 
@@ -123,12 +123,12 @@ def _restore_training(run: Run, stored: Path, history: Path) -> None:
     expected = describe(run.cell, run.model, run.noise, run.settings)
     with files.new_folder(run.folder) as new:
         if history.is_file():
-            files.write_bytes(new / HISTORY, history.read_bytes())
+            files.write_bytes(new / run.history.name, history.read_bytes())
         if stored.is_file():
-            files.write_bytes(new / WEIGHTS, stored.read_bytes())
+            files.write_bytes(new / run.weights.name, stored.read_bytes())
             found = read_description(stored)
             # Equal, but in the order in which the training wrote it; a header is sorted.
-            files.write_json(new / MODEL, expected if expected == found else found)
+            files.write_json(new / run.description.name, expected if expected == found else found)
 
 
 def _restore_samples(config: Config, run: Run, kept: Path, stored: Path) -> bool:
@@ -139,6 +139,6 @@ def _restore_samples(config: Config, run: Run, kept: Path, stored: Path) -> bool
         return True
     if not _is_ablation(config, run) and stored.is_file():
         model, _ = load_weights(stored)
-        evaluation.write_samples(model, create_noise(**run.noise), run.samples, device=torch.device("cpu"))
+        samples.write_samples(model, create_noise(**run.noise), run.samples, device=torch.device("cpu"))
         return True
     return False

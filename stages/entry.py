@@ -1,4 +1,7 @@
-"""What every entry script does first and last: its words, its device, its errors."""
+"""What every entry script does first and last: its words, its device, its errors.
+
+Not a dependency in DVC: it decides how a stage is called and how it fails.
+"""
 
 import logging
 import os

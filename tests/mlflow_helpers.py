@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lambdanet import building, files, registry, tracking
+from lambdanet.config import Cell
 from lambdanet.models import count_parameters, create_model, save_weights
-from lambdanet.params import Cell
 from lambdanet.publish import Trained
 from lambdanet.tracking import Training
 

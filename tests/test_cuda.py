@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from helpers import GAUSSIAN, TRAIN
 
 from lambdanet import checkpoint, devices, graphs, training
+from lambdanet.config import Training
 from lambdanet.models import create_model, dncnn, paths
-from lambdanet.params import Training
 from lambdanet.training import Pairs, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

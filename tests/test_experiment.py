@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from lambdanet import datasets
+from lambdanet.config import Cell, Training
 from lambdanet.denoise import denoise
 from lambdanet.experiment import train_cell
 from lambdanet.images import to_tensor
 from lambdanet.models import load_weights
-from lambdanet.params import Cell, Training
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from lambdanet import files, live, publish, tracking
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 from lambdanet.tracking import EPOCH_METRICS
 
 pytestmark = mlflow_helpers.WARNINGS

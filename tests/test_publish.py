@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from lambdanet import building, catalogue, files, publish, registry, tracking, workers
 from lambdanet.cli import main
+from lambdanet.config import Cell
 from lambdanet.denoise import denoise
 from lambdanet.models import load_weights, save_weights
-from lambdanet.params import Cell
 
 pytestmark = mlflow_helpers.WARNINGS
 

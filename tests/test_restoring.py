@@ -12,9 +12,9 @@ import torch
 from skimage.io import imsave
 
 from lambdanet import evaluation, experiment, files, params, restoring
+from lambdanet.config import Cell
 from lambdanet.models import create_model, load_weights, save_weights
 from lambdanet.noise import create_noise
-from lambdanet.params import Cell
 from lambdanet.report import write_report
 
 HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"

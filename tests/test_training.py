@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
 
 from lambdanet import checkpoint, experiment, files, metrics, models, training
+from lambdanet.config import Cell, Training
 from lambdanet.denoise import denoise
 from lambdanet.images import to_tensor
 from lambdanet.models import create_model, save_weights
 from lambdanet.noise import create_noise
-from lambdanet.params import Cell, Training
 from lambdanet.progress import Progress
 from lambdanet.records import read_records
 from lambdanet.training import Pairs, learning_rate, train

@@ -41,7 +41,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
             f"{config.folders.of('scores')} holds no scores of profile {config.name}; "
             "make them with `dvc repro` first"
         )
-    histories = {cell: tables.read_history(runs[cell].folder / "history.csv") for cell in scored}
+    histories = {cell: tables.read_history(runs[cell].history) for cell in scored}
     table = tables.table2(cells, scored)
     processes = min(workers.cores(), PROCESSES)
     with files.new_folder(folder) as new, workers.several(processes, NEEDED) as later:
@@ -155,7 +155,7 @@ def _write_studies(
         shown = {"name": name, "title": study.title, "said": said, "rows": tables.as_rows(rows)}
         answered.append(shown)
     for cell in found:
-        history = tables.read_history(runs[cell].folder / "history.csv")
+        history = tables.read_history(runs[cell].history)
         files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
     seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
     networks = studies.pareto(config, grid, found, seconds)

@@ -172,7 +172,7 @@ def run_row(run: Run) -> dict[str, object]:
     cell = run.cell
     row: dict[str, object] = {"noise": cell.noise, "model": cell.model, "seed": cell.seed}
     if not run.scores.is_file():
-        last = read_history(run.folder / "history.csv").iloc[-1]
+        last = read_history(run.history).iloc[-1]
         shown = {"epochs": int(last["epoch"]), "loss": round(float(last["loss"]), 6)}
         images = f"PSNR of {run.settings.monitored} test images (dB)"
         return row | shown | {images: round(float(last["monitored_psnr"]), 2)}

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 from lambdanet.report import tables
 from lambdanet.report.findings import findings
 

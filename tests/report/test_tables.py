@@ -9,7 +9,7 @@ import pytest
 from skimage.io import imsave
 
 from lambdanet import params, workers
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 from lambdanet.report import figures, tables, write_report
 
 HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"

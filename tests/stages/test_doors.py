@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers import DNCNN, GAUSSIAN, LAMBDANET, PARAMS, changed
 
-from lambdanet.datasets import digest, load_images, photos
+from lambdanet.arrays import digest, load_images
+from lambdanet.datasets import photos
 from lambdanet.models import create_model, save_weights
 from lambdanet.records import read_records
 
