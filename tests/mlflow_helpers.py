@@ -131,4 +131,4 @@ def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=N
         scores=scores,
         weights_sha256=digest,
     )
-    return Trained(training, weights)
+    return Trained(training, weights, train_images=32, registered=True)
