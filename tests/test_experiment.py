@@ -33,10 +33,7 @@ def test_middle_of_large_test_images_is_monitored(model, tmp_path, monkeypatch):
     train_run(dataclasses.replace(run, settings=settings, **places), device="cpu")
     (row,) = csv.DictReader((out / "history.csv").read_text().splitlines())
     rows, columns = slice(5, 69), slice(18, 82)
-    x, y = (
-        to_tensor(load_images(tmp_path / name, "test")[:, rows, columns])
-        for name in ("clean", "noisy")
-    )
+    x, y = (to_tensor(load_images(tmp_path / name, "test")[:, rows, columns]) for name in ("clean", "noisy"))
     network, _ = load_weights(out / "weights.safetensors")
     mse = (denoise(network, y).clamp(0, 1) - x).square().mean().item()
     assert float(row["monitored_psnr"]) == pytest.approx(-10 * np.log10(mse), abs=1e-3)

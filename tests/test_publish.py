@@ -339,15 +339,15 @@ def test_commands_publish_and_list(client, project, grid):
 
     listed = json.loads(run("models", "--json").stdout)
     assert [(row["model"], row["version"], row["psnr"], row["aliases"]) for row in listed] == [
-        ("autoencoder", 1, 23.0, ["autoencoder"]),
-        ("dncnn", 2, 25.0, ["champion", "compact", "dncnn"]),
-        ("lambdanet", 3, 24.0, ["lambdanet"]),
+        ("lambdanet", 1, 24.0, ["lambdanet"]),
+        ("autoencoder", 2, 23.0, ["autoencoder"]),
+        ("dncnn", 3, 25.0, ["champion", "compact", "dncnn"]),
     ]
     text = run("models").output
     lines = text.splitlines()
     assert " ".join(lines[0].split()) == "noise model version psnr ssim parameters profile created aliases"
-    assert lines[2].split()[:4] == ["gaussian-01", "dncnn", "2", "25.000"]
-    assert lines[2].endswith("champion, compact, dncnn")
+    assert lines[3].split()[:4] == ["gaussian-01", "dncnn", "3", "25.000"]
+    assert lines[3].endswith("champion, compact, dncnn")
     assert text.endswith(f"\n\n{catalogue.RULE}\n")
 
 
@@ -377,7 +377,10 @@ def test_an_unreachable_server_is_one_line(project, grid, monkeypatch):
 def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, project, grid):
     write_committed(project, grid[:2])
     done = subprocess.run(
-        [sys.executable, "-m", "lambdanet", "publish", "--profile", "tiny"], cwd=project, capture_output=True, text=True
+        [sys.executable, "-m", "lambdanet", "publish", "--profile", "tiny"],
+        cwd=project,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()

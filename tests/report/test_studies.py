@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lambdanet import params
+from lambdanet import config
 from lambdanet.report import figures, studies
 
 
 @pytest.fixture(scope="module")
 def known():
-    return params.load(helpers.ROOT / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(helpers.ROOT)
+        return config.load("profile.yaml")
 
 
 def scores(known, **psnrs):
@@ -22,15 +24,15 @@ def scores(known, **psnrs):
     found = {}
     for name, values in psnrs.items():
         for seed, psnr in enumerate(values if isinstance(values, list) else [values]):
-            cell = params.Cell("paper", "gaussian-01", name.replace("_", "-"), seed)
+            cell = config.Cell("paper", "gaussian-01", name.replace("_", "-"), seed)
             size = {"base": 9083, "channels-d4": 8900, "channels-d128": 17903}.get(cell.model, 1000)
             found[cell] = {"psnr": psnr, "ssim": 0.8, "noisy_psnr": 20.0, "parameters": size, "images": 8}
     return found
 
 
 def rows_of(known, study, **psnrs):
-    whole = studies.table(known, "paper", scores(known, **psnrs))
-    return studies.of_study(whole, study, known, "paper")
+    whole = studies.table(known, scores(known, **psnrs))
+    return studies.of_study(whole, study, known)
 
 
 def test_rows_of_a_study_have_the_base_at_its_place(known):
@@ -83,11 +85,11 @@ def test_multiply_adds_are_those_of_the_layers():
 
 def test_front_is_what_nothing_smaller_beats(known):
     grid = {
-        params.Cell("paper", "gaussian-01", "dncnn", 0): {"psnr": 28.6, "ssim": 0.9, "parameters": 558_336},
-        params.Cell("paper", "speckle", "dncnn", 0): {"psnr": 99.0, "ssim": 0.9, "parameters": 558_336},
+        config.Cell("paper", "gaussian-01", "dncnn", 0): {"psnr": 28.6, "ssim": 0.9, "parameters": 558_336},
+        config.Cell("paper", "speckle", "dncnn", 0): {"psnr": 99.0, "ssim": 0.9, "parameters": 558_336},
     }
     found = scores(known, base=26.8, channels_d4=25.0, loss_bce=26.0)
-    table = studies.pareto(known, "paper", grid, found, {"dncnn": 2e-3})
+    table = studies.pareto(known, grid, found, {"dncnn": 2e-3})
     assert list(table["name"]) == ["loss-bce", "channels-d4", "base", "dncnn"]
     assert list(table["front"]) == [True, False, True, True]
     assert table.iloc[3]["microseconds"] == 2000
@@ -116,7 +118,7 @@ def test_study_figures_change_with_the_scores(known, tmp_path, name):
     drawn = []
     for psnr in (25.0, 26.0):
         rows = rows_of(known, name, base=26.8, **{cells[name]: psnr})
-        figures.write_study(tmp_path / "figure.png", known.studies[name], rows)
+        figures.write_study(tmp_path / "figure.png", known.params.studies[name], rows)
         drawn.append(picture(tmp_path / "figure.png"))
     assert drawn[0].shape[1] == 520
     assert drawn[0].shape != drawn[1].shape or (drawn[0] != drawn[1]).any()
@@ -125,7 +127,7 @@ def test_study_figures_change_with_the_scores(known, tmp_path, name):
 def test_figure_9_is_of_cells_that_the_authors_logged(tmp_path):
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.02, 0.01]})
     authors, path = studies.authors_convergence(), tmp_path / "figure.png"
-    known_cell = params.Cell("paper", "gaussian-01", "lambdanet", 0)
+    known_cell = config.Cell("paper", "gaussian-01", "lambdanet", 0)
     other = dataclasses.replace(known_cell, noise="gaussian-03", model="autoencoder")
     assert not figures.write_against_authors(path, {other: history}, authors)
     assert not path.exists()

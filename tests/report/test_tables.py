@@ -1,5 +1,4 @@
 import contextlib
-import dataclasses
 import json
 from concurrent.futures import BrokenExecutor
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.io import imsave
 
-from lambdanet import params, workers
+from lambdanet import config, workers
 from lambdanet.config import Cell
 from lambdanet.report import figures, tables, write_report
 
@@ -98,39 +97,48 @@ def test_text_and_csv_say_the_same(tmp_path):
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path, monkeypatch):
     """Scores, histories, panels and one log of three cells of which the last was not run."""
     rng = np.random.default_rng(0)
     grid = cells(*PAIRS)
-    loaded = params.load(helpers.ROOT / "params.yaml")
-    grid_only = dataclasses.replace(
-        loaded,
-        noises={"gaussian-01": loaded.noises["gaussian-01"]},
-        models={model: loaded.models[model] for _, model in PAIRS},
-        studies={}, variations={}, chosen=(),
-    )  # fmt: skip
-    for number, cell in enumerate(grid[:2]):
-        for folder in ("scores", "models", "panels", "logs"):
-            (tmp_path / folder).mkdir(exist_ok=True)
-        content = score(27.0 + number, weights_sha256=f"w{number}")
-        (tmp_path / "scores" / f"{cell.name}.json").write_text(json.dumps(content))
-        (tmp_path / "models" / cell.name).mkdir()
-        (tmp_path / "models" / cell.name / "history.csv").write_text(HISTORY)
-        (tmp_path / "panels" / cell.name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    table = {
+        "noises": ["gaussian-01"],
+        "lambdanets": ["lambdanet", "lambdanet-u4-m7"],
+        "baselines": ["dncnn"],
+    }
+    models = helpers.PARAMS["models"] | {"lambdanet-u4-m7": helpers.LAMBDANET}
+    train = dict.fromkeys(models, helpers.TRAIN | {"epochs": 2})
+    del train["autoencoder"]
+    helpers.write_config(
+        tmp_path,
+        helpers.PARAMS | {"table": table, "models": models},
+        helpers.PROFILE | {"profile": "sample", "train": train, "ablations": {}},
+    )
+    loaded = config.load("profile.yaml")
+    runs = [loaded.run(cell.noise, cell.model, cell.seed) for cell in grid[:2]]
+    for number, run in enumerate(runs):
+        for path in (run.scores, run.log, run.history, run.samples / "a"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        run.scores.write_text(json.dumps(score(27.0 + number, weights_sha256=f"w{number}")))
+        run.history.write_text(HISTORY)
         for name in figures.CORNERS:
             for kind in ("clean", "noisy", "denoised"):
                 picture = rng.integers(0, 256, (512, 512, 3), np.uint8)
-                imsave(tmp_path / "panels" / cell.name / f"{name}-{kind}.png", picture)
+                imsave(run.samples / f"{name}-{kind}.png", picture)
     record = {"device": "cpu <x>", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
     records = [record | {"weights_sha256": "w0"}, record | {"weights_sha256": "other", "commit": "wrong"}]
-    (tmp_path / "logs" / f"{grid[0].name}.json").write_text(json.dumps(records))
-    paths = [tmp_path / name for name in ("scores", "models", "panels", "logs", "benchmarks.json")]
-    return grid_only, paths, tmp_path / "results"
+    runs[0].log.write_text(json.dumps(records))
+    return loaded, runs, tmp_path / "results"
+
+
+def write(loaded, out):
+    write_report(loaded, out.with_name("benchmarks.json"), out)
 
 
 def test_report_holds_everything_and_is_the_same_by_several_processes(written, monkeypatch):
-    known, paths, out = written
-    write_report(known, "sample", *paths, out)
+    known, _, out = written
+    write(known, out)
     first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {str(path) for path in first} == {
         "table2.csv", "table2.md", "report.html", "digests.json", "figures/convergence.png",
@@ -140,7 +148,7 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
         "histories/gaussian-01-dncnn-0.csv", "trainings.json",
     }  # fmt: skip
     monkeypatch.setattr(workers, "cores", lambda: 2)
-    write_report(known, "sample", *paths, out)
+    write(known, out)
     assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert (out / "histories/gaussian-01-dncnn-0.csv").read_text() == HISTORY
     numbers = json.loads((out / "scores/gaussian-01-dncnn-0.json").read_text())
@@ -155,21 +163,21 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
 
 
 def test_figures_are_drawn_where_something_kills_the_processes(written, monkeypatch):
-    known, paths, out = written
+    known, _, out = written
 
     def broken():
         raise BrokenExecutor
 
     monkeypatch.setattr(workers, "several", lambda *_: contextlib.nullcontext(lambda *_: broken))
-    write_report(known, "sample", *paths, out)
+    write(known, out)
     assert {path.stem for path in (out / "figures").iterdir()} == {
         "convergence", "psnr", "pareto", "authors", "panel-gaussian-01"
     }  # fmt: skip
 
 
 def test_page_says_how_each_cell_was_trained(written):
-    known, paths, out = written
-    write_report(known, "sample", *paths, out)
+    known, _, out = written
+    write(known, out)
     page = (out / "report.html").read_text()
     assert "code of commit <code>abc</code>" in page
     assert "wrong" not in page  # that record belongs to other weights
@@ -180,30 +188,30 @@ def test_page_says_how_each_cell_was_trained(written):
 
 
 def test_nothing_scored_leaves_the_old_results(written):
-    known, (scores, *rest), out = written
-    write_report(known, "sample", scores, *rest, out)
+    known, (run, other), out = written
+    write(known, out)
     before = (out / "table2.md").read_text()
-    for path in scores.iterdir():
-        path.unlink()
+    run.scores.unlink()
+    other.scores.unlink()
     with pytest.raises(ValueError, match=r"holds no scores of profile sample; make them with"):
-        write_report(known, "sample", scores, *rest, out)
+        write(known, out)
     assert (out / "table2.md").read_text() == before
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"psnr": NaN'])
 def test_unreadable_score_is_one_line(written, content):
-    known, (scores, *rest), out = written
-    (scores / "gaussian-01-lambdanet-0.json").write_text(content)
-    with pytest.raises(ValueError, match=r"gaussian-01-lambdanet-0\.json (cannot be read|is no JSON object)"):
-        write_report(known, "sample", scores, *rest, out)
+    known, (run, other), out = written
+    run.scores.write_text(content)
+    with pytest.raises(ValueError, match=r"gaussian-01/lambdanet-0\.json (cannot be read|is no JSON object)"):
+        write(known, out)
     assert not out.exists()
 
 
 def test_history_without_its_columns_is_one_line(written):
-    known, (scores, models, *rest), out = written
-    (models / "gaussian-01-lambdanet-0" / "history.csv").write_text("epoch,loss\n1,2\n")
+    known, (run, _), out = written
+    run.history.write_text("epoch,loss\n1,2\n")
     with pytest.raises(ValueError, match="lacks the columns learning_rate, monitored_psnr"):
-        write_report(known, "sample", scores, models, *rest, out)
+        write(known, out)
 
 
 def test_read_table_names_the_missing_file(tmp_path):
@@ -211,26 +219,18 @@ def test_read_table_names_the_missing_file(tmp_path):
         tables.read_table(tmp_path / "table2.csv")
 
 
-def test_one_cell_is_its_score_beside_the_paper_or_before_that_its_last_epoch(tmp_path):
-    cell = Cell("sample", "gaussian-01", "lambdanet", 0)
-    (tmp_path / "models" / cell.name).mkdir(parents=True)
+def test_one_run_is_its_score_beside_the_paper_or_before_that_its_last_epoch(written):
+    loaded, (run, _), _ = written
+    untrained = loaded.run("gaussian-01", "lambdanet", 7)
     with pytest.raises(ValueError, match=r"history.csv cannot be read"):
-        tables.cell_row(cell, tmp_path / "scores", tmp_path / "models")
-    (tmp_path / "models" / cell.name / "history.csv").write_text(HISTORY)
-    trained = tables.cell_row(cell, tmp_path / "scores", tmp_path / "models")
-    assert (trained["epochs"], trained["loss"], trained["PSNR of 500 test images (dB)"]) == (2, 0.01, 21.0)
-    (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / f"{cell.name}.json").write_text(json.dumps(score(27.004)))
-    scored = tables.cell_row(cell, tmp_path / "scores", tmp_path / "models")
+        tables.run_row(untrained)
+    scored = tables.run_row(run)
     assert (scored["PSNR (dB)"], scored["paper"], scored["SSIM"], scored["paper's SSIM"]) == (
-        27.0,
-        26.88,
-        0.8,
-        0.88,
-    )
-    small = Cell("sample", "speckle", "lambdanet-u4-m7", 0)
-    (tmp_path / "scores" / f"{small.name}.json").write_text(json.dumps(score(24.0)))
-    assert tables.cell_row(small, tmp_path / "scores", tmp_path / "models")["paper"] is None
+        27.0, 26.88, 0.8, 0.88
+    )  # fmt: skip
+    run.scores.unlink()
+    trained = tables.run_row(run)
+    assert (trained["epochs"], trained["loss"], trained["PSNR of 4 test images (dB)"]) == (2, 0.01, 21.0)
 
 
 def test_several_seeds_give_a_spread_and_say_what_it_tells_apart():
