@@ -64,6 +64,9 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
             tables.read_scores([run for run in config.ablation_runs if config.is_document(run) is document])
             for document in (False, True)
         )
+        for cell in studied | on_sets:
+            history = tables.read_history(runs[cell].history)
+            files.write_text(new / "studies/histories" / f"{cell.name}.csv", history.to_csv(index=False))
         answers = _write_studies(new, draw, config, studied, scored, benchmarks)
         own = _write_sets(new, folder, draw, config, on_sets)
         draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
@@ -139,7 +142,6 @@ def _write_studies(
     from lambdanet.report import figures, studies
 
     whole, answered, without = studies.table(config, found), [], []
-    runs = {run.cell: run for run in config.ablation_runs}
     for name, study in config.params.studies.items():
         if study.document:
             continue
@@ -154,9 +156,6 @@ def _write_studies(
         draw(figures.write_study, f"study-{name}", study, rows)
         shown = {"name": name, "title": study.title, "said": said, "rows": tables.as_rows(rows)}
         answered.append(shown)
-    for cell in found:
-        history = tables.read_history(runs[cell].history)
-        files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
     seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
     networks = studies.pareto(config, grid, found, seconds)
     if not networks.empty:

@@ -200,7 +200,7 @@ def test_nothing_scored_leaves_the_old_results(written):
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"psnr": NaN'])
 def test_unreadable_score_is_one_line(written, content):
-    known, (run, other), out = written
+    known, (run, _), out = written
     run.scores.write_text(content)
     with pytest.raises(ValueError, match=r"gaussian-01/lambdanet-0\.json (cannot be read|is no JSON object)"):
         write(known, out)
