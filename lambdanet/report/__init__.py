@@ -65,8 +65,9 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
             for document in (False, True)
         )
         for cell in studied | on_sets:
-            history = tables.read_history(runs[cell].history)
-            files.write_text(new / "studies/histories" / f"{cell.name}.csv", history.to_csv(index=False))
+            if runs[cell].history.is_file():  # of some, a report from before they were kept has none
+                history = tables.read_history(runs[cell].history)
+                files.write_text(new / "studies/histories" / f"{cell.name}.csv", history.to_csv(index=False))
         answers = _write_studies(new, draw, config, studied, scored, benchmarks)
         own = _write_sets(new, folder, draw, config, on_sets)
         draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
