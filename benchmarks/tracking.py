@@ -2,7 +2,7 @@
 
     python -m benchmarks.tracking [--profile quick] [--noise gaussian-01] [--model autoencoder] [--repeats 3]
 
-Needs the profile's data (`dvc repro quick/dvc.yaml:corrupt@gaussian-01`). Each tracked training begins with an
+Needs the data (`dvc repro quick/dvc.yaml:corrupt@gaussian-01`). Each tracked training begins with an
 empty store. Prints seconds and the ratio of the medians; also that the weights are the same.
 """
 
