@@ -1,6 +1,7 @@
 """Use denoisers on people's own photographs: which one, from where, file by file."""
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,9 +14,13 @@ from tqdm import tqdm
 
 from lambdanet import blind, catalogue, devices, imagefile
 from lambdanet.catalogue import Denoiser
-from lambdanet.denoise import denoise_photograph
+from lambdanet.denoise import TILE, denoise_photograph
+from lambdanet.imagefile import Photograph
 from lambdanet.models import load_weights, read_description
 from lambdanet.noise import create_noise
+from lambdanet.targets import STREAM, identity
+
+SMALLEST_TILE = 64  # a multiple of every stride; what is read around it is larger soon
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
     """The denoisers to use: one, or one for each noise where `noise` is None.
 
     Args:
-        weights: a weights file; a folder of CELL.safetensors, with the scores in results/ under the
-            same name; or None: MLflow's registry.
+        weights: a weights file; a folder like weights/quick, with the scores in results/quick beside
+            weights/; or None: MLflow's registry.
         alias: of the catalogue.
         noise: which noise they shall be for; None: one for each.
 
@@ -59,7 +64,9 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
     elif weights.is_dir():
         from lambdanet import publish
 
-        paths = publish.catalogue(publish.from_committed(weights, Path("results", weights.name)))
+        whole = weights.resolve()
+        results = whole.parents[1] / "results" / whole.name if len(whole.parts) > 2 else whole
+        paths = publish.catalogue(publish.from_committed(weights, results))
         held = {}
         for name in dict.fromkeys(denoiser.noise for denoiser in paths):
             of_noise = catalogue.aliases([denoiser for denoiser in paths if denoiser.noise == name])
@@ -70,12 +77,11 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
         yield [Choice(str(weights), weights)]
 
 
-def denoise_files(image: Path, out: Path, choices: list[Choice], *, device: str = "auto") -> Iterator[str]:
-    """Denoise a photograph, or all in a folder, with the denoiser that fits each best.
+def denoise_files(targets: dict[Path, Path], choices: list[Choice], *, device: str = "auto") -> Iterator[str]:
+    """Denoise photographs, each with the denoiser that fits it best.
 
     Args:
-        image: a file, or a folder.
-        out: a .png file; of a folder, a folder for files of the same names as .png.
+        targets: of `targets.plan`: for each image the .png file to write.
         choices: of `denoisers`; with more than one, each photograph's noise is found out first.
         device: "auto", "cpu" or "cuda".
 
@@ -83,41 +89,70 @@ def denoise_files(image: Path, out: Path, choices: list[Choice], *, device: str 
         A line for a person, for each file.
 
     Raises:
-        ValueError: a file cannot be read, names collide, or `out` does not fit `image`; in a folder,
-            after all others were denoised.
+        ValueError: a file cannot be denoised; of several, after all others were.
     """
     devices.keep_freed_memory()
     where = devices.choose_device(device)
     loaded = {choice: load_weights(choice.weights) for choice in choices}
     models = {choice: (model.to(where), description) for choice, (model, description) in loaded.items()}
-    if not image.is_dir():
-        if out.suffix.lower() != ".png":
-            raise ValueError(f"{out}: the output is a PNG file, name it .png")
-        if out.resolve() == image.resolve():
-            raise ValueError(f"{out} is the image itself; name another file")
-        yield _denoise_file(image, out, models, where)
-        return
-    targets = _targets(image, out)
-    failed = []
+    written, failed = set(), 0
     for path, target in tqdm(targets.items(), unit="image", disable=None, leave=False):
         try:
+            if target != STREAM and identity(target) in written:  # names differ in case only, as on macOS
+                raise ValueError(f"{path} would be written to the file of another image; rename one")
             yield _denoise_file(path, target, models, where)
-        except ValueError as error:
-            failed.append(str(error))
-            yield f"error: {error}"
+            written.add(identity(target))
+        except (ValueError, OSError, MemoryError, ImportError) as error:  # the last: a library does not fit
+            line = str(error) or f"{path}: not enough memory to denoise it"
+            if len(targets) == 1:
+                raise ValueError(line) from None
+            failed += 1
+            yield f"error: {' '.join(line.split())}"
     if failed:
-        raise ValueError(f"{len(failed)} of {len(targets)} files in {image} could not be denoised")
+        raise ValueError(f"{failed} of {len(targets)} files could not be denoised")
 
 
 def _denoise_file(path: Path, target: Path, models: dict, device: torch.device) -> str:
-    photograph = imagefile.read(path)
+    photograph = _read(path)
+    rgb = photograph.rgb
+    if photograph.alpha is not None:
+        rgb = imagefile.fill_hidden(rgb, photograph.alpha)
     if len(models) == 1:
         (choice,) = models
     else:
-        choice = _best(photograph.rgb, models, device)
-    output = denoise_photograph(models[choice][0], photograph.rgb, device)
-    imagefile.write_png(target, replace(photograph, rgb=output))
-    return f"{target}: written, by {choice.label}"
+        choice = _best(rgb, models, device)
+    _write(target, replace(photograph, rgb=_denoised(models[choice][0], rgb, device)))
+    frames = f" (the first of {photograph.frames} images in {path})" if photograph.frames > 1 else ""
+    return f"{'standard output' if target == STREAM else target}: written, by {choice.label}{frames}"
+
+
+def _read(path: Path) -> Photograph:
+    if path == STREAM:
+        return imagefile.decode(sys.stdin.buffer.read(), "standard input")
+    return imagefile.read(path)
+
+
+def _write(target: Path, photograph: Photograph) -> None:
+    if target == STREAM:
+        sys.stdout.buffer.write(imagefile.encode_png(photograph))
+        sys.stdout.buffer.flush()
+    else:
+        imagefile.write_png(target, photograph)
+
+
+def _denoised(model: nn.Module, rgb: np.ndarray, device: torch.device) -> np.ndarray:
+    """In tiles as large as memory permits."""
+    tile = TILE
+    while True:
+        try:
+            return denoise_photograph(model, rgb, device, tile=tile)
+        except (MemoryError, RuntimeError) as error:
+            # torch's allocator names memory; oneDNN, which it calls, says what it was about to make.
+            if not (isinstance(error, MemoryError) or "memory" in str(error) or "primitive" in str(error)):
+                raise
+            if tile <= SMALLEST_TILE or not hasattr(model, "halo"):
+                raise MemoryError from None
+        tile //= 2
 
 
 def _best(rgb: np.ndarray, models: dict[Choice, tuple[nn.Module, dict]], device: torch.device) -> Choice:
@@ -129,21 +164,6 @@ def _best(rgb: np.ndarray, models: dict[Choice, tuple[nn.Module, dict]], device:
         for choice, (model, description) in models.items()
     }
     return min(misfits, key=misfits.get)
-
-
-def _targets(folder: Path, out: Path) -> dict[Path, Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in imagefile.SUFFIXES)
-    if not paths:
-        raise ValueError(f"{folder} holds no images ({', '.join(imagefile.SUFFIXES)})")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; for the images of a folder name a folder")
-    targets = {path: out / f"{path.stem}.png" for path in paths}
-    if len(set(targets.values())) < len(targets):
-        twice = [path.name for path, target in targets.items() if list(targets.values()).count(target) > 1]
-        raise ValueError(f"{', '.join(twice)} in {folder} would be written to the same file; rename one")
-    if out.resolve() == folder.resolve():
-        raise ValueError(f"{out} is the folder of the images themselves; name another one")
-    return targets
 
 
 def _chosen(held: dict[tuple[str, str], Denoiser], alias: str, noise: str | None) -> Iterable[Denoiser]:

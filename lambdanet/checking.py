@@ -32,7 +32,7 @@ def check(names: list[str] | None = None) -> list[str]:
 
 def _make_all(loaded: Iterator[Config]) -> None:
     """Create every noise and network, whose values only their functions check."""
-    from lambdanet.models import create_model
+    from lambdanet.models import check_hyperparameters
     from lambdanet.noise import create_noise
 
     for one in loaded:
@@ -46,7 +46,7 @@ def _make_all(loaded: Iterator[Config]) -> None:
             hyperparameters = one.model(name)
             if (key := repr(hyperparameters)) not in made:
                 with _within(file, where):
-                    create_model(**hyperparameters)
+                    check_hyperparameters(**hyperparameters)
                 made.add(key)
 
 

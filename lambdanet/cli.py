@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -157,9 +158,15 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 
 
 @main.command()
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
+)
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path), help="PNG file, or folder of such."
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="PNG file, or folder of such; - is standard output.",
 )
 @click.option("--noise", help="Which noise is on the image; a name of `lambdanet models`.")
 @click.option("--blind", is_flag=True, help="Find out which noise it is, by trying all denoisers.")
@@ -171,7 +178,7 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 )
 @DEVICE
 def denoise(
-    image: Path,
+    images: tuple[Path, ...],
     out: Path,
     noise: str | None,
     blind: bool,
@@ -179,21 +186,33 @@ def denoise(
     weights: Path | None,
     device: str,
 ) -> None:
-    """Denoise the photograph IMAGE, or all photographs in the folder IMAGE.
+    """Denoise photographs: each IMAGE is a file, a folder of files, or - for standard input.
 
-    PNG, JPEG, WebP or BMP, of any size, grey or colour, with or without alpha, of 8 or 16 bits; the
-    output is PNG, of the same size and kind.
+    PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or, with pillow-heif installed, HEIC; of any size, grey or
+    colour, with or without alpha, of 8 or 16 bits. The output is PNG, of the same size, depth and kind,
+    upright, with the colour profile and EXIF. Of several files, those that cannot be read are named, the
+    others are denoised, and the exit status is 1. A name that begins with a dash goes behind --.
     """
-    from lambdanet import application
+    from lambdanet import imagefile, targets
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, not always text
     single = weights is not None and not weights.is_dir()
     if sum([noise is not None, blind, single]) != 1:
         raise ValueError("name one of --noise NOISE, --blind and --weights FILE")
     if single and alias is not None:
         raise ValueError(f"{weights} is one denoiser; leave out --alias, or name a folder")
+    if weights is not None and not weights.exists():
+        raise ValueError(f"{weights}: no such weights file")
+    planned, notes = targets.plan(images, out)
+    if len(planned) == 1 and images[0] != targets.STREAM:
+        imagefile.check(next(iter(planned)))
+    for note in notes:
+        click.echo(note, err=True)
+    from lambdanet import application  # after the words were checked: torch takes seconds
+
     with application.denoisers(weights, alias or "champion", noise) as choices:
-        for line in application.denoise_files(image, out, choices, device=device):
-            click.echo(line)
+        for line in application.denoise_files(planned, choices, device=device):
+            click.echo(line, err=out == targets.STREAM)
 
 
 @main.command()
@@ -254,6 +273,8 @@ def ui(port: int) -> None:
     """Open MLflow's pages on this project's runs and models; ends with Ctrl-C."""
     from lambdanet import tracking
 
+    if tracking.sqlite_file():
+        _refuse_taken(port)
     tracking.connect()  # makes the database, alone, before the server's processes open it
     if not tracking.sqlite_file():
         click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {tracking.uri()}")
@@ -289,13 +310,13 @@ def show(profile: str, name: str | None, as_json: bool) -> None:
 
 
 def _show_run(profile: str, name: str, as_json: bool) -> None:
-    from lambdanet.report import tables
+    from lambdanet.report import runs, tables
 
     loaded = config.load(config.find(profile))
     run = next((one for one in loaded.runs if one.cell.name == name), None)
     if run is None:
         raise click.ClickException(f"profile {profile} has no run {name!r}; they are NOISE-MODEL-SEED")
-    row, url = tables.run_row(run), None
+    row, url = tables.run_row(run, comparable=runs.is_papers(loaded)), None
     if as_json:
         from lambdanet import tracking
 
@@ -330,6 +351,17 @@ def restore(profile: str) -> None:
         f"put back for {profile}: {done.scores} scores, {done.trainings} trainings, "
         f"{done.samples} folders of sample images"
     )
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else just after another has ended
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(
+                f"port {port} cannot be used ({error.strerror}); choose another by --port"
+            ) from None
 
 
 def _run(loaded: config.Config, noise: str, model: str, seed: int) -> config.Run:

@@ -24,7 +24,7 @@ def denoise(model: nn.Module, noisy: Tensor) -> Tensor:
     """Denoise (n, 3, h, w), batch by batch, on the device of `noisy`; output not clipped.
 
     Sizes that the model cannot take are reflected at the lower and right edge and cut again.
-    The model's mode is left as it was; the call itself runs in evaluation mode.
+    The mode of each of the model's parts is left as it was; the call itself runs in evaluation mode.
 
     Raises:
         ValueError: the images are not (n, 3, h, w).
@@ -32,13 +32,14 @@ def denoise(model: nn.Module, noisy: Tensor) -> Tensor:
     if noisy.ndim != 4 or noisy.shape[1] != 3:
         raise ValueError(f"images have the shape {tuple(noisy.shape)}, must be (n, 3, height, width)")
     h, w = noisy.shape[-2:]
-    was_training = model.training
+    modes = [(part, part.training) for part in model.modules()]  # parts may be frozen
     model.eval()
     try:
         batch = max(1, BATCH_PIXELS // (h * w))
         return torch.cat([_run(model, part) for part in noisy.split(batch)])
     finally:
-        model.train(was_training)
+        for part, training in modes:
+            part.training = training
 
 
 @torch.no_grad()

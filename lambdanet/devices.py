@@ -8,13 +8,18 @@ import ctypes
 import inspect
 import os
 import platform
-import resource
 import sys
 from collections.abc import Iterator
 
+import psutil
 import torch
 
 from lambdanet.models import paths
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 2**30  # bytes: larger blocks still come from the kernel and go back to it
@@ -89,6 +94,9 @@ def peak_memory(device: torch.device) -> int:
     """Bytes that this process has had at most on a device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -108,7 +116,7 @@ def memory_errors_in_one_line(device: torch.device, advice: str) -> Iterator[Non
         if device.type == "cuda":
             limit = torch.cuda.get_device_properties(device).total_memory
         else:
-            limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            limit = psutil.virtual_memory().total
         raise ValueError(
             f"out of memory: {peak_memory(device) / 2**30:.1f} GiB were in use at most, "
             f"and the {device.type} has {limit / 2**30:.1f} GiB; {advice}"

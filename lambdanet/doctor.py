@@ -22,8 +22,9 @@ PACKAGES = (
 LOCKED = "pip install --require-hashes -r requirements.lock"
 # Versions that were seen to fail together.
 BAD_PAIRS = [("prefect>=3.8,<3.9", "fastapi>=0.151", f"fastapi<0.151: {LOCKED}")]
-TRY_SECONDS = 90
+STILL_SECONDS = 120  # without computing; on a busy machine torch alone takes minutes to load, and is no fault
 GIB = 2**30
+SYSTEMS = {"Linux": "Linux", "Darwin": "macOS"}
 # Each is tried as it would be used, in a process of its own.
 TRIALS = {
     "torch with torchvision": (
@@ -87,6 +88,9 @@ class Finding:
 def installation(folder: Path) -> Iterator[Finding]:
     """Look at Python, the packages, the servers, the device and the disk of a folder."""
     yield Finding(OK, f"Python {platform.python_version()}")
+    if platform.system() not in SYSTEMS:
+        advice = f"supported are {' and '.join(SYSTEMS.values())}; on Windows use one in WSL"
+        yield Finding(NOTE, f"the system is {platform.system()}", advice)
     yield from _packages()
     trials = {what: (_start(code), advice) for what, (code, advice) in TRIALS.items()}
     for what, (process, advice) in trials.items():
@@ -139,16 +143,26 @@ def _start(code: str) -> subprocess.Popen:
 
 
 def _end(what: str, process: subprocess.Popen, advice: str) -> Finding:
-    try:
-        out, err = process.communicate(timeout=TRY_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return Finding(BAD, f"{what} did not load in {TRY_SECONDS} s", advice)
+    used = None
+    while True:
+        try:
+            out, err = process.communicate(timeout=STILL_SECONDS)
+            break
+        except subprocess.TimeoutExpired:
+            before, used = used, _computing_seconds(process.pid)
+            if used == before:
+                process.kill()
+                process.communicate()
+                return Finding(BAD, f"{what} stands still, after {used:.0f} s of computing", advice)
     if process.returncode:
         last = (err.strip().splitlines() or [f"status {process.returncode}"])[-1]
         return Finding(BAD, f"{what} does not load ({last[:200]})", advice)
     return Finding(OK, f"{what}: {(out.strip().splitlines() or ['?'])[-1]}")
+
+
+def _computing_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def project(folder: Path, fix: bool) -> Iterator[Finding]:
@@ -157,6 +171,12 @@ def project(folder: Path, fix: bool) -> Iterator[Finding]:
     It is a process of its own, as nothing in this package knows DVC or Prefect.
     """
     if not (folder / "dvc.yaml").is_file() or not importlib.util.find_spec("dvc"):
+        return
+    here = folder.resolve()
+    if not any((place / ".git").exists() for place in (here, *here.parents)):
+        yield Finding(
+            BAD, "this is no clone, and DVC works in git repositories only", "`git init` here, or clone"
+        )
         return
     command = [sys.executable, "-m", "pipelines.health", *(["--fix"] if fix else [])]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -33,7 +33,7 @@ def score_input(clean: np.ndarray, noisy: np.ndarray, *, device: torch.device) -
     """Score noisy images as they are; for `evaluate`, where several networks get the same.
 
     Raises:
-        ValueError: the arrays differ in shape.
+        ValueError: the arrays differ in shape, or hold what is not finite.
     """
     parts = [_per_image(x, y) for x, y in _chunks(clean, noisy, device)]
     return Input(
@@ -63,11 +63,12 @@ def evaluate(
 
     Returns:
         psnr (dB, of the MSE pooled over all images), ssim (mean over images) and psnr_per_image
-        (dB, the mean of each image's), the same three of the input as noisy_..., parameters,
+        (dB, the mean of each image's; an image that equals the clean one has none and is left out), the
+        same three of the input as noisy_..., parameters,
         images, and the digests of the clean and the noisy images.
 
     Raises:
-        ValueError: the arrays differ in shape.
+        ValueError: the arrays differ in shape, or they or the output hold what is not finite.
     """
     before = before or score_input(clean, noisy, device=device)
     model = model.to(device)
@@ -93,7 +94,12 @@ def _chunks(clean: np.ndarray, noisy: np.ndarray, device: torch.device) -> Itera
     chunk = max(1, CHUNK // (clean.shape[1] * clean.shape[2]))
     for start in range(0, len(clean), chunk):
         some = slice(start, start + chunk)
-        yield to_tensor(clean[some], device), to_tensor(noisy[some], device)
+        x, y = to_tensor(clean[some], device), to_tensor(noisy[some], device)
+        finite = (x.isfinite() & y.isfinite()).flatten(1).all(1).cpu()
+        if not finite.all():
+            number = start + finite.tolist().index(False)
+            raise ValueError(f"test image {number} has values that are not finite; make the images again")
+        yield x, y
 
 
 def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +110,9 @@ def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _summary(parts: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     mse, ssim = (torch.cat(values) for values in zip(*parts, strict=True))
-    per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist()]
+    per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist() if value > 0]
+    if not per_image:
+        raise ValueError("every test image equals its clean one: their PSNR is infinite")
     return {
         "psnr": metrics.psnr(mse.mean().item(), data_range=1),
         "ssim": ssim.mean().item(),

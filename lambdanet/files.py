@@ -1,18 +1,22 @@
 """Write files and folders that are never there in part, and lock outputs.
 
+A new one gets the mode that the user's umask says, one that replaces another keeps its mode.
+
 Not a dependency in DVC: it says how files are written, not what.
 """
 
 import contextlib
 import csv
+import glob
 import hashlib
 import inspect
 import io
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +26,7 @@ import filelock
 import numpy as np
 
 T = TypeVar("T")
-_NAMES = {int: "a whole number", float: "a finite number", bool: "true or false"}
+_NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -67,16 +71,16 @@ def code_of(folder: Path) -> str:
 def _new_file(path: Path) -> Iterator[io.BufferedWriter]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = _part(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # with the mode that the user's umask says
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        _keep_mode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -88,10 +92,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    temporary = _part(path)
+    temporary.mkdir()
     try:
-        os.chmod(temporary, 0o755)
         yield temporary
+        _keep_mode(path, temporary)
         if path.exists():
             old = temporary.with_name(f"{temporary.name}.old.part")
             os.replace(path, old)
@@ -106,8 +111,24 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def discard_parts(path: Path) -> None:
     """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock."""
-    for part in Path(path).parent.glob(f".{Path(path).name}.*.part"):
+    for part in Path(path).parent.glob(f".{glob.escape(_short(Path(path).name))}.*.part"):
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _part(path: Path) -> Path:
+    """A temporary name beside `path`, which nothing has yet."""
+    return path.with_name(f".{_short(path.name)}.{secrets.token_hex(4)}.part")
+
+
+def _short(name: str) -> str:
+    """A name to which something may be added: file systems take 255 bytes."""
+    return name if len(os.fsencode(name)) <= 200 else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+
+
+def _keep_mode(old: Path, new: Path) -> None:
+    """Give what replaces a file or folder the permissions that this one has, if it is there."""
+    if old.exists():
+        os.chmod(new, stat.S_IMODE(old.stat().st_mode))
 
 
 @contextlib.contextmanager
@@ -158,6 +179,6 @@ def call_with_known(function: Callable[..., T], label: str, keywords: dict) -> T
     for name, value in keywords.items():
         kind = known[name]
         fits = type(value) in ((int, float) if kind is float else (kind,))
-        if kind in _NAMES and not (fits and math.isfinite(value)):
+        if kind in _NAMES and not (fits and (kind in (str, bool) or abs(value) < math.inf)):
             raise ValueError(f"{name} of {label} is {value!r}, must be {_NAMES[kind]}")
     return function(**keywords)

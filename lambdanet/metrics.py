@@ -16,7 +16,12 @@ BLOCK = 32 * 32 * 32  # pixels compared at once on a CPU: what is computed of th
 
 
 def mean_squared_error(clean: Tensor, image: Tensor) -> Tensor:
-    """Mean over channels and pixels of (clean - image)^2: (n, 3, h, w) twice to (n,), float64."""
+    """Mean over channels and pixels of (clean - image)^2: (n, 3, h, w) twice to (n,), float64.
+
+    Raises:
+        ValueError: the images differ in shape.
+    """
+    _check_shapes(clean, image)
     return (clean.double() - image.double()).square().flatten(1).mean(1)
 
 
@@ -25,7 +30,12 @@ def psnr(mse: float, *, data_range: float) -> float:
 
     Of an image's own MSE: the PSNR of that image. Of the mean MSE over a test set of equal
     images: the pooled PSNR, which is the paper's definition.
+
+    Raises:
+        ValueError: the MSE is NaN, as of an image that holds NaN.
     """
+    if math.isnan(mse):
+        raise ValueError("an image that is scored holds NaN; if a network made it, its weights are damaged")
     return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
 
 
@@ -41,8 +51,9 @@ def ssim(clean: Tensor, image: Tensor, *, data_range: float) -> Tensor:
         (n,), float64, at most 1.
 
     Raises:
-        ValueError: the images are smaller than the window.
+        ValueError: the images differ in shape, or are smaller than the window.
     """
+    _check_shapes(clean, image)
     h, w = clean.shape[-2:]
     if min(h, w) < 2 * RADIUS + 1:
         raise ValueError(f"SSIM needs images of at least 11 x 11, these are {h} x {w}")
@@ -50,6 +61,12 @@ def ssim(clean: Tensor, image: Tensor, *, data_range: float) -> Tensor:
     count = max(1, BLOCK // (h * w)) if clean.device.type == "cpu" else max(1, len(clean))
     pairs = zip(clean.split(count), image.split(count), strict=True)
     return torch.cat([_ssim(x.double(), y.double(), *windows, data_range) for x, y in pairs])
+
+
+def _check_shapes(clean: Tensor, image: Tensor) -> None:
+    if clean.shape != image.shape or clean.ndim != 4:
+        shapes = f"{tuple(clean.shape)} and {tuple(image.shape)}"
+        raise ValueError(f"images have the shapes {shapes}, must be the same (n, channels, height, width)")
 
 
 def _ssim(x: Tensor, y: Tensor, down: Tensor, across: Tensor, data_range: float) -> Tensor:

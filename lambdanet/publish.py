@@ -155,7 +155,7 @@ def publish(trained: list[Trained], profile: str, results: Path | None) -> Publi
                     continue
                 try:
                     version = registry.register(
-                        client, one.training, run_id, one.weights, one.train_images, built(one.weights)
+                        client, one.training, run_id, one.weights, _images(one), built(one.weights)
                     )
                 except ValueError as error:
                     errors.append(f"{name}: {error}")
@@ -176,6 +176,11 @@ def publish(trained: list[Trained], profile: str, results: Path | None) -> Publi
     if errors:
         raise ValueError(f"not registered, all else is done: {'; '.join(errors)}")
     return done
+
+
+def _images(one: Trained) -> int:
+    """How many images it was trained on: by its log, else as its profile has it now."""
+    return one.training.record.get("data", {}).get("train", {}).get("images") or one.train_images
 
 
 def write_receipt(path: Path, trained: list[Trained]) -> None:

@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from lambdanet import files, portable
 from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases, newest, tests
 from lambdanet.models import load_weights
-from lambdanet.tracking import Training, connect, experiment_id, sqlite_file
+from lambdanet.tracking import Training, connect, experiment_id, moved_from, moved_line, sqlite_file
 
 PREFIX = "denoiser-"
 WEIGHTS = "extra_files/weights.safetensors"
@@ -144,7 +144,8 @@ def register(
     scores = training.scores
     versions = _versions(client, name)
     known = next((v for v in versions if v.tags["weights_sha256"] == training.weights_sha256), None)
-    if known:  # how many images it was trained on is not to be rewritten by today's params.yaml
+    logged = training.record.get("data", {}).get("train", {}).get("images")
+    if known and not logged:  # today's params.yaml must not rewrite how many images it was trained on
         train_images = int(known.tags["train_images"])
     ours = Denoiser.of(cell, scores, train_images, int(known.version) if known else 0)
     tags = {key: str(getattr(ours, key)) for key in (*NUMBERS, *TEXTS)}
@@ -214,10 +215,12 @@ def fetch(client: MlflowClient, denoiser: Denoiser, folder: Path) -> Path:
         ValueError: it is not there, or is not the one that was registered.
     """
     name, version = PREFIX + denoiser.noise, str(denoiser.version)
-    source = f"{client.get_model_version_download_uri(name, version)}/{WEIGHTS}"
+    source = client.get_model_version_download_uri(name, version)
     try:
-        path = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(folder)))
+        path = Path(mlflow.artifacts.download_artifacts(f"{source}/{WEIGHTS}", dst_path=str(folder)))
     except (MlflowException, OSError) as error:
+        if there := moved_from(source):
+            raise ValueError(moved_line(there)) from None
         raise ValueError(
             f"the files of {name} version {version} are not in MLflow's artifacts "
             f"({' '.join(str(error).split())[:200]}); `lambdanet publish` brings them back"

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import filelock
 
@@ -38,7 +41,7 @@ for _name, _value in {
 
 import mlflow
 import requests
-import sqlalchemy.exc
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -46,6 +49,7 @@ from mlflow.exceptions import MlflowException
 logging.getLogger("alembic").setLevel(logging.WARNING)
 for _name in ("mlflow", "urllib3"):
     logging.getLogger(_name).setLevel(logging.ERROR)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what it raises, too
 
 DATABASE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
 LEARNING = ("loss", "monitored_psnr", "learning_rate")
@@ -54,6 +58,7 @@ EPOCH_METRICS = (*LEARNING, "epoch_seconds", "images_per_second")
 REASONS = (
     "Connection refused", "Connection reset", "Connection aborted", "Connection broken",
     "Name or service not known", "timed out", "database is locked",
+    "attempt to write a readonly database",
 )  # fmt: skip
 BATCH = 500  # entries of one request; MLflow takes 1,000 metrics
 
@@ -88,8 +93,11 @@ class Training:
 
 
 def uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or a SQLite file in the current folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE.resolve()}"
+    """`MLFLOW_TRACKING_URI`, or a SQLite file in the current folder.
+
+    Not by its whole path: MLflow takes no %, ? or # in it.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
 
 
 def connect() -> MlflowClient:
@@ -112,7 +120,7 @@ def _make_database(path: Path) -> None:
     part = path.with_name(f"{path.name}.part")
     for left in path.parent.glob(f"{part.name}*"):
         left.unlink()
-    MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+    MlflowClient(_sqlite(uri()).set(database=str(part)).render_as_string()).search_experiments(max_results=1)
     os.replace(part, path)
 
 
@@ -126,36 +134,81 @@ def reaching() -> Iterator[None]:
     try:
         with _alone():
             yield
-    except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+    except (
+        MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError,
+    ) as error:  # fmt: skip
         text = " ".join(str(error).split())
         for reason in REASONS:
             if reason in text:
                 text = reason
-        raise UnreachableError(f"MLflow at {uri()} cannot be used: {text[:300]}") from None
+        if isinstance(error, ImportError):
+            text = f"its database's driver is not installed ({text})"
+        raise UnreachableError(f"MLflow at {_without_password(uri())} cannot be used: {text[:300]}") from None
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", address)
 
 
 def _alone() -> contextlib.AbstractContextManager:
-    """A SQLite file that several processes open first is destroyed, and it takes one writer at a time."""
+    """A SQLite file that several processes open first is destroyed, and it takes one writer at a time.
+
+    One that cannot be written here needs no lock; SQLite's journal would stand beside it.
+    """
     path = sqlite_file()
-    if path is None:
+    if path is None or (path.exists() and not all(os.access(one, os.W_OK) for one in (path, path.parent))):
         return contextlib.nullcontext()
-    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=600)
 
 
 def sqlite_file() -> Path | None:
     """The file that `uri()` names; None where it names a server."""
-    return Path(uri().removeprefix("sqlite:///")) if uri().startswith("sqlite:///") else None
+    found = _sqlite(uri())
+    return Path(found.database) if found and found.database else None
+
+
+def _sqlite(text: str) -> sqlalchemy.URL | None:
+    with contextlib.suppress(sqlalchemy.exc.ArgumentError):
+        found = sqlalchemy.make_url(text)
+        return found if found.get_backend_name() == "sqlite" else None
+    return None
+
+
+def _local_path(place: str) -> Path:
+    """The path that MLflow keeps as a path or as a file URI."""
+    return Path(url2pathname(urlsplit(place).path) if place.startswith("file:") else place)
+
+
+def moved_from(place: str) -> Path | None:
+    """Where this folder was when its database noted a place of artifacts; None if it was here.
+
+    Of databases in the current folder; another one's artifacts may be anywhere.
+    """
+    database = sqlite_file()
+    if not database or database.resolve().parent != Path.cwd():
+        return None
+    there, between, _ = _local_path(place).as_posix().rpartition(f"/{ARTIFACTS}/")
+    return Path(there) if between and Path(there) != Path.cwd() else None
+
+
+def moved_line(there: Path) -> str:
+    """What to do in a folder that was moved or copied from `there`."""
+    return (
+        f"this folder was moved or copied from {there}, where its {DATABASE} still points: "
+        f"delete {DATABASE} and {ARTIFACTS} here, then `lambdanet publish` makes them again"
+    )
 
 
 def experiment_id(client: MlflowClient, profile: str) -> str:
     """The experiment of a profile, made where it is missing.
 
     Raises:
-        ValueError: it was deleted in MLflow, which keeps its name.
+        ValueError: it was deleted in MLflow, which keeps its name, or the folder is another by now.
+        MlflowException: it cannot be made.
     """
     name = f"lambdanet/{profile}"
     # A server decides itself where artifacts go.
-    folder = str((ARTIFACTS / profile).resolve()) if sqlite_file() else None
+    folder = (ARTIFACTS / profile).resolve().as_uri() if sqlite_file() else None
     for _ in range(2):
         if found := client.get_experiment_by_name(name):
             if found.lifecycle_stage != "active":
@@ -163,10 +216,14 @@ def experiment_id(client: MlflowClient, profile: str) -> str:
                     f"the experiment {name} was deleted in MLflow; bring it back with "
                     f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
                 )
+            if there := moved_from(found.artifact_location):
+                raise ValueError(moved_line(there))
             return found.experiment_id
-        with contextlib.suppress(MlflowException):  # another process made it just now
+        try:
             return client.create_experiment(name, artifact_location=folder)
-    raise MlflowException(f"the experiment {name} cannot be made")
+        except MlflowException as error:
+            reason = error  # another process made it just now, or it cannot be made
+    raise reason
 
 
 def find_run(client: MlflowClient, experiment: str, **tags: str) -> str | None:

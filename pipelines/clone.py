@@ -13,11 +13,13 @@ from pathlib import Path
 
 import yaml
 
+from lambdanet import files
 from pipelines import profiles
 
 # What a run writes itself.
 _RESULTS = (":!dvc.lock", ":!results", ":!weights")
 KEPT_DAYS = 14
+DAMAGED = Path(".dvc/tmp/dvc.lock.damaged")
 
 
 class CloneError(ValueError):
@@ -101,9 +103,10 @@ def workspace(base: Path, commit: str, profile: str, owner: str) -> Path:
 
 
 def mend() -> list[str]:
-    """Remove what a `dvc` that was killed left half-written here, while no other one runs.
+    """Put in order what a `dvc` that was killed left half-written here, while no other one runs.
 
-    DVC writes both files in place, and no command of it works on half of one.
+    DVC writes both files in place, and no command of it works on half of one. Of a damaged dvc.lock a copy is
+    kept, and its replacement is complete before it takes the name; one in a merge conflict is the user's.
 
     Returns:
         What was mended.
@@ -111,14 +114,31 @@ def mend() -> list[str]:
     mended = []
     locks = Path(".dvc/tmp/rwlock")
     if locks.is_file() and not _parses(json.loads, locks):
-        locks.unlink()
+        locks.unlink()  # DVC's list of files in use; without a running dvc it is empty
         mended.append(f"{locks} was damaged: removed")
-    if profiles.LOCK.is_file() and not _parses(profiles.read_lock, profiles.LOCK):
-        profiles.LOCK.unlink()
-        with contextlib.suppress(CloneError):
-            git("checkout", "--", str(profiles.LOCK))
-        mended.append(f"{profiles.LOCK} was damaged: as committed again; `dvc repro` brings back the rest")
+    lock = profiles.LOCK
+    whole = not lock.is_file() or _parses(profiles.read_lock, lock)
+    if not whole and not profiles.in_conflict(lock.read_text(errors="replace")):
+        DAMAGED.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(lock, DAMAGED)
+        if committed := _committed(lock):
+            files.write_text(lock, committed)
+            what = "as committed again"
+        else:
+            os.replace(lock, DAMAGED)
+            what = "no whole one is committed, moved away"
+        mended.append(f"{lock} was damaged: {what}; {DAMAGED} has the damaged one; `dvc repro` adds the rest")
     return mended
+
+
+def _committed(lock: Path) -> str:
+    """The dvc.lock that git's index or last commit has, if it is whole; else empty."""
+    for revision in ("", "HEAD"):
+        with contextlib.suppress(CloneError, ValueError):
+            text = git("show", f"{revision}:./{lock}")
+            profiles.read_lock(text)
+            return text
+    return ""
 
 
 def _parses(parse: Callable[[str], object], path: Path) -> bool:

@@ -77,14 +77,18 @@ def servers() -> Iterator[Line]:
 
 def _lock_files(fix: bool) -> Iterator[Line]:
     for path, parse in ((Path(".dvc/tmp/rwlock"), json.loads), (profiles.LOCK, profiles.read_lock)):
-        if path.is_file():
-            try:
-                parse(path.read_text())
-            except ValueError:
-                advice = "; ".join(mend()) if fix else "`lambdanet doctor --fix`, while no dvc runs"
-                yield (OK if fix else BAD), f"{path} was cut off by something that was killed", advice
-            else:
-                yield OK, f"{path} is whole", ""
+        if not path.is_file():
+            continue
+        text = path.read_text(errors="replace")
+        try:
+            parse(text)
+            yield OK, f"{path} is whole", ""
+        except ValueError:
+            if profiles.in_conflict(text):
+                yield BAD, f"{path} is in a merge conflict and was left as it is", profiles.CONFLICT_ADVICE
+                continue
+            advice = "; ".join(mend()) if fix else "`lambdanet doctor --fix`, while no dvc runs"
+            yield (OK if fix else BAD), f"{path} was cut off by something that was killed", advice
 
 
 def _leftovers(fix: bool) -> Iterator[Line]:

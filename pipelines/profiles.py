@@ -30,6 +30,12 @@ _ALIAS = re.compile(r"^((variations|rivals):[ \t]*\*)([\w-]+)", re.MULTILINE)
 _SEEDS = re.compile(
     r"^(seeds:)([ \t]*\[[^]\n]*\]|[ \t]*(?:#[^\n]*)?(?:\n[ \t]*)+- +\d+(?:\n[ \t]*- +\d+)*)", re.MULTILINE
 )
+# git's marks around the two sides of a conflict, seven characters each.
+_CONFLICT = re.compile(r"^(<{7}|>{7})( |$)", re.MULTILINE)
+CONFLICT_ADVICE = (
+    "choose a side (`git checkout --ours dvc.lock` or `--theirs`) or edit it, `git add dvc.lock`, "
+    "then `dvc repro` adds the rest"
+)
 
 
 @contextlib.contextmanager
@@ -131,12 +137,19 @@ def recorded_profiles() -> list[str]:
     return [name for name in known if any(stage.split("@")[-1].startswith(name) for stage in stages)]
 
 
+def in_conflict(text: str) -> bool:
+    """Whether git left the marks of a merge conflict in a file."""
+    return bool(_CONFLICT.search(text))
+
+
 def read_lock(text: str) -> dict[str, dict]:
     """The stages of a dvc.lock.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or in a merge conflict.
     """
+    if in_conflict(text):
+        raise ValueError(f"dvc.lock is in a merge conflict: {CONFLICT_ADVICE}")
     try:
         stages = yaml.safe_load(text)["stages"]
     except (yaml.YAMLError, TypeError, KeyError):

@@ -1,5 +1,10 @@
 """`lambdanet denoise`, with the weights and scores that are in git."""
 
+import io
+import os
+import subprocess
+import sys
+
 import helpers
 import numpy as np
 import pytest
@@ -8,9 +13,9 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from lambdanet import application, imagefile
+from lambdanet import application, imagefile, targets
 from lambdanet.cli import main
-from lambdanet.denoise import denoise
+from lambdanet.denoise import denoise, denoise_photograph
 from lambdanet.imagefile import Photograph
 from lambdanet.images import to_bytes, to_tensor
 from lambdanet.models import create_model, load_weights, save_weights
@@ -33,10 +38,10 @@ def run(*words):
     return CliRunner().invoke(main, ["denoise", *map(str, words)])
 
 
-def lines(*words):
-    """Those of a run that ends well."""
+def lines(*words, status=0):
+    """Those of a run that ends well, or with another status."""
     done = run(*words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == status, done.output
     return done.stdout.splitlines()
 
 
@@ -131,13 +136,15 @@ def test_folder_is_denoised_file_by_file_and_the_unreadable_is_named(project):
     (project / "in/c.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     (project / "in/notes.txt").write_text("no picture")
     (project / "in/sub").mkdir()
+    (project / "in/._a.jpg").write_bytes(b"of macOS")
     done = run("in", "-o", "out", "--weights", FILE)
     assert done.exit_code == 1
-    *said, bad, fourth, fifth, last = done.output.splitlines()
+    left, *said, bad, fourth, fifth, last = done.output.splitlines()
+    assert left == "in: not taken: notes.txt, sub/"
     assert said == [f"out/{name}.png: written, by {FILE}" for name in "ab"]
     assert bad.startswith("error: in/c.png: cannot be read as an image (")
     assert [fourth, fifth] == [f"out/{name}.png: written, by {FILE}" for name in "de"]
-    assert last == "error: 1 of 5 files in in could not be denoised"
+    assert last == "error: 1 of 5 files could not be denoised"
     assert sorted(path.name for path in (project / "out").iterdir()) == ["a.png", "b.png", "d.png", "e.png"]
     np.testing.assert_array_equal(pixels_of(project / "out/b.png"), by(FILE, noisy(side=20)))
 
@@ -145,8 +152,9 @@ def test_folder_is_denoised_file_by_file_and_the_unreadable_is_named(project):
 def test_each_line_comes_when_its_file_is_written(project):
     for name in ("a", "b"):
         save(project / "in" / f"{name}.png", noisy(side=12))
+    planned, _ = targets.plan([project / "in"], project / "out")
     with application.denoisers(project / FILE, "champion", None) as choices:
-        said = application.denoise_files(project / "in", project / "out", choices, device="cpu")
+        said = application.denoise_files(planned, choices, device="cpu")
         for written in (["a.png"], ["a.png", "b.png"]):
             next(said)
             assert sorted(path.name for path in (project / "out").iterdir()) == written
@@ -165,7 +173,7 @@ def test_grey_stays_grey(project):
 @pytest.mark.parametrize("grey", [True, False], ids=["grey", "colours"])
 def test_alpha_and_depth_are_kept(project, dtype, grey):
     white = np.iinfo(dtype).max
-    alpha = np.random.default_rng(0).integers(0, white, (48, 48), dtype, endpoint=True)
+    alpha = np.random.default_rng(0).integers(1, white, (48, 48), dtype, endpoint=True)
     rgb = noisy()[..., [1, 1, 1]] if grey else noisy()
     deep = (rgb.astype(int) * (white // 255)).astype(dtype)
     imagefile.write_png(project / "in.png", Photograph(deep, alpha, grey))
@@ -242,11 +250,11 @@ def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, w
     [
         ("none.png", "out.png", "none.png: cannot be read as an image"),
         ("in.png", "out.jpg", "out.jpg: the output is a PNG file, name it .png"),
-        ("in.png", "pictures", "pictures: the output is a PNG file, name it .png"),
+        ("in.png", "new", "new: the output is a PNG file, name it .png"),
         ("in.png", "in.png/out.png", "in.png"),
-        ("empty", "out", "empty holds no images (.png, .jpg, .jpeg, .webp, .bmp)"),
-        ("twice", "out", "a.jpg, a.png in twice would be written to the same file; rename one"),
-        ("pictures", "in.png", "in.png is a file; for the images of a folder name a folder"),
+        ("empty", "out", "empty holds no images (.png, .jpg, .jpeg, .webp, "),
+        ("twice", "out", "twice/a.jpg, twice/a.png would be written to the same file; rename one"),
+        ("pictures", "in.png", "in.png is a file; for several images, or those of a folder, name a folder"),
         ("pictures", "pictures", "pictures is the folder of the images themselves; name another one"),
         ("pictures", "empty/../pictures", "is the folder of the images themselves; name another one"),
     ],
@@ -276,3 +284,179 @@ def test_weights_that_were_not_scored_are_refused(project):
     swapped.write_bytes((folder / "speckle-lambdanet-0.safetensors").read_bytes())
     said = refusal(project, "in.png", "-o", "out.png", "--blind", *QUICK)
     assert said == f"{swapped.relative_to(project)} is not what was scored; run `dvc repro`"
+
+
+def test_hidden_pixels_do_not_darken_the_edge(project):
+    """A disc of 200 on hidden black: without the filling, its edge becomes 161."""
+    y, x = np.mgrid[:64, :64] - 32
+    disc = y**2 + x**2 < 400
+    rng = np.random.default_rng(0)
+    rgb = np.clip(rng.normal((200, 60, 60), 25, (64, 64, 3)), 0, 255).round() * disc[..., None]
+    pixels = np.dstack([rgb, 255 * disc]).astype(np.uint8)
+    save(project / "in.png", pixels)
+    lines("in.png", "-o", "out.png", "--weights", "weights/quick/gaussian-01-lambdanet-0.safetensors")
+    output = pixels_of(project / "out.png")
+    np.testing.assert_array_equal(output[..., 3], pixels[..., 3])
+    inner = disc[:-2, 1:-1] & disc[2:, 1:-1] & disc[1:-1, :-2] & disc[1:-1, 2:]
+    edge = disc & ~np.pad(inner, 1)
+    assert np.abs(output[edge][:, 0].mean() - 200) < 3
+
+
+def test_first_of_several_frames_is_denoised_and_the_line_says_so(project):
+    frames = [Image.fromarray(noisy(x=x)) for x in (150, 200, 250)]
+    frames[0].save(project / "in.webp", save_all=True, append_images=frames[1:], lossless=True)
+    (line,) = lines("in.webp", "-o", "out.png", "--weights", FILE)
+    assert line == f"out.png: written, by {FILE} (the first of 3 images in in.webp)"
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, noisy()))
+
+
+def test_files_and_folders_in_one_call(project):
+    for name in ("a.png", "in/b.png", "in/c.png", "d.png"):
+        save(project / name, noisy(side=12))
+    said = lines("a.png", "in", "d.png", "none.png", "-o", "out", "--weights", FILE, status=1)
+    assert said[:4] == [f"out/{name}.png: written, by {FILE}" for name in "abcd"]
+    assert said[4] == "error: none.png: cannot be read as an image (No such file or directory)"
+    lines("a.png", "-o", "in", "--weights", FILE)
+    np.testing.assert_array_equal(pixels_of(project / "in/a.png"), by(FILE, noisy(side=12)))
+
+
+NAMES = (
+    "two words.png",
+    "\N{CAT FACE} \u00fc.png",
+    "UPPER.PNG",
+    "-o.png",
+    "x" * 251 + ".png",
+    "%20#?&*[a].png",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_every_kind(project, name):
+    save(project / "in" / name, noisy(side=12))
+    assert lines("in", "-o", "out", "--weights", FILE)
+    target = project / "out" / f"{name[:-4]}.png"
+    np.testing.assert_array_equal(pixels_of(target), by(FILE, noisy(side=12)))
+    os.chdir(project / "in")
+    lines("--weights", project / FILE, "-o", project / "one.png", "--", name)
+    assert (project / "one.png").read_bytes() == target.read_bytes()
+
+
+def test_names_that_are_no_text_are_shown_escaped(project):
+    (project / "in").mkdir()
+    save(project / "a.png", noisy(side=12))
+    try:
+        (project / "a.png").rename(project / "in" / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes text only")
+    assert lines("in", "-o", "out", "--weights", FILE) == [f"out/caf\\udce9.png: written, by {FILE}"]
+    assert os.listdir(os.fsencode(project / "out")) == [b"caf\xe9.png"]
+
+
+def test_standard_input_and_output(project):
+    pixels = noisy(side=12)
+    save(project / "in.png", pixels)
+    words = [sys.executable, "-m", "lambdanet", "denoise", "-", "-o", "-", "--weights", FILE]
+    done = subprocess.run(words, input=(project / "in.png").read_bytes(), capture_output=True, timeout=300)
+    assert done.stderr.decode() == f"standard output: written, by {FILE}\n"
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        np.testing.assert_array_equal(np.asarray(image), by(FILE, pixels))
+    done = subprocess.run(words, input=b"no image", capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith("error: standard input: cannot be read as an image (")
+
+
+def test_weights_and_their_scores_are_found_from_any_folder(project, tmp_path_factory):
+    save(project / "in.png", noisy(side=96))
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    (line,) = lines(project / "in.png", "-o", "out.png", "--weights", project / "weights/quick", "--blind")
+    assert line.startswith("out.png: written, by ")
+    assert " for speckle (" in line
+
+
+def test_originals_are_never_overwritten_under_another_name(project):
+    save(project / "in/a.png", noisy(side=12))
+    (project / "same").symlink_to(project / "in")
+    (project / "linked").mkdir()
+    (project / "linked/a.png").hardlink_to(project / "in/a.png")
+    assert "is the folder of the images themselves" in refusal(project, "in", "-o", "same", "--weights", FILE)
+    assert "is the image same/a.png itself" in refusal(project, "same", "-o", "linked", "--weights", FILE)
+    assert "itself" in refusal(project, "in/a.png", "-o", "same/a.png", "--weights", FILE)
+    assert "itself" in refusal(project, "in/a.png", "-o", "same", "--weights", FILE)
+
+
+def test_files_that_differ_in_case_only_do_not_replace_each_other(project, monkeypatch):
+    """Where that is the same name, both targets are one file; here a link makes them so."""
+    for name in ("a.png", "b.png"):
+        save(project / "in" / name, noisy(side=12))
+    planned, _ = targets.plan([project / "in"], project / "out")
+    with application.denoisers(project / FILE, "champion", None) as choices:
+        said = application.denoise_files(planned, choices, device="cpu")
+        next(said)
+        (project / "out/b.png").hardlink_to(project / "out/a.png")
+        assert (
+            next(said)
+            == f"error: {project}/in/b.png would be written to the file of another image; rename one"
+        )
+        with pytest.raises(ValueError, match="1 of 2 files could not be denoised"):
+            next(said)
+
+
+@pytest.mark.parametrize("full", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize("enough", [128, 32])
+def test_where_memory_is_short_tiles_are_smaller_or_one_line_says_so(project, monkeypatch, full, enough):
+    def limited(model, image, device, *, tile):
+        if tile > enough:
+            raise full
+        return denoise_photograph(model, image, device, tile=tile)
+
+    monkeypatch.setattr(application, "denoise_photograph", limited)
+    save(project / "in.png", noisy(side=140))
+    if enough == 128:
+        lines("in.png", "-o", "out.png", "--weights", FILE)
+        difference = pixels_of(project / "out.png").astype(int) - by(FILE, noisy(side=140))
+        assert np.abs(difference).max() <= 1
+    else:
+        said = refusal(project, "in.png", "-o", "out.png", "--weights", FILE)
+        assert said == "in.png: not enough memory to denoise it"
+
+
+def test_other_errors_of_a_network_are_not_hidden(project, monkeypatch):
+    def broken(*_arguments, **_keywords):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(application, "denoise_photograph", broken)
+    save(project / "in.png", noisy(side=12))
+    assert isinstance(run("in.png", "-o", "out.png", "--weights", FILE).exception, RuntimeError)
+
+
+MISTAKES = (
+    ["none.png", "-o", "out.png", "--weights", FILE],
+    ["text.png", "-o", "out.png", "--weights", FILE],
+    ["in.png", "-o", "out.jpg", "--weights", FILE],
+    ["in.png", "-o", "in.png/out.png", "--weights", FILE],
+    ["in.png", "-o", "out.png", "--weights", "none.safetensors"],
+    ["in.png", "-", "-o", "out", "--weights", FILE],
+    ["in.png", "text.png", "-o", "-", "--weights", FILE],
+    ["in.png", "-o", "out.png"],
+)
+
+
+def test_mistakes_are_answered_before_torch_is_loaded(project):
+    save(project / "in.png", noisy(side=12))
+    (project / "text.png").write_text("no image")
+    code = """
+import sys
+from lambdanet.cli import main
+for words in eval(sys.argv[1]):
+    try:
+        main(["denoise", *words])
+    except SystemExit as end:
+        print(end.code)
+print("torch" in sys.modules)
+"""
+    words = [sys.executable, "-c", code, repr(MISTAKES)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    *said, loaded = done.stdout.splitlines()
+    assert loaded == "False"
+    assert len(said) == len(MISTAKES)
+    assert all(line.startswith("error: ") for line in said)

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,10 @@ def test_check_looks_for_a_folder_of_photographs(project, lambdanet):
         ),
         ("params.yaml", ["models", "dncnn", "dept"], 4, "model 'dncnn' has no parameter dept; it has depth"),
         (PROFILE, ["train", "dncnn", "batch_size"], 0, "batch_size is 0, must be at least 1"),
+        ("params.yaml", ["models", "dncnn", "foo"], 1, "has no parameter foo"),
+        (PROFILE, ["train", "dncnn", "hyperparameters", "width"], 3200000, "must have at most 1,000,000,000"),
+        (PROFILE, ["train", "dncnn", "hyperparameters", "residual"], 1, "is 1, must be true or false"),
+        ("params.yaml", ["models", "lambdanet", "norm"], ["batch"], "norm of model 'lambdanet' is ['batch']"),
         (
             PROFILE,
             ["ablations", "base", "hyperparameters", "m"],
@@ -230,6 +235,17 @@ def test_training_does_not_replace_a_folder_of_something_else(project, lambdanet
     said = one_line(lambdanet("train", "speckle", "autoencoder", "--out", "pictures"))
     assert "pictures exists and is not the folder of a training" in said
     assert (project / "pictures/a.png").exists()
+
+
+def test_the_pages_do_not_begin_on_a_taken_port(project, lambdanet, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = one_line(lambdanet("ui", "--port", port))
+    assert said == f"error: port {port} cannot be used (Address already in use); choose another by --port\n"
+    assert not (project / "mlflow.db").exists()
 
 
 def test_help_names_every_command():

@@ -1,9 +1,13 @@
-"""A process that dies while it makes MLflow's SQLite file must not leave one that nobody can use."""
+"""MLflow's SQLite file: made by a process that dies, in folders with odd names, not writable."""
 
+import os
 import signal
 
 import helpers
+import mlflow_helpers
 import pytest
+
+pytestmark = mlflow_helpers.WARNINGS
 
 CONNECT = """
 from lambdanet import tracking
@@ -23,10 +27,38 @@ tracking.connect()
 """
 
 
+# Registers a network, reads it back, and prints what of its files lies where.
+REGISTER = """
+from pathlib import Path
+import mlflow_helpers
+from lambdanet import registry, tracking
+
+one = mlflow_helpers.trained(Path(), "cnn")
+client = tracking.connect()
+run_id = tracking.log_training(client, one.training)
+registry.register(client, one.training, run_id, one.weights, 32)
+((denoiser, _),) = registry.denoisers(registry.open_registry())
+fetched = registry.fetch(client, denoiser, Path("fetched"))
+assert fetched.read_bytes() == one.weights.read_bytes()
+print(tracking.moved_from(client.get_run(run_id).info.artifact_uri))
+"""
+# Reads, and then tries to write.
+READ = """
+from lambdanet import tracking
+client = tracking.connect()
+print(len(client.search_experiments()))
+try:
+    with tracking.reaching():
+        tracking.experiment_id(client, "tiny")
+except ValueError as error:
+    print(error)
+"""
+
+
 def python(code, folder):
-    environment = {"PYTHONPATH": str(helpers.ROOT)}
+    environment = {"PYTHONPATH": os.pathsep.join([str(helpers.ROOT), str(helpers.ROOT / "tests")])}
     process = helpers.start("train", [], folder, code, **environment)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=helpers.PATIENCE)
     return process.returncode, out, err
 
 
@@ -40,3 +72,29 @@ def test_killed_while_making_the_database_is_made_anew(tmp_path, statement):
     assert not (tmp_path / "mlflow.db").exists()
     assert python(CONNECT, tmp_path) == (0, "1\n", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "50% noise? #1, my%20été"
+    folder.mkdir()
+    assert python(REGISTER, folder) == (0, "None\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert {"mlflow.db", "mlartifacts", "fetched"} <= {path.name for path in folder.iterdir()}
+    assert len(list(folder.glob("mlartifacts/tiny/models/*/artifacts/MLmodel"))) == 1
+
+
+@pytest.mark.parametrize("what", [".", "mlflow.db"])
+def test_what_is_not_writable_can_be_read(tmp_path, what):
+    mlflow_helpers.write_database(tmp_path / "mlflow.db")
+    (tmp_path / what).chmod(0o555 if what == "." else 0o444)
+    status, out, err = python(helpers.AS_A_USER + READ, tmp_path)
+    (tmp_path / what).chmod(0o755)
+    assert (status, out.splitlines(), err) == (
+        0,
+        [
+            "1",
+            "MLflow at sqlite:///mlflow.db cannot be used: attempt to write a readonly database",
+        ],
+        "",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]

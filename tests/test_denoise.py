@@ -152,3 +152,12 @@ def test_layout_in_memory_is_what_a_network_takes_and_does_not_show(name):
     assert last.is_contiguous(memory_format=torch.channels_last) == (name != "lambdanet")
     assert found.is_contiguous()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_frozen_parts_stay_frozen():
+    model = create_model("dncnn", depth=3, width=4).train()
+    frozen = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d)).eval()
+    before = {name: part.training for name, part in model.named_modules()}
+    denoise(model, torch.rand(1, 3, 8, 8))
+    assert not frozen.training
+    assert {name: part.training for name, part in model.named_modules()} == before

@@ -3,6 +3,7 @@ import platform
 import subprocess
 import sys
 
+import helpers
 import pytest
 import torch
 
@@ -129,3 +130,15 @@ def test_freed_memory_is_used_again():
     assert first > 10  # of huge pages, where the system gives those
     assert last < first / 5
     assert min(faults()) > first / 2
+
+
+def test_nothing_needs_what_only_unix_has():
+    code = (
+        "import filelock, psutil, sys, torch\n"  # these look for themselves
+        "sys.modules.update(dict.fromkeys(['resource', 'fcntl', 'pwd', 'grp', 'termios']))\n"
+        "from lambdanet import cli, devices\n"
+        "print(devices.peak_memory(torch.device('cpu')) > 2**20)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=helpers.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

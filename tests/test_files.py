@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import helpers
 import numpy as np
@@ -17,7 +16,7 @@ import sys, time
 from lambdanet import files
 with files.sole_writer(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -47,7 +46,50 @@ def test_write_makes_folders_and_replaces(tmp_path):
     files.write_bytes(path, b"old")
     files.write_bytes(path, b"new")
     assert helpers.contents(tmp_path) == {"a/b/f": b"new"}
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def mode(path):
+    return oct(path.stat().st_mode & 0o7777)
+
+
+@pytest.fixture(params=[0o077, 0o022, 0o002], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_modes_are_those_of_the_umask_or_of_what_was_there(tmp_path, umask):
+    files.write_bytes(tmp_path / "f", b"new")
+    assert mode(tmp_path / "f") == oct(0o666 & ~umask)
+    with files.new_folder(tmp_path / "out") as new:
+        files.write_bytes(new / "f", b"new")
+    assert [mode(tmp_path / "out"), mode(tmp_path / "out/f")] == [oct(0o777 & ~umask), oct(0o666 & ~umask)]
+    for kept in (0o600, 0o640, 0o664):
+        (tmp_path / "f").chmod(kept)
+        (tmp_path / "out").chmod(kept | 0o100)
+        files.write_bytes(tmp_path / "f", b"newer")
+        with files.new_folder(tmp_path / "out"):
+            pass
+        assert [mode(tmp_path / "f"), mode(tmp_path / "out")] == [oct(kept), oct(kept | 0o100)]
+
+
+def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path):
+    names = ["f" * 255, "é" * 127, "d" * 255]
+    for name in names[:2]:
+        files.write_bytes(tmp_path / name, b"new")
+    with files.new_folder(tmp_path / names[2]):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_parts_that_a_killed_process_left_are_discarded_and_no_others(tmp_path):
+    left = tmp_path / ".a[1].0123abcd.part"
+    others = [tmp_path / name for name in ("a[1]", ".a1.0123abcd.part", ".b.0123abcd.part")]
+    for path in (left, *others):
+        path.mkdir()
+    files.discard_parts(tmp_path / "a[1]")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_json_is_indented_and_finite(tmp_path):
@@ -114,7 +156,6 @@ def test_new_folder_takes_the_place_of_the_old(tmp_path):
         (new / "f").write_text("new")
         assert helpers.contents(tmp_path / "out") == {"old": b"old"}
     assert helpers.contents(tmp_path) == {"out/f": b"new"}
-    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), SystemExit(143)], ids=repr)
@@ -148,14 +189,12 @@ def holder(tmp_path):
 
 
 def test_second_process_is_refused_and_told_who_holds(holder, tmp_path):
-    started = time.monotonic()
     with (
         pytest.raises(ValueError, match=r"^") as caught,
         files.sole_writer(tmp_path / "locks/lock", wait=0.3),
     ):
         pass
     assert str(caught.value) == f"process {holder.pid} is writing the same output; wait for it or stop it"
-    assert 0.2 < time.monotonic() - started < 5
     assert holder.poll() is None
 
 
@@ -201,3 +240,11 @@ def test_call_with_known():
         files.call_with_known(function, "model 'f'", {"x": 1, "width": 2, "y": 3})
     with pytest.raises(ValueError, match=r"^f has no parameter x; it takes: none$"):
         files.call_with_known(lambda: 1, "f", {"x": 1})
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "\N{CAT FACE}" * 63 + "abc", "\N{EURO SIGN}" * 85])
+def test_names_may_have_as_many_bytes_as_the_file_system_permits(tmp_path, name):
+    assert len(name.encode()) == 255
+    files.write_text(tmp_path / name, "one")
+    files.write_text(tmp_path / name, "two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "two")]

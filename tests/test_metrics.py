@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -213,3 +214,46 @@ def test_evaluate_refuses_other_shapes():
             np.zeros((1, 16, 16, 3), np.float16),
             device=torch.device("cpu"),
         )
+
+
+def test_an_image_without_an_error_has_no_psnr_of_its_own(scored):
+    """Speckle leaves black as it is: that image's PSNR would be infinite, which no score file can hold."""
+    clean, noisy, scores = scored
+    black = np.zeros((1, 32, 32, 3), np.uint8)
+    images = np.concatenate([clean, black]), np.concatenate([noisy, black.astype(np.float16)])
+    more = evaluation.evaluate(nn.Identity(), *images, device=torch.device("cpu"))
+    assert more["images"] == scores["images"] + 1
+    assert more["psnr_per_image"] == pytest.approx(scores["psnr_per_image"], rel=1e-12)
+    assert 10 ** (-more["psnr"] / 10) == pytest.approx(10 ** (-scores["psnr"] / 10) * 7 / 8, rel=1e-9)
+    with pytest.raises(ValueError, match="every test image equals its clean one"):
+        evaluation.evaluate(nn.Identity(), black, black.astype(np.float16), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("metric", [metrics.mean_squared_error, partial(metrics.ssim, data_range=1)])
+@pytest.mark.parametrize("other", [(1, 3, 16, 16), (2, 1, 16, 16), (2, 3, 16, 1), (3, 16, 16)], ids=str)
+def test_images_of_different_shapes_are_refused(metric, other):
+    with pytest.raises(ValueError, match=r"^images have the shapes \(2, 3, 16, 16\) and "):
+        metric(torch.rand(2, 3, 16, 16), torch.rand(other))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_evaluate_refuses_images_that_are_not_finite(scored, value):
+    clean, noisy, _ = scored
+    noisy = noisy.copy()
+    noisy[4, 3, 2, 1] = value
+    for score in (evaluation.evaluate, evaluation.pooled_psnr):
+        with pytest.raises(
+            ValueError, match=r"^test image 4 has values that are not finite; make the images"
+        ):
+            score(nn.Identity(), clean, noisy, device=torch.device("cpu"))
+
+
+def test_evaluate_refuses_an_output_that_is_not_finite(scored):
+    class Broken(nn.Module):
+        def forward(self, noisy):
+            return noisy * torch.nan
+
+    clean, noisy, _ = scored
+    for score in (evaluation.evaluate, evaluation.pooled_psnr):
+        with pytest.raises(ValueError, match=r"^an image that is scored holds NaN"):
+            score(Broken(), clean, noisy, device=torch.device("cpu"))

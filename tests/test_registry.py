@@ -1,7 +1,10 @@
 import dataclasses
+import re
 import shutil
 from datetime import datetime
+from pathlib import Path
 
+import helpers
 import mlflow
 import mlflow_helpers
 import numpy as np
@@ -212,6 +215,33 @@ def test_tampered_weights_are_not_given_out_and_are_mended(client, tmp_path):
     path = registry.fetch(client, denoiser, tmp_path / "again")
     assert path.read_bytes() == one.weights.read_bytes()
     assert versions(client) == [1]
+
+
+@pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
+def test_a_folder_that_was_moved_or_copied_is_named_and_the_old_place_left_alone(tmp_path, monkeypatch, move):
+    mlflow_helpers.trace_once(monkeypatch)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    client = mlflow_helpers.use_database(old, monkeypatch)
+    register(client, mlflow_helpers.trained(tmp_path))
+    move(old, new)
+    there = helpers.contents(old)
+    monkeypatch.chdir(new)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new / 'mlflow.db'}")
+    client = tracking.connect()
+    line = (
+        f"this folder was moved or copied from {old}, where its mlflow.db still points: "
+        "delete mlflow.db and mlartifacts here, then `lambdanet publish` makes them again"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        register(client, mlflow_helpers.trained(tmp_path, seed=1))
+    ((denoiser, _),) = registry.denoisers(client)
+    if move is Path.rename:
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+            registry.fetch(client, denoiser, tmp_path / "fetched")
+    else:  # the original's are the same
+        assert registry.fetch(client, denoiser, tmp_path / "fetched").is_file()
+    assert helpers.contents(old) == there
 
 
 def test_deleted_artifacts_come_back_into_the_same_version(client, tmp_path):

@@ -68,7 +68,7 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     assert (run.info.run_name, run.info.status) == ("gaussian-01-dncnn-0", "FINISHED")
     assert run.info.start_time == milliseconds("2026-01-02T03:04:00.125Z")
     assert run.info.end_time == milliseconds("2026-01-02T03:05:00.500Z")
-    assert run.info.artifact_uri.startswith(str(tmp_path / "mlartifacts/tiny"))
+    assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts/tiny").as_uri())
     expected = {f"model.{key}": str(value) for key, value in helpers.DNCNN.items()}
     expected |= {f"noise.{key}": str(value) for key, value in helpers.GAUSSIAN.items()}
     expected |= {f"training.{key}": str(value) for key, value in (helpers.TRAIN | {"epochs": 3}).items()}
@@ -338,10 +338,8 @@ def test_a_mirror_logs_the_machines_load_while_it_is_asked_to(client, tmp_path, 
 
 def unreachable(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    began = time.monotonic()
     with pytest.raises(UnreachableError) as caught:
         tracking.connect()
-    assert time.monotonic() - began < 15
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -357,10 +355,37 @@ def test_a_damaged_database_is_one_line(tmp_path, monkeypatch):
     assert said.startswith(f"MLflow at sqlite:///{tmp_path}/mlflow.db cannot be used: ")
 
 
+def test_a_database_without_its_driver_or_server_is_one_line_without_the_password(monkeypatch):
+    uri = f"postgresql://me:secret@127.0.0.1:{mlflow_helpers.closed_port()}/mlflow"
+    said = unreachable(uri, monkeypatch)
+    assert said.startswith(f"MLflow at {uri.replace('secret', '***')} cannot be used: ")
+    assert "secret" not in said
+    assert "its database's driver is not installed (No module named 'psycopg" in said or "refused" in said
+
+
 def test_without_a_uri_the_database_lies_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert tracking.uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking.uri() == "sqlite:///mlflow.db"
+    assert tracking.sqlite_file() == Path("mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:///mine.db", "mine.db"),
+        ("sqlite:////x/my%2520project/50%25%20%3F%23.db", "/x/my%20project/50% ?#.db"),
+        ("sqlite:////x/a.db?timeout=60", "/x/a.db"),
+        ("sqlite+pysqlite:////x/a.db", "/x/a.db"),
+        ("sqlite://", None),
+        ("http://127.0.0.1:5000", None),
+        ("postgresql://u:p@host/mlflow", None),
+        ("mlruns", None),
+    ],
+)
+def test_the_file_of_a_uri_is_the_one_that_mlflow_opens(monkeypatch, uri, file):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking.sqlite_file() == (file and Path(file))
 
 
 # Forks, because eight interpreters that load MLflow would take most of the time.

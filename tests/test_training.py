@@ -490,7 +490,7 @@ def test_stage_ends_on_a_signal_with_a_checkpoint_and_goes_on(uninterrupted, tmp
         process = helpers.start("train", WORDS, project)
         helpers.wait_for_line(process, line)
         process.send_signal(number)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=helpers.PATIENCE)
         assert process.returncode == status
         assert "Traceback" not in err
         assert err.splitlines()[-1].endswith("the checkpoint is written, run again to go on")

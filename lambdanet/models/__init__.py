@@ -4,6 +4,7 @@ import inspect
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -24,6 +25,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "skip-autoencoder": SkipAutoEncoder,
 }
 
+MOST_PARAMETERS = 10**9  # 4 GB; the largest here has 1.3 million
+
 
 def create_model(name: str, **hyperparameters: float) -> nn.Module:
     """Create a freshly initialised denoiser: (b, 3, h, w) in [0, 1] to the same shape.
@@ -38,6 +41,26 @@ def create_model(name: str, **hyperparameters: float) -> nn.Module:
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; choose one of {', '.join(sorted(MODELS))}")
     return files.call_with_known(MODELS[name], f"model {name!r}", hyperparameters)
+
+
+def check_hyperparameters(name: str, **hyperparameters: float) -> None:
+    """Refuse what `create_model` refuses, and what no machine holds; takes no memory for the weights.
+
+    Raises:
+        ValueError: see `create_model`, or the network is too large.
+    """
+    try:
+        with torch.device("meta"):
+            size = count_parameters(create_model(name, **hyperparameters))
+    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(
+            f"model {name!r} cannot have these hyperparameters, or is too large ({reason})"
+        ) from None
+    if size > MOST_PARAMETERS:
+        raise ValueError(
+            f"model {name!r} would have {size:,} parameters, must have at most {MOST_PARAMETERS:,}"
+        )
 
 
 def path(name: str, device: str) -> str:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lambdanet import files, records, workers
 from lambdanet.config import Cell, Config, Run
-from lambdanet.report import tables
+from lambdanet.report import runs, tables
 
 NEEDED = ("lambdanet.report.figures",)  # what the processes that draw load
 PROCESSES = 4  # of these, at most: with more, all would soon wait for the longest figure
@@ -33,61 +35,89 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
     """
     from lambdanet.report import figures, page, studies  # here: who reads a table needs no matplotlib
 
-    runs = {run.cell: run for run in config.runs}
-    cells = [run.cell for run in config.table_runs]
+    known = {run.cell: run for run in config.runs}
     scored = tables.read_scores(config.table_runs)
     if not scored:
         raise ValueError(
             f"{config.folders.of('scores')} holds no scores of profile {config.name}; "
             "make them with `dvc repro` first"
         )
-    histories = {cell: tables.read_history(runs[cell].history) for cell in scored}
-    table = tables.table2(cells, scored)
+    beside = tables.read_scores(config.ablation_runs)
+    on_sets = {cell: score for cell, score in beside.items() if config.is_document(known[cell])}
+    everything = scored | beside
+    histories = {cell: tables.read_history(known[cell].history) for cell in scored}
+    logged = {
+        cell: records.find_record(known[cell].log, weights_sha256=score["weights_sha256"])
+        for cell, score in everything.items()
+    }
+    described = _descriptions([known[cell] for cell in everything], everything, logged, folder)
+    rows = runs.collect(config, everything, described)
+    comparable = runs.is_papers(config)
+    table = tables.table2([row for row in rows if not row.study and not row.dataset], comparable=comparable)
     processes = min(workers.cores(), PROCESSES)
     with files.new_folder(folder) as new, workers.several(processes, NEEDED) as later:
         draw = Drawing(new / "figures", later)
-        files.write_json(new / "digests.json", {cell.name: tables.digests(s) for cell, s in scored.items()})
-        for cell, score in scored.items():
-            # Names and digests would drown the numbers in `dvc metrics show`.
-            numbers = {key: value for key, value in score.items() if isinstance(value, int | float)}
-            del numbers["seed"]
-            files.write_json(new / "scores" / f"{cell.name}.json", numbers)
-            files.write_text(new / "histories" / f"{cell.name}.csv", histories[cell].to_csv(index=False))
-        files.write_text(new / "table2.csv", table.to_csv(index=False, float_format="%.6f"))
-        files.write_text(new / "table2.md", tables.as_markdown(table))
+        _write_numbers(new, scored, histories, table)
         draw(figures.write_convergence, "convergence", histories)
         draw(figures.write_psnr, "psnr", table)
         for noise in dict.fromkeys(cell.noise for cell in scored):
-            folders = _of_first_seed([runs[cell] for cell in scored if cell.noise == noise])
+            folders = _of_first_seed([known[cell] for cell in scored if cell.noise == noise])
             draw(figures.write_panel, f"panel-{noise}", folders)
-        studied, on_sets = (
-            tables.read_scores([run for run in config.ablation_runs if config.is_document(run) is document])
-            for document in (False, True)
-        )
-        for cell in studied | on_sets:
-            if runs[cell].history.is_file():  # of some, a report from before they were kept has none
-                history = tables.read_history(runs[cell].history)
-                files.write_text(new / "studies/histories" / f"{cell.name}.csv", history.to_csv(index=False))
-        answers = _write_studies(new, draw, config, studied, scored, benchmarks)
-        own = _write_sets(new, folder, draw, config, on_sets)
-        draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
-        everything = scored | studied | on_sets
-        logged = {
-            cell: records.find_record(runs[cell].log, weights_sha256=score["weights_sha256"])
+        of_ablations = {
+            # Of some, a report from before they were kept has none.
+            cell: tables.read_history(known[cell].history)
+            for cell in beside
+            if known[cell].history.is_file()
+        }
+        asked = runs.questions(config, rows)
+        answers = _write_studies(new, draw, asked, rows, of_ablations, benchmarks, comparable=comparable)
+        own = _write_sets(new, folder, draw, rows, on_sets, known)
+        if comparable:
+            draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
+        kept = {
+            cell.name: {"scores": score, "log": _in_short(logged[cell]), "description": described.get(cell)}
             for cell, score in everything.items()
         }
-        kept = {
-            cell.name: {"scores": score, "log": _in_short(logged[cell])} for cell, score in everything.items()
-        }
         files.write_json(new / records.TRAININGS, kept)
-        download = config.download()
-        epochs = {model: config.training(model).epochs for model in config.models}
         draw.finish()
         page.write_page(
-            new / "report.html", table, everything, logged, new / "figures", answers, own,
-            comparable=download.dataset == "cifar10", stages=_examples(config),
-            scale={"images": download.train_images, "epochs": epochs},
+            new / "report.html", table, rows, everything, logged, new / "figures", answers, own,
+            comparable=comparable, stages=_examples(config),
+            images=config.download().train_images,
         )  # fmt: skip
+
+
+def _write_numbers(
+    new: Path, scored: dict[Cell, dict], histories: dict[Cell, pd.DataFrame], table: pd.DataFrame
+) -> None:
+    """The table and what it is of."""
+    files.write_json(new / "digests.json", {cell.name: tables.digests(s) for cell, s in scored.items()})
+    for cell, score in scored.items():
+        # Names and digests would drown the numbers in `dvc metrics show`.
+        numbers = {key: value for key, value in score.items() if isinstance(value, int | float)}
+        del numbers["seed"]
+        files.write_json(new / "scores" / f"{cell.name}.json", numbers)
+        files.write_text(new / "histories" / f"{cell.name}.csv", histories[cell].to_csv(index=False))
+    files.write_text(new / "table2.csv", table.to_csv(index=False, float_format="%.6f"))
+    files.write_text(new / "table2.md", tables.as_markdown(table))
+
+
+def _descriptions(
+    scored: list[Run], scores: dict[Cell, dict], logged: dict[Cell, dict | None], old: Path
+) -> dict[Cell, dict]:
+    """How trainings were described when they were made: in their folder, the old report, or their log."""
+    path = old / records.TRAININGS
+    kept = tables.read_json(path) if path.is_file() else {}
+    found = {}
+    for run in scored:
+        cell = run.cell
+        before = kept.get(cell.name) or {}
+        if before.get("scores", {}).get("weights_sha256") != scores[cell]["weights_sha256"]:
+            before = {}
+        here = tables.read_json(run.description) if run.description.is_file() else None
+        if one := here or before.get("description") or (logged[cell] or {}).get("description"):
+            found[cell] = one
+    return found
 
 
 class Drawing:
@@ -135,55 +165,82 @@ class Answers:
 def _write_studies(
     new: Path,
     draw: Drawing,
-    config: Config,
-    found: dict[Cell, dict],
-    grid: dict[Cell, dict],
+    asked: list[runs.Question],
+    rows: list[runs.Row],
+    histories: dict[Cell, pd.DataFrame],
     benchmarks: Path,
+    *,
+    comparable: bool,
 ) -> Answers:
     from lambdanet.report import figures, studies
 
-    whole, answered, without = studies.table(config, found), [], []
-    for name, study in config.params.studies.items():
-        if study.document:
-            continue
-        rows = studies.of_study(whole, name, config)
-        said = studies.sentences(rows)
-        if name == studies.BASE:
-            continue
+    answered, without = [], []
+    for question in asked:
+        said = studies.sentences(question, rows, comparable=comparable)
         if not said:
-            without.append(study.title)
+            without.append(question.title)
             continue
-        files.write_text(new / "studies" / f"{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
-        draw(figures.write_study, f"study-{name}", study, rows)
-        shown = {"name": name, "title": study.title, "said": said, "rows": tables.as_rows(rows)}
+        table = studies.table(question, rows, comparable=comparable)
+        files.write_text(
+            new / "studies" / f"{question.name}.csv", table.to_csv(index=False, float_format="%.6g")
+        )
+        draw(figures.write_study, f"study-{question.name}", question, table)
+        shown = {"name": question.name, "title": question.title, "said": said, "rows": tables.as_rows(table)}
+        if question.name == studies.FOLLOWING and comparable:
+            shown["said"] = said + _write_following(new, draw, question, histories)
         answered.append(shown)
+    for cell, history in histories.items():
+        files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
     seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
-    networks = studies.pareto(config, grid, found, seconds)
+    networks = studies.pareto(rows, seconds)
     if not networks.empty:
         files.write_text(new / "studies" / "pareto.csv", networks.to_csv(index=False, float_format="%.6g"))
-        draw(figures.write_pareto, "pareto", networks)
+        paper = tables.paper_table2() if comparable else tables.paper_table2()[:0]
+        noise = runs.STUDY_NOISE
+        draw(figures.write_pareto, "pareto", networks, paper[paper["noise"] == noise], noise)
     return Answers(answered, tables.as_rows(networks), without)
 
 
-def _write_sets(new: Path, old: Path, draw: Drawing, config: Config, found: dict[Cell, dict]) -> list[dict]:
-    """What was found on sets of their own images, for the page: title, text, rows and figures' names.
+def _write_following(
+    new: Path, draw: Drawing, question: runs.Question, histories: dict[Cell, pd.DataFrame]
+) -> list[str]:
+    """How a study's losses follow the authors' log: a table, a figure, and what they say."""
+    from lambdanet.report import figures, studies
+
+    model, noise = question.rows[0].family, question.rows[0].noise
+    by_entry: dict[str, list[pd.DataFrame]] = {}
+    for row in question.rows:
+        seeds = {run.seed for run in row.done}
+        own = [h for cell, h in histories.items() if cell.model == row.name and cell.seed in seeds]
+        by_entry |= {row.name: own} if own else {}
+    table, said = studies.following(by_entry, model, noise)
+    if said:
+        files.write_text(new / "studies" / "following.csv", table.to_csv(index=False, float_format="%.6g"))
+        authors = studies.authors_convergence()
+        logged = authors[(authors["model"] == model) & (authors["noise"] == noise)]
+        draw(figures.write_following, f"following-{question.name}", by_entry, logged)
+    return said
+
+
+def _write_sets(
+    new: Path, old: Path, draw: Drawing, rows: list[runs.Row], found: dict[Cell, dict], known: dict[Cell, Run]
+) -> list[dict]:
+    """What was found on images of their own, for the page: title, text, rows and figures' names.
 
     Where a set has no panels here, the figures of the report that is replaced are taken, if that was of the
     same scores: reports from before these panels were kept have nothing else.
     """
     from lambdanet.report import figures, sets
 
-    whole, sections = sets.table(config, found), []
-    runs = {run.cell: run for run in config.ablation_runs}
+    whole, sections = sets.table(rows), []
     if found:
         files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
-    for name in (name for name, study in config.params.studies.items() if study.document):
+    for name in dict.fromkeys(row.dataset for row in rows if row.dataset):
         # Samples that neither this clone nor git has are no reason to show no numbers.
-        scored = {c: score for c, score in found.items() if config.profile.ablations[c.model].study == name}
-        shown_runs = [runs[cell] for cell in scored if (runs[cell].samples / "levels.csv").is_file()]
-        title, text = sets.ABOUT.get(name, (config.params.studies[name].title, ""))
-        rows = tables.as_rows(whole[whole["set"] == name])
-        section = {"name": name, "title": title, "text": text, "rows": rows}
+        names = {row.name for row in rows if row.dataset == name}
+        scored = {cell: score for cell, score in found.items() if cell.model in names}
+        shown_runs = [known[cell] for cell in scored if (known[cell].samples / "levels.csv").is_file()]
+        title, text = sets.about(name, rows)
         shown = [f"examples-{name}", f"levels-{name}"]
         if shown_runs:
             folders = _of_first_seed(shown_runs)
@@ -196,8 +253,9 @@ def _write_sets(new: Path, old: Path, draw: Drawing, config: Config, found: dict
             for path in (old / "figures" / f"{figure}.png" for figure in shown):
                 if path.is_file():
                     files.write_bytes(new / "figures" / path.name, path.read_bytes())
-        section["figures"] = [f for f in shown if f in draw or (new / "figures" / f"{f}.png").is_file()]
-        sections.append(section)
+        there = [f for f in shown if f in draw or (new / "figures" / f"{f}.png").is_file()]
+        of_set = tables.as_rows(whole[whole["set"] == name])
+        sections.append({"name": name, "title": title, "text": text, "rows": of_set, "figures": there})
     return sections
 
 
@@ -209,15 +267,15 @@ def _has_scores(report: Path, scores: dict[Cell, dict]) -> bool:
 
 
 def _examples(config: Config) -> list[str]:
-    """Commands that run a stage of each kind."""
+    """Of a stage of each kind, how `dvc` names it."""
     first = [*config.table_runs[:1], *config.ablation_runs[:1]]
     stages = [f"evaluate@{config.params.table.noises[0]}", *(run.stage for run in first)]
     return [config.address(stage) for stage in stages]
 
 
-def _of_first_seed(runs: list[Run]) -> dict[str, Path]:
+def _of_first_seed(shown: list[Run]) -> dict[str, Path]:
     """By model, the samples of its run with the first seed, in the order of the runs."""
     found: dict[str, Path] = {}
-    for run in runs:
+    for run in shown:
         found.setdefault(run.cell.model, run.samples)
     return found

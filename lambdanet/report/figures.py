@@ -1,6 +1,7 @@
 """The figures, as PNG: convergence (Figure 9), PSNR against size, photographs (Figure 10)."""
 
 import io
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,8 +12,9 @@ from PIL import Image
 from skimage.io import imread
 
 from lambdanet import files
-from lambdanet.config import Cell, Study
+from lambdanet.config import Cell
 from lambdanet.datasets import photos
+from lambdanet.report.runs import Question
 
 INK, MUTED = "#222222", "#777777"
 COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito
@@ -52,21 +54,22 @@ def write_convergence(path: Path, histories: dict[Cell, pd.DataFrame]) -> None:
 
 
 def write_psnr(path: Path, table: pd.DataFrame) -> None:
-    """PSNR against the number of parameters, a column a noise; the paper's values hollow."""
+    """PSNR against the number of parameters, a column a noise; the paper's values and parameters hollow."""
     noises = list(dict.fromkeys(table.loc[table["seeds"] > 0, "noise"]))
     colours = _colours(table["model"])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.3 * len(noises) + 0.6, 3.4), layout="constrained")
         axes = figure.subplots(1, len(noises), squeeze=False, sharex=True)[0]
         for axis, noise in zip(axes, noises, strict=True):
-            rows = table[(table["noise"] == noise) & (table["seeds"] > 0)]
+            rows = table[table["noise"] == noise]
             for row in rows.to_dict("records"):
-                at = {"color": colours[row["model"]], "markersize": 7, "linestyle": "none"}
-                axis.plot(row["parameters"], row["psnr"], marker="o", label=row["model"], **at)
+                at = {"color": colours[row["model"]], "markersize": 7, "linestyle": "none", "marker": "o"}
+                if row["seeds"]:
+                    axis.plot(row["parameters"], row["psnr"], label=row["model"], **at)
                 if pd.notna(row["paper_psnr"]):
                     hollow = at | {"markerfacecolor": "none", "markersize": 10}
-                    axis.plot(row["parameters"], row["paper_psnr"], marker="o", **hollow)
-            noisy = rows["noisy_psnr"].iloc[0]
+                    axis.plot(row["paper_parameters"], row["paper_psnr"], **hollow)
+            noisy = rows["noisy_psnr"].dropna().iloc[0]
             axis.axhline(noisy, color=MUTED, linestyle="--", linewidth=1)
             axis.annotate(
                 "noisy input", (0.98, noisy), xycoords=("axes fraction", "data"), ha="right",
@@ -76,20 +79,21 @@ def write_psnr(path: Path, table: pd.DataFrame) -> None:
             axis.margins(0.2)
             axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes[0].set_ylabel("PSNR (dB)")
-        axes[0].plot(
-            [], [], "o", color=MUTED, markerfacecolor="none", markersize=10, label="the paper's value"
-        )
+        if table["paper_psnr"].notna().any():
+            axes[0].plot(
+                [], [], "o", color=MUTED, markerfacecolor="none", markersize=10, label="the paper's value"
+            )
         _legend(figure, max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[1])))
         _save(path, figure)
 
 
-def write_study(path: Path, study: Study, rows: pd.DataFrame) -> None:
+def write_study(path: Path, study: Question, rows: pd.DataFrame) -> None:
     """A study's PSNR: over its axis with the parameters on a second one, or a row for each variation.
 
     Args:
         path: PNG to write.
         study: which.
-        rows: of `studies.of_study`; those that were not run are left out.
+        rows: of `studies.table`; those that were not run are left out.
     """
     done = rows[rows["seeds"] > 0]
     with mpl.rc_context(STYLE):
@@ -115,7 +119,7 @@ def write_study(path: Path, study: Study, rows: pd.DataFrame) -> None:
         _save(path, figure)
 
 
-def _draw_over_axis(axis: object, study: Study, done: pd.DataFrame) -> None:
+def _draw_over_axis(axis: object, study: Question, done: pd.DataFrame) -> None:
     groups = list(done.groupby("group")) if study.group else [(None, done)]
     for colour, (group, rows) in zip(COLOURS, groups, strict=False):
         name = f"{study.group} = {group:g}" if study.group else "PSNR"
@@ -155,12 +159,14 @@ def _spread(row: dict) -> float | None:
     return None if pd.isna(row["psnr_std"]) else row["psnr_std"]
 
 
-def write_pareto(path: Path, networks: pd.DataFrame) -> None:
-    """PSNR against parameters of all networks on the studies' noise, and the front of the best.
+def write_pareto(path: Path, networks: pd.DataFrame, paper: pd.DataFrame, noise: str) -> None:
+    """PSNR against parameters of all networks on the studies' noise, and a front for each shared recipe.
 
     Args:
         path: PNG to write.
         networks: of `studies.pareto`.
+        paper: of `tables.paper_table2`, that noise's rows; empty where its images are not used.
+        noise: its name.
     """
     colours = _colours(networks["family"])
     with mpl.rc_context(STYLE):
@@ -170,20 +176,29 @@ def write_pareto(path: Path, networks: pd.DataFrame) -> None:
             axis.plot(
                 rows["parameters"], rows["psnr"], "o", color=colours[family], label=family, markersize=6
             )
-        front = networks[networks["front"]]
-        axis.step(front["parameters"], front["psnr"], where="post", color=INK, linewidth=1, label="front")
-        for row in front.to_dict("records"):
-            axis.annotate(
-                row["name"], (row["parameters"], row["psnr"]), textcoords="offset points", xytext=(4, 5),
-                fontsize=7, color=INK,
+        if len(paper):
+            axis.plot(
+                paper["paper_parameters"], paper["paper_psnr"], "o", color=MUTED, markerfacecolor="none",
+                markersize=10, label="the paper's value",
             )  # fmt: skip
-        axis.set(xscale="log", xlabel="parameters", ylabel="PSNR (dB), Gaussian noise 0.1")
+        fronts = networks[networks["front"]].groupby("recipe")
+        for line, (recipe, front) in zip(itertools.cycle(("-", "--", ":", "-.")), fronts, strict=False):
+            axis.step(
+                front["parameters"], front["psnr"], line, where="post", color=INK, linewidth=1,
+                label=f"front of recipe {recipe}",
+            )  # fmt: skip
+            for row in front.to_dict("records"):
+                axis.annotate(
+                    row["name"], (row["parameters"], row["psnr"]), textcoords="offset points",
+                    xytext=(4, 5), fontsize=7, color=INK,
+                )  # fmt: skip
+        axis.set(xscale="log", xlabel="parameters", ylabel=f"PSNR (dB), {noise}")
         axis.margins(0.12)
         axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axis.set_xlim(*axis.get_xlim())
         axis.axvspan(axis.get_xlim()[0], 20_000, color="#f4f4f4", zorder=0)
-        _legend(figure, axis)
+        _legend(figure, axis, columns=4)
         _save(path, figure)
 
 
@@ -264,6 +279,31 @@ def write_against_authors(path: Path, histories: dict[Cell, pd.DataFrame], autho
         _legend(figure, max(figure.axes, key=lambda one: len(one.lines)))
         _save(path, figure)
     return True
+
+
+def write_following(path: Path, histories: dict[str, list[pd.DataFrame]], logged: pd.DataFrame) -> None:
+    """A study's training losses by epoch, a line a seed, beside what the authors logged.
+
+    Args:
+        path: PNG to write.
+        histories: by entry, one for each seed.
+        logged: of `studies.authors_convergence`, one model on one noise.
+    """
+    colours = _colours(histories)
+    last = max(history["epoch"].max() for of_seeds in histories.values() for history in of_seeds)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axis = figure.subplots()
+        for name, of_seeds in histories.items():
+            for history in of_seeds:
+                axis.plot(history["epoch"], history["loss"], color=colours[name], label=name, linewidth=1)
+        part = logged[logged["epoch"] <= last]
+        axis.plot(part["epoch"], part["loss"], ":", color=INK, linewidth=1.8, label="the authors' log")
+        axis.set(xlabel="epoch", ylabel="training loss (MSE)", xscale="log", yscale="log")
+        _label_plainly(axis.xaxis)
+        _label_plainly(axis.yaxis)
+        _legend(figure, axis, columns=2)
+        _save(path, figure)
 
 
 def write_panel(path: Path, panels: dict[str, Path]) -> None:

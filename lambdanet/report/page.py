@@ -12,8 +12,9 @@ from PIL import Image
 from lambdanet import files
 from lambdanet.config import Cell
 from lambdanet.report.findings import findings
+from lambdanet.report.runs import STUDY_NOISE, Row
 from lambdanet.report.studies import AUTHORS_BATCHES
-from lambdanet.report.tables import as_rows, seed_sentences
+from lambdanet.report.tables import as_rows, beside_paper, noted, signed
 
 if TYPE_CHECKING:
     from lambdanet.report import Answers
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 def write_page(
     path: Path,
     table: pd.DataFrame,
+    rows: list[Row],
     scores: dict[Cell, dict],
     records: dict[Cell, dict | None],
     figures: Path,
@@ -29,7 +31,7 @@ def write_page(
     own: list[dict],
     *,
     comparable: bool,
-    scale: dict,
+    images: int,
     stages: list[str],
 ) -> None:
     """Write the page; everything it shows is inside the file.
@@ -37,13 +39,14 @@ def write_page(
     Args:
         path: HTML file.
         table: of `tables.table2`.
+        rows: of `runs.collect`.
         scores: of every cell that was run: of the table, the studies and the sets.
         records: what each of their trainings left in the logs, or None.
         figures: folder of the PNG files.
         answers: what the studies found.
         own: sections on the sets of their own images.
         comparable: whether the table's images are the paper's.
-        scale: how long the table's models are trained: images, and epochs by model.
+        images: that the table's models are trained on.
         stages: names of DVC stages, as examples.
     """
     environment = jinja2.Environment(
@@ -51,34 +54,49 @@ def write_page(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["signed"] = signed
+    shared, recipes = _recipes(answers.networks)
     text = environment.get_template("report.html.j2").render(
         profile=next(iter(scores)).profile,
         rows=as_rows(table),
-        seeds=seed_sentences(table),
-        findings=findings(table, answers.networks, comparable=comparable),
+        beside_paper=beside_paper(table),
+        noted=noted(table),
+        findings=findings(rows, comparable=comparable),
         comparable=comparable,
-        scale=scale,
+        images=images,
+        epochs={row.name: row.epochs for row in rows if row.done and not row.study and not row.dataset},
+        monitored=_monitored(rows),
+        unrecorded=sum(run.scores is not None and not run.recorded for row in rows for run in row.runs),
         stages=stages,
-        convergence=_inline(figures / "convergence.png"),
-        psnr=_inline(figures / "psnr.png"),
         panels={p.stem.removeprefix("panel-"): _photographs(p) for p in sorted(figures.glob("panel-*.png"))},
-        authors=_inline(figures / "authors.png") if (figures / "authors.png").is_file() else None,
         authors_batches=AUTHORS_BATCHES,
-        pareto=_inline(figures / "pareto.png") if answers.networks else None,
+        study_noise=STUDY_NOISE,
+        shared=shared,
+        recipes=recipes,
+        fronts=sorted({row["recipe"] for row in answers.networks if row["front"]}),
         answers=answers,
         own=own,
-        own_figures={
-            name: _photographs(figures / f"{name}.png")
-            if name.startswith("examples")
-            else _inline(figures / f"{name}.png")
-            for section in own
-            for name in section["figures"]
-        },
-        study_figures={one["name"]: _inline(figures / f"study-{one['name']}.png") for one in answers.studies},
+        pictures={p.stem: _shown(p) for p in figures.glob("*.png") if not p.stem.startswith("panel-")},
         provenance=_provenance(scores, records),
         digests=_digests(scores, {section["name"] for section in own}),
     )
     files.write_text(path, text)
+
+
+def _recipes(networks: list[dict]) -> tuple[str, dict[str, str]]:
+    """What all recipes share, and by letter the rest of each."""
+    parts = {row["recipe"]: row["trained"].split(", ") for row in networks}
+    shared = [one for one in next(iter(parts.values()), []) if all(one in other for other in parts.values())]
+    rest = {letter: ", ".join(one for one in parts[letter] if one not in shared) for letter in parts}
+    return ", ".join(shared), dict(sorted(rest.items(), key=lambda one: (len(one[0]), one[0])))
+
+
+def _monitored(rows: list[Row]) -> str:
+    """How many test images were monitored, of the table's trainings."""
+    done = [run for row in rows if not row.study and not row.dataset for run in row.done]
+    return " or ".join(
+        map(str, sorted({min(run.training["monitored"], run.scores["images"]) for run in done}))
+    )
 
 
 def _provenance(scores: dict[Cell, dict], records: dict[Cell, dict | None]) -> list[dict]:
@@ -106,6 +124,10 @@ def _digests(scores: dict[Cell, dict], sets: set[str]) -> dict[str, str]:
         found[clean] = score["clean_sha256"]
         found[f"with {cell.noise}"] = score["noisy_sha256"]
     return found
+
+
+def _shown(path: Path) -> str:
+    return _photographs(path) if path.stem.startswith("examples") else _inline(path)
 
 
 def _inline(path: Path) -> str:

@@ -1,63 +1,77 @@
-"""Networks on sets of their own images, beside what the documents that they come from say."""
+"""Networks on images of their own, beside what the documents that they come from say."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from lambdanet.config import Cell, Config
+from lambdanet.report import settings
+from lambdanet.report.runs import Row
 
-# PSNR (dB) on test and on training images that the documents give.
-DOCUMENTS = {"dncnn-25": (31.193, None), "cnn-bce": (17.737, 18.039)}
-ABOUT = {
-    "bsds500": (
-        "DnCNN on BSDS500, predicting the noise",
-        "Its document trains on 85,600 colour patches of 40 x 40 from 400 images, with Adam, and gives "
-        "31.19 dB for an image of 20.53 dB. Chosen here, where it is silent: noise of sigma 25 of 255, "
-        "clipped, drawn anew for each patch and epoch; 17 layers of 64 channels at full size; the 400 "
-        "images are BSDS500's train and test, the 100 its val, portrait ones turned. The blind network is "
-        "trained on a sigma of each patch's own, from 1 to 55.",
-    ),
-    "split": (
-        "A CNN with LeakyReLU and cross-entropy, on four fifths of CIFAR-10",
-        "Its document gives 17.74 dB on test and 18.04 dB on training images. It says nothing of its noise,"
-        " widths or learning rate, and derives its PSNR from the cross-entropy, so that the numbers are not"
-        " comparable. Chosen here: Gaussian noise 0.1 as in the table, 32 channels, slope 0.2, Adam at a "
-        "constant 0.001.",
-    ),
+# What the documents give, on their own images.
+DOCUMENTS = {
+    "bsds500": {
+        "title": "DnCNN that predicts the noise",
+        "images": "bsds500",
+        "text": "Its document trains on 85,600 colour patches of 40 x 40 from 400 images of BSDS500, with "
+        "Adam, and gives 31.19 dB for an image of 20.53 dB. It names no noise level.",
+        "psnr": {"dncnn-25": (31.193, None)},
+    },
+    "split": {
+        "title": "A CNN with LeakyReLU and cross-entropy",
+        "images": "cifar10-split",
+        "text": "Its document gives 17.74 dB on test and 18.04 dB on training images of CIFAR-10, four "
+        "fifths to one. It says nothing of its noise, widths or learning rate, and derives its PSNR from the "
+        "cross-entropy, so that the numbers are not comparable.",
+        "psnr": {"cnn-bce": (17.737, 18.039)},
+    },
 }
 
 
-def table(config: Config, scores: dict[Cell, dict]) -> pd.DataFrame:
+def table(rows: list[Row]) -> pd.DataFrame:
     """One row a network, averaged over the seeds, in the order of params.yaml.
 
     Args:
-        config: of the profile whose scores these are.
-        scores: of those that were run.
+        rows: of `runs.collect`.
 
     Returns:
         set, model, parameters, epochs, train_size (images or patches trained on), images (tested on),
-        noisy_psnr, psnr, gain (dB), ssim, train_psnr, document_psnr, document_train_psnr, seeds.
+        noisy_psnr, psnr, gain (dB), ssim, train_psnr, document_psnr, document_train_psnr (both empty where
+        the images are not the document's), seeds.
     """
-    rows = []
-    documents = [run.cell.model for run in config.ablation_runs if config.is_document(run)]
-    for name in dict.fromkeys(documents):
-        found = [(cell, score) for cell, score in scores.items() if cell.model == name]
-        of_set = config.profile.ablations[name].study
-        document = DOCUMENTS.get(name, (None, None))
-        row = {"set": of_set, "model": name, "seeds": len(found)}
-        row |= {"document_psnr": document[0], "document_train_psnr": document[1]}
-        row |= {"epochs": config.training(name).epochs}
-        row |= {"train_size": config.download(name).train_images}
-        if found:
-            for key in ("psnr", "ssim", "noisy_psnr", "train_psnr"):
-                values = [score[key] for _, score in found if key in score]
-                row[key] = sum(values) / len(values) if values else None
-            row |= {"parameters": found[0][1]["parameters"], "images": found[0][1]["images"]}
-            row["gain"] = row["psnr"] - row["noisy_psnr"]
-        rows.append(row)
+    found = []
+    for row in (row for row in rows if row.dataset):
+        document = _document(row).get("psnr", {}).get(row.name, (None, None))
+        shown = {"set": row.dataset, "model": row.name, "seeds": len(row.done), "epochs": row.epochs}
+        shown |= {"document_psnr": document[0], "document_train_psnr": document[1]}
+        shown |= {"train_size": row.data["images"]}
+        if row.done:
+            shown |= {key: row.mean(key) for key in ("psnr", "ssim", "noisy_psnr", "train_psnr")}
+            shown |= {"parameters": row.parameters, "images": row.first.scores["images"]}
+            shown["gain"] = shown["psnr"] - shown["noisy_psnr"]
+        found.append(shown)
     columns = ["set", "model", "parameters", "epochs", "train_size", "images", "noisy_psnr", "psnr", "gain"]
     columns += ["ssim", "train_psnr", "document_psnr", "document_train_psnr", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(found, columns=columns)
+
+
+def _document(row: Row) -> dict:
+    """What is known of the document, if the row's images are the document's."""
+    known = DOCUMENTS.get(row.dataset, {})
+    return known if known.get("images") == row.data["dataset"] else {}
+
+
+def about(name: str, rows: list[Row]) -> tuple[str, str]:
+    """An experiment's title and text: its document's numbers where its images are used, and what is used."""
+    own = [row for row in rows if row.dataset == name]
+    title = DOCUMENTS.get(name, {}).get("title", f"The set {name}")
+    text = _document(own[0]).get("text", "Its document's images are not used, so its numbers are not shown.")
+    used = "; ".join(f"{row.name}: {_described(row)}" for row in own)
+    return f"{title}, on {own[0].data['dataset']}", f"{text} Here, {used}."
+
+
+def _described(row: Row) -> str:
+    network = ", ".join(f"{settings.words(k)} {settings.shown(v)}" for k, v in row.hyperparameters.items())
+    return f"{network.removeprefix('name ')}; {settings.described(row.recipe)}"
 
 
 def levels(folders: dict[str, Path]) -> dict[str, pd.DataFrame]:

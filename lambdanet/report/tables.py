@@ -1,13 +1,16 @@
 """Table 2: this run's scores beside the paper's."""
 
-import itertools
 import json
 from importlib import resources
 from pathlib import Path
 
 import pandas as pd
 
-from lambdanet.config import Cell, Run
+from lambdanet.config import Cell
+from lambdanet.config import Run as Planned
+from lambdanet.report.runs import Row, sample
+from lambdanet.report.settings import PAPERS_PARAMETERS
+from lambdanet.report.statistics import mean_interval
 
 # What was measured of a cell, averaged over its seeds.
 MEASURES = (
@@ -38,13 +41,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_scores(runs: list[Run]) -> dict[Cell, dict]:
+def read_scores(planned: list[Planned]) -> dict[Cell, dict]:
     """The scores of those runs that have them, in their order.
 
     Raises:
         ValueError: a file is no JSON object.
     """
-    return {run.cell: read_json(run.scores) for run in runs if run.scores.is_file()}
+    return {run.cell: read_json(run.scores) for run in planned if run.scores.is_file()}
 
 
 def as_rows(table: pd.DataFrame) -> list[dict]:
@@ -74,9 +77,10 @@ def read_history(path: Path) -> pd.DataFrame:
 
 
 def paper_table2() -> pd.DataFrame:
-    """The paper's Table 2: noise, model, paper_psnr (dB), paper_ssim, paper_note."""
+    """The paper's Table 2: noise, model, paper_psnr (dB), paper_ssim, paper_parameters, paper_note."""
     with resources.files("lambdanet.report").joinpath("paper_table2.csv").open() as file:
         paper = pd.read_csv(file).rename(columns={"psnr": "paper_psnr", "ssim": "paper_ssim"})
+    paper["paper_parameters"] = paper["model"].map(PAPERS_PARAMETERS)
     notes = [
         DOUBTS.get(pair, DNCNN_DOUBT if pair[1] == "dncnn" else "")
         for pair in zip(paper["noise"], paper["model"], strict=True)
@@ -84,87 +88,68 @@ def paper_table2() -> pd.DataFrame:
     return paper.assign(paper_note=notes)
 
 
-def table2(cells: list[Cell], scores: dict[Cell, dict]) -> pd.DataFrame:
-    """One row per noise and model, averaged over the seeds, in the order of `cells`.
+def table2(rows: list[Row], *, comparable: bool) -> pd.DataFrame:
+    """One row per noise and model, averaged over the seeds, in the order of `rows`.
 
     Args:
-        cells: all cells of the profile.
-        scores: what `evaluate` wrote, of those that were run.
+        rows: of the table, those that were not run among them.
+        comparable: whether the images are the paper's; if not, its columns are empty.
 
     Returns:
-        noise, model, psnr (dB, pooled), ssim, parameters, paper_psnr, paper_ssim, psnr_difference
-        and ssim_difference (ours minus the paper's), psnr_per_image (dB, mean), the same of the
-        noisy input, images, seeds (how many were run), best (of its noise), paper_note; with more
-        than one seed psnr_std, the standard deviation over them. Empty where nothing was run or
-        the paper has no value.
+        noise, model, psnr (dB, pooled), ssim, parameters, paper_psnr, paper_ssim, paper_parameters,
+        psnr_difference and ssim_difference (ours minus the paper's), psnr_per_image (dB, mean), the same of
+        the noisy input, images, seeds (how many were run), best (highest of its noise), paper_note, note
+        (settings that are not those of params.yaml), psnr_low and psnr_high (the interval of `statistics`;
+        empty without a spread); with more than one seed psnr_std, the standard deviation over them. Empty
+        where nothing was run or the paper has no value.
 
     Raises:
-        ValueError: cells of one noise were scored on different test images.
+        ValueError: rows of one noise were scored on different test images.
     """
-    rows = []
-    for noise, model in dict.fromkeys((cell.noise, cell.model) for cell in cells):
-        found = [scores[c] for c in cells if (c.noise, c.model) == (noise, model) and c in scores]
-        row = {"noise": noise, "model": model, "seeds": len(found)}
-        if found:
-            row |= {name: sum(score[name] for score in found) / len(found) for name in MEASURES}
-            row |= {"parameters": found[0]["parameters"], "images": found[0]["images"]}
-            row["psnr_std"] = pd.Series([score["psnr"] for score in found]).std()
-        rows.append(row)
-    for noise in dict.fromkeys(cell.noise for cell in cells):
-        tests = {(s["clean_sha256"], s["noisy_sha256"]) for c, s in scores.items() if c.noise == noise}
+    table = pd.DataFrame([_table_row(row, rows) for row in rows])
+    for noise in dict.fromkeys(row.noise for row in rows):
+        tests = {
+            (run.scores["clean_sha256"], run.scores["noisy_sha256"])
+            for row in rows
+            for run in row.done
+            if row.noise == noise
+        }
         if len(tests) > 1:
             raise ValueError(f"the cells of {noise} were scored on different test images; run `dvc repro`")
-    table = pd.DataFrame(rows).merge(paper_table2(), on=["noise", "model"], how="left")
+    paper = paper_table2()
+    table = table.merge(paper if comparable else paper[:0], on=["noise", "model"], how="left")
     table["psnr_difference"] = table["psnr"] - table["paper_psnr"]
     table["ssim_difference"] = table["ssim"] - table["paper_ssim"]
     table["best"] = table["psnr"] == table.groupby("noise")["psnr"].transform("max")
     table["paper_note"] = table["paper_note"].fillna("")
-    for name in ("parameters", "images"):
+    for name in ("parameters", "images", "paper_parameters"):
         table[name] = table[name].astype("Int64")
     order = ["noise", "model", "psnr", "ssim", "parameters"]
-    order += ["paper_psnr", "paper_ssim", "psnr_difference", "ssim_difference"]
-    order += [*MEASURES[2:], "images", "seeds", "best", "paper_note"]
+    order += ["paper_psnr", "paper_ssim", "paper_parameters", "psnr_difference", "ssim_difference"]
+    order += [*MEASURES[2:], "images", "seeds", "best", "paper_note", "note", "psnr_low", "psnr_high"]
     if (table["seeds"] > 1).any():
         order.insert(3, "psnr_std")
-    return table[order]
+    return table.reindex(columns=order)
 
 
-def seed_sentences(table: pd.DataFrame) -> list[str]:
-    """For each noise with several seeds of a model, which models' differences are larger than the spread.
-
-    A difference counts where it exceeds twice the larger of both standard deviations; for two models of one
-    training each, twice the largest of the noise's.
-    """
-    said = []
-    if "psnr_std" not in table:
-        return said
-    for noise, rows in table[table["seeds"] > 0].groupby("noise", sort=False):
-        largest = rows["psnr_std"].max()  # NaN where nothing was trained several times
-        if pd.isna(largest) or len(rows) < 2:
-            continue
-        ordered = rows.sort_values("psnr", ascending=False).to_dict("records")
-        unsure = [
-            f"{a['model']} and {b['model']}"
-            for a, b in itertools.pairwise(ordered)
-            if a["psnr"] - b["psnr"] <= 2 * _spread(a, b, largest)
-        ]
-        names = " > ".join(row["model"] for row in ordered)
-        end = (
-            f"not told apart: {', '.join(unsure)}" if unsure else "each difference is larger than the spread"
-        )
-        if once := [row["model"] for row in ordered if row["seeds"] == 1]:
-            end += f"; trained once, so judged by the others' spread: {', '.join(once)}"
-        said.append(f"{noise}: {names}; {end}.")
-    return said
+def _table_row(row: Row, rows: list[Row]) -> dict:
+    shown = {"noise": row.noise, "model": row.name, "seeds": len(row.done), "note": row.outdated}
+    shown |= dict.fromkeys((*MEASURES, "parameters", "images"))
+    if row.done:
+        interval = mean_interval(sample(row, rows))
+        shown |= {name: row.mean(name) for name in MEASURES}
+        shown |= {"parameters": row.parameters, "images": row.done[0].scores["images"]}
+        shown |= {"psnr_std": pd.Series(row.psnrs).std()}
+        shown |= {"psnr_low": interval.low, "psnr_high": interval.high}
+    return shown
 
 
-def _spread(a: dict, b: dict, otherwise: float) -> float:
-    """The larger of two models' standard deviations."""
-    return max((one["psnr_std"] for one in (a, b) if pd.notna(one["psnr_std"])), default=otherwise)
+def run_row(run: Planned, *, comparable: bool) -> dict[str, object]:
+    """One run for a person: its score beside the paper's, or before that its last epoch.
 
-
-def run_row(run: Run) -> dict[str, object]:
-    """One run beside the paper, for a person: its score, or before that its last epoch.
+    Args:
+        run: which.
+        comparable: whether its images are the paper's.
 
     Raises:
         ValueError: it was not trained here.
@@ -174,66 +159,90 @@ def run_row(run: Run) -> dict[str, object]:
     if not run.scores.is_file():
         last = read_history(run.history).iloc[-1]
         shown = {"epochs": int(last["epoch"]), "loss": round(float(last["loss"]), 6)}
-        images = f"PSNR of {run.settings.monitored} test images (dB)"
-        return row | shown | {images: round(float(last["monitored_psnr"]), 2)}
-    found = table2([cell], {cell: read_json(run.scores)}).iloc[0]
-    paper = {"paper": "paper_psnr", "paper's SSIM": "paper_ssim"}
+        return row | shown | {"monitored PSNR (dB)": round(float(last["monitored_psnr"]), 2)}
+    found = read_json(run.scores)
+    row |= {"PSNR (dB)": round(found["psnr"], 2), "SSIM": round(found["ssim"], 3)}
+    if comparable:
+        paper = paper_table2().set_index(["noise", "model"])[["paper_psnr", "paper_ssim"]]
+        known = paper.loc[place] if (place := (cell.noise, cell.model)) in paper.index else (None, None)
+        row |= dict(zip(("paper", "paper's SSIM"), known, strict=True))
     return row | {
-        "PSNR (dB)": round(float(found["psnr"]), 2),
-        "SSIM": round(float(found["ssim"]), 3),
-        **{key: None if pd.isna(found[name]) else float(found[name]) for key, name in paper.items()},
-        "noisy input (dB)": round(float(found["noisy_psnr"]), 2),
-        "parameters": int(found["parameters"]),
-        "images": int(found["images"]),
+        "noisy input (dB)": round(found["noisy_psnr"], 2),
+        "parameters": found["parameters"],
+        "images": found["images"],
     }
 
 
+def beside_paper(table: pd.DataFrame) -> bool:
+    """Whether a table has values of the paper."""
+    return bool(table["paper_psnr"].notna().any())
+
+
+def noted(table: pd.DataFrame) -> list[str]:
+    """Which models were trained with other settings than those of params.yaml, and with which."""
+    noted = table[table["note"] != ""].groupby("note", sort=False)["model"]
+    return [f"{', '.join(dict.fromkeys(models))}: {note}" for note, models in noted]
+
+
 def as_markdown(table: pd.DataFrame) -> str:
-    """Ours beside the paper's, with the difference; the best PSNR of each noise in bold."""
-    lines = [
-        "| noise | model | parameters | PSNR (dB) | paper | difference | SSIM | paper | difference "
-        "| noisy input |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in table.to_dict("records"):
-        if not row["seeds"]:
-            lines.append(f"| {row['noise']} | {row['model']} | | not run | {_paper(row)} | | | | | |")
-            continue
-        psnr = f"**{row['psnr']:.2f}**" if row["best"] else f"{row['psnr']:.2f}"
-        if pd.notna(row.get("psnr_std")):
-            psnr += f" ± {row['psnr_std']:.2f}"
-        lines.append(
-            f"| {row['noise']} | {row['model']} | {row['parameters']:,} "
-            f"| {psnr} | {_paper(row)} | {_number(row['psnr_difference'], '+.2f')} "
-            f"| {row['ssim']:.3f} | {_number(row['paper_ssim'], '.2f')} "
-            f"| {_number(row['ssim_difference'], '+.3f')} | {row['noisy_psnr']:.2f} |"
-        )
+    """Ours beside the paper's, with the difference; the highest PSNR of each noise in bold."""
+    paper = beside_paper(table)
+    columns = ["noise", "model", "parameters", "PSNR (dB)", *["paper", "difference"] * paper]
+    columns += ["SSIM", *["paper", "difference"] * paper, "noisy input"]
+    lines = [_line(columns), _line(["---", "---", *["---:"] * (len(columns) - 2)])]
+    lines += [_line(_values(row, paper)) for row in table.to_dict("records")]
     images = sorted(set(table["images"].dropna()))
     seeds = sorted(set(table["seeds"]) - {0})
-    trained = f"mean of {', '.join(map(str, seeds))} training(s) each"
-    if len(seeds) == 2 and seeds[0] == 1:
-        trained = f"mean and standard deviation of {seeds[1]} trainings, or one training where there is no ±"
+    trained = f"mean of {' or '.join(map(str, seeds))} training(s) each"
+    if seeds[-1:] > [1]:
+        trained += ", ± the standard deviation over several"
     lines += [
         "",
         f"{', '.join(f'{count:,}' for count in images)} test images; {trained}. "
         "PSNR of the MSE pooled over the test set, SSIM with a Gaussian window, outputs clipped to [0, 1]; "
-        "bold: the best of its noise.",
+        "bold: the highest of its noise.",
     ]
     if (table["paper_note"] != "").any():
-        lines.append("† An entry of the paper that does not hold: see the deviations in the README.")
+        notes = table["paper_note"].loc[lambda note: note != ""].unique()
+        lines.append(f"† An entry of the paper that does not hold: {'; '.join(notes)}.")
+    if (table["note"] != "").any():
+        lines.append("‡ " + "; ".join(noted(table)) + ".")
     return "\n".join(lines) + "\n"
+
+
+def _values(row: dict, paper: bool) -> list[str]:
+    theirs = [_number(row["paper_psnr"], ".2f") + (" †" if row["paper_note"] else "")] if paper else []
+    if not row["seeds"]:
+        return [row["noise"], row["model"], "", "not run", *theirs, *[""] * (5 if paper else 2)]
+    psnr = f"**{row['psnr']:.2f}**" if row["best"] else f"{row['psnr']:.2f}"
+    if pd.notna(row.get("psnr_std")):
+        psnr += f" ± {row['psnr_std']:.2f}"
+    if row["note"]:
+        psnr += " ‡"
+    values = [row["noise"], row["model"], f"{row['parameters']:,}", psnr, *theirs]
+    values += [_number(row["psnr_difference"], "+.2f")] * paper + [f"{row['ssim']:.3f}"]
+    if paper:
+        values += [_number(row["paper_ssim"], ".2f"), _number(row["ssim_difference"], "+.3f")]
+    return [*values, f"{row['noisy_psnr']:.2f}"]
+
+
+def _line(values: list[str]) -> str:
+    return f"| {' | '.join(values)} |"
 
 
 def as_text(table: pd.DataFrame) -> str:
     """The same for a terminal."""
     show = pd.DataFrame({"noise": table["noise"].where(table["noise"] != table["noise"].shift(), "")})
     show["model"] = table["model"]
-    show["parameters"] = [_number(value, ",.0f") for value in table["parameters"]]
-    show["PSNR"] = [_number(value, ".2f") or "not run" for value in table["psnr"]]
-    show["paper"] = [_number(value, ".2f") for value in table["paper_psnr"]]
-    show["SSIM"] = [_number(value, ".3f") for value in table["ssim"]]
-    show[" paper"] = [_number(value, ".2f") for value in table["paper_ssim"]]
-    show["noisy input"] = [_number(value, ".2f") for value in table["noisy_psnr"]]
+    columns = {"parameters": ("parameters", ",.0f"), "PSNR": ("psnr", ".2f"), "paper": ("paper_psnr", ".2f")}
+    columns |= {
+        "SSIM": ("ssim", ".3f"),
+        " paper": ("paper_ssim", ".2f"),
+        "noisy input": ("noisy_psnr", ".2f"),
+    }
+    for title, (name, form) in columns.items():
+        if title.strip() != "paper" or beside_paper(table):
+            show[title] = [_number(value, form) or "not run" * (name == "psnr") for value in table[name]]
     return show.to_string(index=False)
 
 
@@ -249,9 +258,12 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} cannot be read ({error}); make it with `dvc repro`") from None
 
 
-def _paper(row: dict) -> str:
-    return _number(row["paper_psnr"], ".2f") + (" †" if row["paper_note"] else "")
-
-
 def _number(value: float, form: str) -> str:
-    return "" if pd.isna(value) else format(value, form)
+    if pd.isna(value):
+        return ""
+    return signed(value, int(form[2])) if form.startswith("+") else format(value, form)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign, and no minus before zero."""
+    return f"{round(value, digits) + 0:+.{digits}f}"

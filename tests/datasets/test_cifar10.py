@@ -472,7 +472,7 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         if how == "stall":
             self.wfile.write(body[:1000])
             self.wfile.flush()
-            time.sleep(3)
+            time.sleep(60)  # nobody waits for it
         else:
             self.wfile.write(body)
 
@@ -492,7 +492,7 @@ def mirror(records, tmp_path, monkeypatch):
     thread.start()
     name = "cifar-10-binary.tar.gz"
     monkeypatch.setattr(cifar10, "ARCHIVES", {name: f"md5:{hashlib.md5(archive).hexdigest()}"})
-    monkeypatch.setattr(cifar10, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(cifar10, "TIMEOUT_SECONDS", 5)
     monkeypatch.setattr(cifar10, "TRIES", 1)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield lambda how: f"http://127.0.0.1:{server.server_port}/{how}/{name}"

@@ -27,7 +27,7 @@ def photographs(tmp_path):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photograph(number)).save(path / name)
     (path / "notes.txt").write_text("no image")
-    (path / "trip/raw.tiff").write_bytes(b"none that is read")
+    (path / "trip/raw.dng").write_bytes(b"none that is read")
     (path / "album.png").mkdir()
     (path / ".hidden.png").write_bytes(b"no image")
     (path / ".thumbnails").mkdir()
@@ -190,7 +190,7 @@ def test_folder_without_images_is_refused(refused, tmp_path):
     (tmp_path / "empty/.git").mkdir(parents=True)
     (tmp_path / "empty/a.txt").write_text("")
     assert refused(wanted(tmp_path / "empty")) == (
-        f"{tmp_path / 'empty'} holds no images (.png, .jpg, .jpeg, .webp, .bmp)"
+        f"{tmp_path / 'empty'} holds no images ({', '.join(imagefile.SUFFIXES)})"
     )
 
 

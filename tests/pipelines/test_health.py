@@ -13,7 +13,7 @@ import pytest
 import yaml
 from helpers import PARAMS, ROOT
 
-from pipelines import cluster, health, versions
+from pipelines import cluster, health, profiles, versions
 
 
 @pytest.fixture
@@ -86,6 +86,42 @@ def test_damaged_lock_files_are_named_and_mended(project, path, damaged):
     assert (level, path in advice) == ("ok", True)
     assert ((project / path).read_text() if (project / path).exists() else "") == before
     assert {level for level, _, _ in health.clone(fix=False)} == {"ok"}
+
+
+def commit(message):
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam", message])
+
+
+@pytest.mark.parametrize("fix", [False, True])
+def test_a_merge_conflict_in_dvc_lock_is_named_and_left_alone(project, fix):
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
+    lock = project / "dvc.lock"
+    text = lock.read_text()
+    subprocess.run([*git, "checkout", "-qb", "other"], check=True)
+    lock.write_text(text.replace("cmd: mkdir", "cmd: true; mkdir"))
+    commit("theirs")
+    subprocess.run([*git, "checkout", "-q", "-"], check=True)
+    lock.write_text(text.replace("cmd: mkdir", "cmd: false; mkdir"))
+    commit("ours")
+    assert subprocess.run([*git, "merge", "other"], capture_output=True).returncode == 1
+    conflict = lock.read_bytes()
+    assert b"<<<<<<< HEAD" in conflict
+    level, what, advice = found(list(health.clone(fix=fix)), "dvc.lock")
+    assert (level, what) == ("BAD", "dvc.lock is in a merge conflict and was left as it is")
+    assert advice.startswith("choose a side (`git checkout --ours dvc.lock` or `--theirs`) or edit it")
+    assert lock.read_bytes() == conflict
+    with pytest.raises(ValueError, match=r"^dvc.lock is in a merge conflict: choose a side"):
+        profiles.read_lock(lock.read_text())
+
+
+def test_a_damaged_dvc_lock_is_kept_whatever_git_has(project):
+    lock, damaged = project / "dvc.lock", "stages:\n  download@tiny:\n    cm"
+    lock.write_text(damaged)
+    commit("the damaged one too")
+    _, _, advice = found(list(health.clone(fix=True)), "dvc.lock was cut off")
+    assert "no whole one is committed, moved away" in advice
+    assert not lock.exists()
+    assert (project / ".dvc/tmp/dvc.lock.damaged").read_text() == damaged
 
 
 def test_old_half_written_files_are_removed_and_young_ones_kept(project):

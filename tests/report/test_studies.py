@@ -1,76 +1,126 @@
-"""What the studies' tables, sentences and figures say of scores that are made up."""
+"""What the studies' tables, sentences and figures say of scores that are made up, and of those committed."""
 
 import dataclasses
 
-import helpers
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from report_helpers import committed, row
+from scipy import stats
 
 from lambdanet import config
-from lambdanet.report import figures, studies
+from lambdanet.report import figures, runs, studies
+from lambdanet.report.runs import Question
+
+SHORT = {"epochs": 25}
+SEEDS = [26.7, 26.9, 26.8]  # s = 0.1
 
 
-@pytest.fixture(scope="module")
-def known():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(helpers.ROOT)
-        return config.load("profile.yaml")
+def entry(name, psnrs=(), *, parameters=9_083, train=None, study="", **hyperparameters):
+    network = {"name": "lambdanet", "d": 16} | hyperparameters
+    return row(
+        name, psnrs, parameters=parameters, train=SHORT | (train or {}), study=study, hyperparameters=network
+    )
 
 
-def scores(known, **psnrs):
-    """Scores by cell of `paper`: PSNR by variation, a list for several seeds."""
-    found = {}
-    for name, values in psnrs.items():
-        for seed, psnr in enumerate(values if isinstance(values, list) else [values]):
-            cell = config.Cell("paper", "gaussian-01", name.replace("_", "-"), seed)
-            size = {"base": 9083, "channels-d4": 8900, "channels-d128": 17903}.get(cell.model, 1000)
-            found[cell] = {"psnr": psnr, "ssim": 0.8, "noisy_psnr": 20.0, "parameters": size, "images": 8}
-    return found
+BASE = entry("base", [26.8], study="base")
+SPREAD = row("lambdanet", SEEDS)
 
 
-def rows_of(known, study, **psnrs):
-    whole = studies.table(known, scores(known, **psnrs))
-    return studies.of_study(whole, study, known)
+def channels(*entries):
+    return Question(name="channels", title="d", axis="d", base=BASE, rows=list(entries))
 
 
-def test_rows_of_a_study_have_the_base_at_its_place(known):
-    rows = rows_of(known, "channels", base=26.8, channels_d4=25.0, channels_d128=27.5)
-    done = rows[rows["seeds"] > 0]
-    assert list(rows["axis"]) == [4, 8, 16, 32, 64, 128, 256, 512]
-    assert list(done["variation"]) == ["channels-d4", "base", "channels-d128"]
+def test_rows_of_a_study_have_the_base_at_its_place():
+    four, wide = entry("d4", [25.0], d=4), entry("d128", [27.5], d=128, parameters=17_903)
+    question = channels(four, wide, entry("d8", d=8))
+    table = studies.table(question, [SPREAD, BASE, four, wide], comparable=True)
+    assert list(table["axis"]) == [4, 8, 16, 128]
+    assert list(table["changes"]) == ["d 4", "d 8", "d 16", "d 128"]
+    done = table[table["seeds"] > 0]
+    assert list(done["variation"]) == ["d4", "base", "d128"]
     assert list(done["reference"]) == [25.6, 26.83, 27.20]
     assert list(done["difference"].round(9)) == [-1.8, 0, 0.7]
-    assert set(rows["epochs"]) == {25}
+    half = stats.t.ppf(0.975, 2) * 0.1 * 2**0.5
+    assert list(done["low"].dropna().round(9)) == [round(-1.8 - half, 9), round(0.7 - half, 9)]
+    assert studies.table(question, [BASE], comparable=False)["reference"].isna().all()
 
 
-def test_sentences_say_what_came_out(known):
-    said = studies.sentences(rows_of(known, "channels", base=26.8, channels_d4=25.0, channels_d128=27.5))
+def test_sentences_say_what_came_out_and_whether_it_is_more_than_chance():
+    four, wide = entry("d4", [25.0], d=4), entry("d128", [27.5], d=128, parameters=17_903)
+    said = studies.sentences(channels(four, wide), [SPREAD, BASE, four, wide], comparable=True)
     assert said == [
-        "The best is channels-d128 with 27.50 dB and 17,903 parameters, the worst channels-d4 with 25.00 dB.",
-        "That is 0.70 dB above the base.",
-        "The largest deviation from the released weights' values is -0.60 dB, at channels-d4 "
+        "The highest is d128 with 27.50 dB and 17,903 parameters, the lowest d4 with 25.00 dB.",
+        "d128 is 0.70 dB above the base (+0.09 to +1.31 dB); that it is better: holds.",
+        "The largest deviation from the released weights' values is -0.60 dB, at d4 "
         "(those for d = 4 and 8 were read off the paper's figure).",
     ]
-    said = studies.sentences(rows_of(known, "loss", base=26.8, loss_bce=26.75))
-    assert said == [
-        "The best is base with 26.80 dB and 9,083 parameters, the worst loss-bce with 26.75 dB.",
-        "So the base stands, 0.05 dB above the next; loss-bce comes within 0.1 dB of the best with "
-        "1,000 parameters.",
+    assert len(studies.sentences(channels(four, wide), [SPREAD, BASE, four, wide], comparable=False)) == 2
+    assert studies.sentences(channels(entry("d4", d=4)), [BASE], comparable=True) == []
+
+
+def test_a_base_that_is_the_highest_is_compared_with_the_next():
+    near = entry("small", [26.75], d=15, parameters=9_000)
+    said = studies.sentences(channels(near), [SPREAD, BASE, near], comparable=False)
+    assert said[1:] == [
+        "The base is 0.05 dB above the next, small (-0.56 to +0.66 dB); that it is better: inconclusive.",
+        "small comes within 0.1 dB of the highest with 9,000 parameters.",
     ]
-    assert studies.sentences(rows_of(known, "loss", base=26.8)) == []
+    low = entry("low", [20.0], d=14)
+    again = entry("again", [26.8], d=16)
+    said = studies.sentences(channels(low, again), [SPREAD, BASE, low, again], comparable=False)
+    assert said[1] == "The base and again have the same PSNR."
+    equal = entry("equal", [26.8], d=15)
+    assert studies.sentences(channels(equal), [SPREAD], comparable=False) == ["All have 26.80 dB."]
 
 
-def test_seeds_give_a_mean_and_a_spread(known):
-    rows = rows_of(known, "loss", base=[26.0, 26.2], loss_bce=[27.0, 27.4])
-    assert list(rows["psnr"].round(9)) == [26.1, 27.2]
-    assert list(rows["psnr_std"].round(4)) == [0.1414, 0.2828]
-    assert studies.sentences(rows)[-1] == (
-        "The seeds' standard deviation is at most 0.283 dB: the largest difference is larger than twice that."
+def test_settings_of_one_network_are_compared_and_networks_only_where_trained_alike():
+    bce = entry("bce", [27.9, 27.91], train={"loss": "bce"})
+    question = Question(name="loss", title="loss", base=entry("base", [26.8, 26.81]), rows=[bce])
+    assert "that it is better: holds." in studies.sentences(question, [], comparable=False)[1]
+    other = entry("d32", [27.9, 27.91], d=32, train={"loss": "bce"})
+    said = studies.sentences(dataclasses.replace(question, rows=[other]), [], comparable=False)[1]
+    assert said.endswith("inconclusive (trained differently: loss bce and mse).")
+
+
+def autoencoder(name, psnrs, **train):
+    return row(name, psnrs, study="autoencoder", train=train, hyperparameters={"name": "autoencoder"})
+
+
+def test_a_study_of_another_network_has_no_lambdanet_for_its_base():
+    known, _ = committed("paper")
+    rows = runs.collect(known, {}, {})
+    bases = {one.name: one.base and one.base.name for one in runs.questions(known, rows)}
+    assert {name for name, base in bases.items() if base is None} == {
+        "size", "autoencoder", "autoencoder-settings"
+    }  # fmt: skip
+    assert set(bases.values()) == {"base", None}
+    one, two = (
+        autoencoder("slow", [24.73], learning_rate=0.001),
+        autoencoder("fast", [25.91], learning_rate=0.003),
     )
-    near = rows_of(known, "loss", base=[26.0, 26.2], loss_bce=[26.1, 26.5])
-    assert studies.sentences(near)[-1].endswith("the largest difference is not larger than twice that.")
+    question = Question(name="autoencoder", title="", rows=[one, two])
+    said = studies.sentences(question, [BASE, SPREAD, one, two], comparable=True)
+    assert said[1] == (
+        "fast is 1.18 dB above the next, slow; that it is better: inconclusive "
+        "(trained once, and nothing of its family with several seeds)."
+    )
+    assert list(studies.table(question, [one, two], comparable=True)["difference"].dropna()) == []
+    assert studies.sentences(dataclasses.replace(question, rows=[one]), [], comparable=True) == [
+        "Only slow with 24.73 dB and 1,000 parameters was run, so there is nothing to compare it with."
+    ]
+
+
+def test_the_committed_study_of_the_autoencoder_names_its_own_best():
+    known, rows = committed("paper")
+    (question,) = [one for one in runs.questions(known, rows) if one.name == "autoencoder"]
+    by_name = {one.name: one.mean("psnr") for one in question.rows}
+    gain = by_name["autoencoder-0003"] - by_name["autoencoder-0001"]
+    said = " ".join(studies.sentences(question, rows, comparable=True))
+    assert f"autoencoder-0003 is {gain:.2f} dB above the next, autoencoder-0001" in said
+    assert gain == pytest.approx(1.19, abs=0.01)
+    assert "base" not in said
 
 
 def test_multiply_adds_are_those_of_the_layers():
@@ -83,18 +133,65 @@ def test_multiply_adds_are_those_of_the_layers():
     assert studies.multiply_adds({"name": "lambdanet"}) == pixels * layer
 
 
-def test_front_is_what_nothing_smaller_beats(known):
-    grid = {
-        config.Cell("paper", "gaussian-01", "dncnn", 0): {"psnr": 28.6, "ssim": 0.9, "parameters": 558_336},
-        config.Cell("paper", "speckle", "dncnn", 0): {"psnr": 99.0, "ssim": 0.9, "parameters": 558_336},
+def test_only_those_trained_alike_form_a_front():
+    rows = [
+        entry("small", [26.0], parameters=1_000),
+        entry("worse", [25.0], parameters=8_900),
+        entry("large", [26.8], parameters=9_083),
+        entry("other", [28.0], parameters=500, train={"learning_rate": 0.01}),
+        entry("cosine", [29.0], parameters=9_083, train={"schedule": "cosine"}),
+        entry("cosine-embedding", [28.0], parameters=400, train={"schedule": "cosine"}, embedding_std=0.02),
+        row("dncnn", [28.6], train=SHORT, hyperparameters={"depth": 3, "width": 8}),
+        row("dncnn", [99.0], noise="speckle"),
+        entry("not-run"),
+    ]
+    table = studies.pareto(rows, {"dncnn": 2e-3}).set_index("name")
+    assert list(table.index) == [
+        "cosine-embedding", "other", "small", "worse", "cosine", "large", "dncnn"
+    ]  # fmt: skip
+    assert set(table.index[table["front"]]) == {"small", "large"}
+    assert set(table.index[table["recipe"] == "A"]) == {"small", "worse", "large"}
+    assert table["recipe"].nunique() == 5  # DnCNN is trained without weight decay
+    assert table.loc["dncnn", "microseconds"] == 2000
+    alone = studies.pareto(rows[3:6], {})
+    assert not alone["front"].any()
+    assert studies.pareto([entry("not-run")], {}).empty
+
+
+def test_letters_go_on_after_z():
+    rows = [entry(f"n{n}", [26.0], train={"learning_rate": 0.001 * (n + 1)}) for n in range(28)]
+    assert sorted(studies.pareto(rows, {})["recipe"], key=lambda letter: (len(letter), letter))[25:] == [
+        "Z", "AA", "AB"
+    ]  # fmt: skip
+
+
+def history(factor, epochs=3):
+    """The authors' losses of their auto-encoder, times a factor."""
+    logged = studies.authors_convergence().query("model == 'autoencoder' and noise == 'gaussian-01'")
+    return pd.DataFrame({"epoch": range(1, epochs + 1), "loss": logged["loss"].to_numpy()[:epochs] * factor})
+
+
+def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_path):
+    tried = {
+        "far": [history(np.e**0.3), history(np.e**0.32)],
+        "near": [history(np.e**-0.1), history(np.e**0.12)],
     }
-    found = scores(known, base=26.8, channels_d4=25.0, loss_bce=26.0)
-    table = studies.pareto(known, grid, found, {"dncnn": 2e-3})
-    assert list(table["name"]) == ["loss-bce", "channels-d4", "base", "dncnn"]
-    assert list(table["front"]) == [True, False, True, True]
-    assert table.iloc[3]["microseconds"] == 2000
-    assert table["microseconds"].isna().sum() == 3
-    assert list(table["family"]) == ["lambdanet", "lambdanet", "lambdanet", "dncnn"]
+    table, said = studies.following(tried, "autoencoder", "gaussian-01")
+    assert list(table["variation"]) == ["near", "far"]
+    assert list(table["distance"].round(9)) == [0.11, 0.31]
+    low, high = stats.ttest_ind([0.3, 0.32], [0.1, 0.12], equal_var=False).confidence_interval(0.95)
+    assert said == [
+        "Nearest to the authors' log is near: the natural logarithm of its loss differs from that of theirs "
+        "by 0.110, on average over 3 epochs and 2 seeds.",
+        f"The next, far, is 0.200 ({low:+.3f} to {high:+.3f}) further away; that it is: holds.",
+    ]
+    once = {name: of_seeds[:1] for name, of_seeds in tried.items()}
+    assert studies.following(once, "autoencoder", "gaussian-01")[1][1].endswith("that it is: inconclusive.")
+    none, silent = studies.following(tried, "autoencoder", "gaussian-03")
+    assert (none.empty, silent) == (True, [])
+    logged = studies.authors_convergence().query("model == 'autoencoder' and noise == 'gaussian-01'")
+    figures.write_following(tmp_path / "figure.png", tried, logged)
+    assert picture(tmp_path / "figure.png").std() > 1
 
 
 def test_authors_losses_are_means_of_the_longest_runs():
@@ -112,13 +209,15 @@ def picture(path):
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.mark.parametrize("name", ["channels", "window", "loss"])
-def test_study_figures_change_with_the_scores(known, tmp_path, name):
-    cells = {"channels": "channels_d4", "window": "window_u1_m7", "loss": "loss_bce"}
+@pytest.mark.parametrize("axes", [{"axis": "d"}, {"axis": "d", "group": "u"}, {}])
+def test_study_figures_change_with_the_scores(tmp_path, axes):
     drawn = []
     for psnr in (25.0, 26.0):
-        rows = rows_of(known, name, base=26.8, **{cells[name]: psnr})
-        figures.write_study(tmp_path / "figure.png", known.params.studies[name], rows)
+        other = entry("d4", [psnr], d=4, u=1, parameters=8_882)
+        base = entry("base", [26.8], d=16, u=1)
+        question = Question(name="channels", title="d", base=base, rows=[other], **axes)
+        table = studies.table(question, [base, other], comparable=True)
+        figures.write_study(tmp_path / "figure.png", question, table)
         drawn.append(picture(tmp_path / "figure.png"))
     assert drawn[0].shape[1] == 520
     assert drawn[0].shape != drawn[1].shape or (drawn[0] != drawn[1]).any()

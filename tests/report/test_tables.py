@@ -1,15 +1,19 @@
 import contextlib
+import dataclasses
 import json
+import re
+import shutil
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
+from report_helpers import row
 from skimage.io import imsave
 
-from lambdanet import config, workers
-from lambdanet.config import Cell
-from lambdanet.report import figures, tables, write_report
+from lambdanet import config, files, workers, yaml12
+from lambdanet.report import figures, studies, tables, write_report
 
 HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
 
@@ -23,18 +27,21 @@ def score(psnr, **changes):
     return values | changes
 
 
-def cells(*pairs, seeds=(0,)):
-    return [Cell("sample", noise, model, seed) for noise, model in pairs for seed in seeds]
-
-
 PAIRS = [("gaussian-01", "lambdanet"), ("gaussian-01", "dncnn"), ("speckle", "lambdanet-u4-m7")]
 
 
+def made(first=(27.0,), second=(28.5,), third=(), **changes):
+    """The table of three rows, of which the last was not run."""
+    psnrs = zip(PAIRS, (first, second, third), strict=True)
+    rows = [row(model, values, noise=noise) for (noise, model), values in psnrs]
+    return tables.table2(rows, **({"comparable": True} | changes))
+
+
 def test_table_sets_ours_beside_the_papers():
-    grid = cells(*PAIRS)
-    table = tables.table2(grid, {grid[0]: score(27.0), grid[1]: score(28.5)}).set_index(["noise", "model"])
+    table = made().set_index(["noise", "model"])
     ours = table.loc[("gaussian-01", "lambdanet")]
     assert (ours["psnr"], ours["paper_psnr"], ours["paper_ssim"]) == (27.0, 26.88, 0.88)
+    assert (ours["parameters"], ours["paper_parameters"]) == (9_083, 9_083)
     assert ours["psnr_difference"] == pytest.approx(0.12)
     assert ours["ssim_difference"] == pytest.approx(-0.08)
     assert table["best"].tolist() == [False, True, False]
@@ -43,17 +50,50 @@ def test_table_sets_ours_beside_the_papers():
     assert missing[["psnr", "parameters", "paper_psnr"]].isna().all()
 
 
-def test_table_averages_over_seeds():
-    grid = cells(PAIRS[0], seeds=(0, 1, 2))
-    table = tables.table2(grid, {grid[0]: score(26.0), grid[2]: score(27.0)})
+def test_the_papers_sizes_are_its_own_whatever_ours_are():
+    small = row("dncnn", [25.0], parameters=5_536)
+    table = tables.table2([small, row("dncnn", noise="speckle")], comparable=True)
+    assert table["paper_parameters"].tolist() == [558_336, 558_336]
+    assert table["parameters"].tolist()[0] == 5_536
+
+
+def test_other_images_have_nothing_beside_them():
+    table = made(comparable=False)
+    assert not tables.beside_paper(table)
+    assert table[["paper_psnr", "paper_ssim", "paper_parameters", "psnr_difference"]].isna().all(axis=None)
+    text = tables.as_markdown(table)
+    assert text.splitlines()[0] == "| noise | model | parameters | PSNR (dB) | SSIM | noisy input |"
+    assert text.splitlines()[2] == "| gaussian-01 | lambdanet | 9,083 | 27.00 | 0.800 | 20.30 |"
+    assert "paper" not in text
+    assert "paper" not in tables.as_text(table)
+
+
+def test_table_averages_over_seeds_and_has_their_interval():
+    table = tables.table2([row("lambdanet", [26.0, None, 27.0])], comparable=True)
     assert table["psnr"].tolist() == [26.5]
     assert table["seeds"].tolist() == [2]
+    half = 12.706205 * 0.5**0.5 / 2**0.5  # t(0.975, 1) s / sqrt(2)
+    assert table[["psnr_low", "psnr_high"]].iloc[0].tolist() == pytest.approx([26.5 - half, 26.5 + half])
+    assert made()["psnr_low"].isna().all()
+
+
+def test_settings_of_another_day_are_noted_and_give_way_to_todays():
+    old = row("autoencoder", [25.3], outdated="trained with weight decay 1e-05 (now 0)")
+    table = tables.table2([old], comparable=True)
+    lines = tables.as_markdown(table).splitlines()
+    assert "| **25.30** ‡ |" in lines[2]
+    assert lines[-1] == "‡ autoencoder: trained with weight decay 1e-05 (now 0)."
+    new = row("autoencoder", [25.9])
+    both = dataclasses.replace(new, runs=(*old.runs, *new.runs))
+    table = tables.table2([both], comparable=True)
+    assert (table["psnr"].tolist(), table["seeds"].tolist(), table["note"].tolist()) == ([25.9], [1], [""])
 
 
 def test_table_refuses_scores_of_different_test_images():
-    grid = cells(*PAIRS[:2])
+    other = row("dncnn", [27.0])
+    other.runs[0].scores["noisy_sha256"] = "other"
     with pytest.raises(ValueError, match="gaussian-01 were scored on different test images"):
-        tables.table2(grid, {grid[0]: score(26.0), grid[1]: score(27.0, noisy_sha256="other")})
+        tables.table2([row("lambdanet", [26.0]), other], comparable=True)
 
 
 def test_paper_has_sixteen_rows_and_names_those_that_do_not_hold():
@@ -66,69 +106,67 @@ def test_paper_has_sixteen_rows_and_names_those_that_do_not_hold():
     )
 
 
-def test_markdown_marks_the_best_and_what_was_not_run():
-    grid = cells(*PAIRS)
-    table = tables.table2(grid, {grid[0]: score(27.0), grid[1]: score(28.5, parameters=558336)})
-    lines = tables.as_markdown(table).splitlines()
+def test_markdown_marks_the_highest_and_what_was_not_run():
+    lines = tables.as_markdown(made()).splitlines()
     assert lines[2] == (
         "| gaussian-01 | lambdanet | 9,083 | 27.00 | 26.88 | +0.12 | 0.800 | 0.88 | -0.080 | 20.30 |"
     )
     assert lines[3].startswith("| gaussian-01 | dncnn | 558,336 | **28.50** | 26.70 † | +1.80 |")
-    assert lines[4] == "| speckle | lambdanet-u4-m7 | | not run |  | | | | | |"
+    assert lines[4] == "| speckle | lambdanet-u4-m7 |  | not run |  |  |  |  |  |  |"
+    assert lines[-1] == f"† An entry of the paper that does not hold: {tables.DNCNN_DOUBT}."
     assert {line.count("|") for line in lines[:5]} == {11}
+    several = tables.as_markdown(made(first=(26.0, 26.2)))
+    assert "| 26.10 ± 0.14 |" in several
+    assert "mean of 1 or 2 training(s) each, ± the standard deviation over several." in several
 
 
 def test_text_and_csv_say_the_same(tmp_path):
-    grid = cells(*PAIRS)
-    table = tables.table2(grid, {grid[0]: score(27.0)})
+    table = made(second=())
     (tmp_path / "t.csv").write_text(table.to_csv(index=False))
     text = tables.as_text(tables.read_table(tmp_path / "t.csv"))
     assert text == tables.as_text(table)
     assert text.splitlines()[1].split() == [
-        "gaussian-01",
-        "lambdanet",
-        "9,083",
-        "27.00",
-        "26.88",
-        "0.800",
-        "0.88",
-        "20.30",
-    ]
+        "gaussian-01", "lambdanet", "9,083", "27.00", "26.88", "0.800", "0.88", "20.30"
+    ]  # fmt: skip
+
+
+def project(table, profile="sample", ablations=()):
+    """The project's own configuration, with this table and these ablations, in the current folder."""
+    raw = yaml12.read(helpers.ROOT / config.PARAMS) | {"table": table}
+    source = helpers.ROOT / ("profile.yaml" if profile == "paper" else f"{profile}/profile.yaml")
+    chosen = yaml12.read(source) | {"root": ".", "file": "profile.yaml"}
+    models = [*table["lambdanets"], *table["baselines"]]
+    chosen["train"] = {name: chosen["train"][name] for name in models}
+    chosen["ablations"] = {name: chosen["ablations"][name] for name in ablations}
+    helpers.write_config(Path(), raw, chosen)
+    return config.load("profile.yaml")
+
+
+def write_run(run, content):
+    files.write_json(run.scores, content)
+    files.write_text(run.history, HISTORY)
+
+
+TABLE = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet", "lambdanet-u4-m7"], "baselines": ["dncnn"]}
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Scores, histories, panels and one log of three cells of which the last was not run."""
+    """Scores, histories, samples and one log of three runs of which one was not run."""
     rng = np.random.default_rng(0)
-    grid = cells(*PAIRS)
     monkeypatch.chdir(tmp_path)
-    table = {
-        "noises": ["gaussian-01"],
-        "lambdanets": ["lambdanet", "lambdanet-u4-m7"],
-        "baselines": ["dncnn"],
-    }
-    models = helpers.PARAMS["models"] | {"lambdanet-u4-m7": helpers.LAMBDANET}
-    train = dict.fromkeys(models, helpers.TRAIN | {"epochs": 2})
-    del train["autoencoder"]
-    helpers.write_config(
-        tmp_path,
-        helpers.PARAMS | {"table": table, "models": models},
-        helpers.PROFILE | {"profile": "sample", "train": train, "ablations": {}},
-    )
-    loaded = config.load("profile.yaml")
-    runs = [loaded.run(cell.noise, cell.model, cell.seed) for cell in grid[:2]]
+    loaded = project(TABLE)
+    runs = [loaded.run("gaussian-01", model, 0) for _, model in PAIRS[:2]]
     for number, run in enumerate(runs):
-        for path in (run.scores, run.log, run.history, run.samples / "a"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        run.scores.write_text(json.dumps(score(27.0 + number, weights_sha256=f"w{number}")))
-        run.history.write_text(HISTORY)
+        write_run(run, score(27.0 + number, weights_sha256=f"w{number}"))
+        run.samples.mkdir(parents=True)
         for name in figures.CORNERS:
             for kind in ("clean", "noisy", "denoised"):
                 picture = rng.integers(0, 256, (512, 512, 3), np.uint8)
                 imsave(run.samples / f"{name}-{kind}.png", picture)
     record = {"device": "cpu <x>", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
     records = [record | {"weights_sha256": "w0"}, record | {"weights_sha256": "other", "commit": "wrong"}]
-    runs[0].log.write_text(json.dumps(records))
+    files.write_json(runs[0].log, records)
     return loaded, runs, tmp_path / "results"
 
 
@@ -142,7 +180,7 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
     first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {str(path) for path in first} == {
         "table2.csv", "table2.md", "report.html", "digests.json", "figures/convergence.png",
-        "figures/psnr.png", "figures/pareto.png", "studies/pareto.csv", "figures/authors.png",
+        "figures/psnr.png", "figures/pareto.png", "studies/pareto.csv",
         "figures/panel-gaussian-01.png", "scores/gaussian-01-lambdanet-0.json",
         "scores/gaussian-01-dncnn-0.json", "histories/gaussian-01-lambdanet-0.csv",
         "histories/gaussian-01-dncnn-0.csv", "trainings.json",
@@ -158,7 +196,9 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
         "clean": "c", "noisy": "n", "weights": "w1",
     }  # fmt: skip
     kept = json.loads((out / "trainings.json").read_text())
-    assert kept["gaussian-01-dncnn-0"] == {"scores": score(28.0, weights_sha256="w1"), "log": None}
+    assert kept["gaussian-01-dncnn-0"] == {
+        "scores": score(28.0, weights_sha256="w1"), "log": None, "description": None
+    }  # fmt: skip
     assert kept["gaussian-01-lambdanet-0"]["log"]["commit"] == "abc"
 
 
@@ -171,7 +211,7 @@ def test_figures_are_drawn_where_something_kills_the_processes(written, monkeypa
     monkeypatch.setattr(workers, "several", lambda *_: contextlib.nullcontext(lambda *_: broken))
     write(known, out)
     assert {path.stem for path in (out / "figures").iterdir()} == {
-        "convergence", "psnr", "pareto", "authors", "panel-gaussian-01"
+        "convergence", "psnr", "pareto", "panel-gaussian-01"
     }  # fmt: skip
 
 
@@ -188,11 +228,11 @@ def test_page_says_how_each_cell_was_trained(written):
 
 
 def test_nothing_scored_leaves_the_old_results(written):
-    known, (run, other), out = written
+    known, written_runs, out = written
     write(known, out)
     before = (out / "table2.md").read_text()
-    run.scores.unlink()
-    other.scores.unlink()
+    for run in written_runs:
+        run.scores.unlink()
     with pytest.raises(ValueError, match=r"holds no scores of profile sample; make them with"):
         write(known, out)
     assert (out / "table2.md").read_text() == before
@@ -221,37 +261,105 @@ def test_read_table_names_the_missing_file(tmp_path):
 
 def test_one_run_is_its_score_beside_the_paper_or_before_that_its_last_epoch(written):
     loaded, (run, _), _ = written
-    untrained = loaded.run("gaussian-01", "lambdanet", 7)
     with pytest.raises(ValueError, match=r"history.csv cannot be read"):
-        tables.run_row(untrained)
-    scored = tables.run_row(run)
-    assert (scored["PSNR (dB)"], scored["paper"], scored["SSIM"], scored["paper's SSIM"]) == (
-        27.0, 26.88, 0.8, 0.88
-    )  # fmt: skip
+        tables.run_row(loaded.run("gaussian-01", "lambdanet", 7), comparable=True)
+    scored = tables.run_row(run, comparable=True)
+    assert [scored[key] for key in ("PSNR (dB)", "paper", "SSIM", "paper's SSIM")] == [27.0, 26.88, 0.8, 0.88]
+    assert not {"paper", "paper's SSIM"} & tables.run_row(run, comparable=False).keys()
     run.scores.unlink()
-    trained = tables.run_row(run)
-    assert (trained["epochs"], trained["loss"], trained["PSNR of 4 test images (dB)"]) == (2, 0.01, 21.0)
+    trained = tables.run_row(run, comparable=True)
+    assert (trained["epochs"], trained["loss"], trained["monitored PSNR (dB)"]) == (2, 0.01, 21.0)
 
 
-def test_several_seeds_give_a_spread_and_say_what_it_tells_apart():
-    grid = cells(("gaussian-01", "lambdanet"), ("gaussian-01", "dncnn"), ("gaussian-01", "cnn"), seeds=(0, 1))
-    psnrs = [26.0, 26.2, 26.1, 26.2, 24.0, 24.1]
-    table = tables.table2(grid, {cell: score(psnr) for cell, psnr in zip(grid, psnrs, strict=True)})
-    assert list(table["psnr_std"].round(4)) == [0.1414, 0.0707, 0.0707]
-    assert "| 26.10 ± 0.14 |" in tables.as_markdown(table)
-    assert tables.seed_sentences(table) == [
-        "gaussian-01: dncnn > lambdanet > cnn; not told apart: dncnn and lambdanet."
-    ]
-    # The second and third model trained once: judged by the first one's spread, 0.14.
-    some = {cell: score(psnr) for cell, psnr in zip(grid, psnrs, strict=True) if cell.seed == 1}
-    some |= {cell: score(psnr) for cell, psnr in zip(grid, psnrs, strict=True) if cell.model == "lambdanet"}
-    table = tables.table2(grid, some)
-    (said,) = tables.seed_sentences(table)
-    assert said == (
-        "gaussian-01: dncnn > lambdanet > cnn; not told apart: dncnn and lambdanet; "
-        "trained once, so judged by the others' spread: dncnn, cnn."
+def text_of(page):
+    """The sentences and titles of a page, without its tables, its commands and its figures."""
+    found = re.findall(r"<(p|h[1-3])\b[^>]*>(.*?)</\1>", page, flags=re.DOTALL)
+    return " ".join(" ".join(re.sub(r"<[^>]+>", "", one) for _, one in found).split())
+
+
+@pytest.fixture
+def everything(written):
+    """The same with every ablation of the profile scored."""
+    _, runs, out = written
+    names = yaml12.read(helpers.ROOT / "sample/profile.yaml")["ablations"]
+    known = project(TABLE, ablations=names)
+    for number, run in enumerate(known.ablation_runs):
+        write_run(run, score(26.0) | {"train_psnr": 26.5, "psnr": 26 + number / 10})
+    return known, runs, out
+
+
+def test_a_page_names_no_data_and_settings_that_were_not_used(everything):
+    known, _, out = everything
+    write(known, out)
+    page = (out / "report.html").read_text()
+    said = text_of(page)
+    unused = ["BSDS500", "CIFAR", "31.19", "17.74", "exponential", "decay 0.99", "batch size 256", "50,000"]
+    unused += ["500 of the test images", "constant 0.001", "authors", "weight decay 1e-05", "Table 2"]
+    assert [word for word in unused if word.lower() in said.lower()] == []
+    assert "These are not the paper's images, so nothing here speaks for or against the paper." in said
+    assert "PSNR of 100 of the test images" in said
+    assert (
+        "dncnn-25: dncnn, depth 4, width 16, residual yes; noise clipped-gaussian sigma 0.0980392, " in said
     )
-    assert "deviation of 2 trainings, or one training where there is no ±" in tables.as_markdown(table)
-    one = tables.table2(grid[:1], {grid[0]: score(26.0)})
-    assert "psnr_std" not in one
-    assert tables.seed_sentences(one) == []
+    assert "DnCNN that predicts the noise, on photos" in said
+    heads = " ".join(re.findall(r"<th\b[^>]*>(.*?)</th>", page))
+    assert "paper" not in heads
+    assert "difference" not in heads
+    assert "document" not in heads
+
+
+def test_the_page_shows_which_settings_follow_the_authors_log(written):
+    _, (run, _), out = written
+    near, far = "autoencoder-batch-128", "autoencoder-batch-256"
+    table = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet"], "baselines": ["autoencoder"]}
+    known = project(table, "paper", [near, far])
+    write_run(known.run("gaussian-01", "lambdanet", 0), score(27.0))
+    shutil.copytree(run.samples, known.run("gaussian-01", "lambdanet", 0).samples)
+    for name, loss in ((near, 0.0161), (far, 0.03)):
+        for seed in (0, 1):
+            entry = known.ablation(name, seed)
+            files.write_json(entry.scores, score(25.0 + seed / 10, noisy_sha256="n"))
+            history = f"{HISTORY.splitlines()[0]}\n1,0.001,0.0325,18.5\n2,0.001,{loss + seed / 1e5},21.0\n"
+            files.write_text(entry.history, history)
+    write(known, out)
+    said = text_of((out / "report.html").read_text())
+    assert f"Nearest to the authors&#39; log is {near}: " in said
+    assert f"The next, {far}, is 0.3" in said
+    assert said.count("that it is: holds.") == 1
+    assert (out / "figures/following-autoencoder-settings.png").is_file()
+    assert (out / "studies/following.csv").read_text().splitlines()[1].startswith(f"{near},0.00")
+
+
+def test_what_was_recorded_with_a_training_is_what_the_page_says_of_it(written):
+    known, (_, run), out = written
+    used = dataclasses.asdict(run.settings) | {"weight_decay": 0.5}
+    files.write_json(run.description, {"model": run.model, "training": used})
+    write(known, out)
+    note = "dncnn: trained with weight decay 0.5 (now 0)"
+    assert note in (out / "report.html").read_text()
+    assert note in (out / "table2.md").read_text()
+    run.description.unlink()  # the report itself keeps it, with the digest of the weights
+    write(known, out)
+    assert note in (out / "table2.md").read_text()
+    files.write_json(run.scores, json.loads(run.scores.read_text()) | {"weights_sha256": "others"})
+    write(known, out)
+    assert note not in (out / "table2.md").read_text()
+
+
+def test_the_papers_points_stand_at_its_sizes(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda path, figure: drawn.append(figure))
+    rows = [row("dncnn", [25.0], parameters=5_536), row("autoencoder")]
+    figures.write_psnr(tmp_path / "a.png", tables.table2(rows, comparable=True))
+    hollow = {
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in drawn[0].axes[0].lines
+        if line.get_markerfacecolor() == "none" and len(line.get_xdata())
+    }
+    assert hollow == {(558_336, 26.70), (47_355, 26.23)}
+    networks = studies.pareto(rows, {})
+    paper = tables.paper_table2().query("noise == 'gaussian-01'")
+    figures.write_pareto(tmp_path / "b.png", networks, paper, "gaussian-01")
+    (points,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "the paper's value"]
+    assert sorted(points.get_xdata()) == [3_959, 9_083, 47_355, 558_336]
+    assert not [line for line in drawn[1].axes[0].lines if "front" in str(line.get_label())]

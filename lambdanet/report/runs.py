@@ -1,0 +1,212 @@
+"""A report's input as plain data: rows of trainings, each with its settings and its scores.
+
+`collect` is the only place of the report that knows the configuration's shape.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+from lambdanet import config as config_module
+from lambdanet.config import Cell, Config
+from lambdanet.report.settings import changed, differing, recipe, structure
+from lambdanet.report.statistics import Sample
+
+STUDY_NOISE = "gaussian-01"  # of the networks that are compared by size
+BASE = "base"  # the study, and its entry, of the network that the others change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training with one seed, whether it was run or not.
+
+    Attributes:
+        scores: what was measured; None if it was not run.
+        training: the settings that it was trained with: those recorded with it, else those of params.yaml.
+        hyperparameters: the network's, likewise.
+        recorded: whether they were recorded.
+        outdated: where they differ from what params.yaml has now, in words; empty if nowhere.
+    """
+
+    seed: int
+    training: dict
+    hyperparameters: dict
+    scores: dict | None = None
+    recorded: bool = False
+    outdated: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a table: a network on a noise, with its runs by seed.
+
+    Attributes:
+        name: by which params.yaml knows it.
+        noise: by its name.
+        data: what it is trained on: dataset, images, noise.
+        runs: one for each seed.
+        study: that it is an entry of; empty for the table's models.
+        dataset: experiment with images of its own that it belongs to; may be empty.
+        search: the search that chose its settings, where several families are compared so; may be empty.
+    """
+
+    name: str
+    noise: str
+    data: dict
+    runs: tuple[Run, ...]
+    study: str = ""
+    dataset: str = ""
+    search: str = ""
+
+    @cached_property
+    def done(self) -> list[Run]:
+        """Those that were run: with the settings of today if there are any, else with those of earlier."""
+        done = [run for run in self.runs if run.scores]
+        return [run for run in done if not run.outdated] or done
+
+    @property
+    def first(self) -> Run:
+        """A run that the others are like."""
+        return (self.done or self.runs)[0]
+
+    @property
+    def hyperparameters(self) -> dict:
+        return self.first.hyperparameters
+
+    @property
+    def family(self) -> str:
+        """The kind of network."""
+        return self.hyperparameters["name"]
+
+    @property
+    def epochs(self) -> int:
+        return self.first.training["epochs"]
+
+    @property
+    def parameters(self) -> int:
+        return self.done[0].scores["parameters"]
+
+    @property
+    def recipe(self) -> dict:
+        """How it was trained, as `settings.recipe` has it."""
+        return recipe(self.first.training, self.data, self.hyperparameters)
+
+    @property
+    def outdated(self) -> str:
+        return "; ".join(dict.fromkeys(run.outdated for run in self.done if run.outdated))
+
+    @property
+    def psnrs(self) -> tuple[float, ...]:
+        return tuple(run.scores["psnr"] for run in self.done)
+
+    def mean(self, key: str) -> float:
+        """A score's mean over the seeds."""
+        return sum(run.scores[key] for run in self.done) / len(self.done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a study asks.
+
+    Attributes:
+        name, title: of the study.
+        axis, group: hyperparameters of its figure; may be empty.
+        base: the row that its entries change; None where they are compared with each other.
+        rows: its entries.
+    """
+
+    name: str
+    title: str
+    axis: str = ""
+    group: str = ""
+    base: Row | None = None
+    rows: list[Row] = field(default_factory=list)
+
+
+def unequal(one: Row, other: Row) -> str:
+    """Why two networks may not be compared; empty if they may.
+
+    Those whose settings one search chose for each family need the same images and epochs only.
+    """
+    a, b = one.recipe, other.recipe
+    if one.search and one.search == other.search:
+        a, b = ({key: used[key] for key in ("noise", "dataset", "images", "epochs")} for used in (a, b))
+    found = differing(a, b)
+    return f"trained differently: {found}" if found else ""
+
+
+def sample(row: Row, rows: Iterable[Row]) -> Sample:
+    """A row's values, and those of its family among all rows."""
+    kind = _kind(row)
+    several = {r.psnrs for r in rows if len(r.done) > 1 and r.noise == row.noise and _kind(r) == kind}
+    return Sample(row.psnrs, tuple(sorted(several)))
+
+
+def _kind(row: Row) -> tuple:
+    keys = ("dataset", "images", "optimizer", "schedule", "loss", "fresh_noise")
+    return row.family, str(row.data["noise"]), *(row.recipe[key] for key in keys)
+
+
+def is_papers(config: Config) -> bool:
+    """Whether the table's images are the paper's, so that its values are ours to reach."""
+    return config.download().dataset == "cifar10"
+
+
+def collect(config: Config, scores: dict[Cell, dict], descriptions: dict[Cell, dict]) -> list[Row]:
+    """All rows of a profile, in the order of Table 2 and of the profile's ablations.
+
+    Args:
+        config: of the profile.
+        scores: what was measured, of the trainings that were run.
+        descriptions: what was recorded of trainings, as `experiment.describe` writes it; may lack any.
+    """
+    planned: dict[tuple[str, str], list[config_module.Run]] = {}
+    for run in config.runs:
+        planned.setdefault((run.cell.noise, run.cell.model), []).append(run)
+    rows = []
+    for (noise, name), of_row in planned.items():
+        entry = config.profile.ablations.get(name)
+        document = bool(entry) and config.params.studies[entry.study].document
+        download = config.download(name)
+        rows.append(
+            Row(
+                name=name,
+                noise=noise,
+                data={
+                    "dataset": download.dataset,
+                    "images": download.train_images,
+                    "noise": of_row[0].noise,
+                },
+                runs=tuple(_run(run, scores.get(run.cell), descriptions.get(run.cell)) for run in of_row),
+                study=entry.study if entry and not document else "",
+                dataset=entry.study if document else "",
+            )
+        )
+    return rows
+
+
+def _run(run: config_module.Run, scores: dict | None, description: dict | None) -> Run:
+    cell, planned, hyperparameters = run.cell, asdict(run.settings), run.model
+    if description is None:
+        return Run(seed=cell.seed, training=planned, hyperparameters=hyperparameters, scores=scores)
+    used, network = description["training"], description["model"]
+    before = recipe(used, {}, network) | structure(network)
+    now = recipe(planned, {}, hyperparameters) | structure(hyperparameters)
+    return Run(
+        seed=cell.seed, training=used, hyperparameters=network, scores=scores, recorded=True,
+        outdated=changed(before, now),
+    )  # fmt: skip
+
+
+def questions(config: Config, rows: list[Row]) -> list[Question]:
+    """The studies with their rows. Only what has LambdaNet's entries alone has LambdaNet as its base."""
+    base = next((row for row in rows if row.study == BASE), None)
+    asked = []
+    for name, study in config.params.studies.items():
+        entries = [row for row in rows if row.study == name]
+        if name == BASE or study.document or not entries:
+            continue
+        alike = base is not None and {row.family for row in entries} == {base.family}
+        own = {"name": name, "title": study.title, "axis": study.axis, "group": study.group}
+        asked.append(Question(**own, base=base if alike else None, rows=entries))
+    return asked

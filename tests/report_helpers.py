@@ -1,0 +1,57 @@
+"""Rows of a report, made up or as committed."""
+
+import json
+
+import pytest
+from helpers import ROOT
+from safetensors import safe_open
+
+from lambdanet import config
+from lambdanet.report.runs import Row, Run, collect
+
+CIFAR = {"dataset": "cifar10", "images": 50_000, "noise": {"name": "gaussian", "sigma": 0.1}}
+TABLE_1 = {
+    "epochs": 50, "batch_size": 256, "learning_rate": 0.001, "schedule": "exponential", "decay": 0.99,
+    "warmup": 0.1, "weight_decay": 1e-5, "loss": "mse", "fresh_noise": True, "monitored": 500,
+}  # fmt: skip
+SIZES = {"lambdanet": 9_083, "lambdanet-u4-m7": 3_959, "autoencoder": 47_355, "dncnn": 558_336}
+AS_THE_PAPER = {
+    "autoencoder": {"epochs": 300, "weight_decay": 0.0},
+    "dncnn": {"epochs": 200, "weight_decay": 0.0},
+}
+MEASURES = {
+    "ssim": 0.8, "psnr_per_image": 26.0, "noisy_psnr": 20.3, "noisy_ssim": 0.5, "noisy_psnr_per_image": 20.4,
+    "images": 10_000, "clean_sha256": "c", "weights_sha256": "w",
+}  # fmt: skip
+
+
+def row(name, psnrs=(), *, noise="gaussian-01", parameters=None, train=None, outdated="", **changes):
+    """A row with a run for each PSNR, trained as the paper trains its model, or as `train` has it."""
+    family = {"lambdanet-u4-m7": "lambdanet"}.get(name, name)
+    hyperparameters = {"name": family} | changes.pop("hyperparameters", {})
+    training = TABLE_1 | AS_THE_PAPER.get(name, {}) | (train or {})
+    scores = MEASURES | {"parameters": parameters or SIZES.get(name, 1000), "noisy_sha256": noise}
+    runs = [
+        Run(
+            seed=seed, training=training, hyperparameters=hyperparameters, outdated=outdated,
+            scores=None if psnr is None else scores | {"psnr": psnr, "seed": seed},
+        )
+        for seed, psnr in enumerate(psnrs or [None])
+    ]  # fmt: skip
+    return Row(name=name, noise=noise, runs=tuple(runs), **({"data": CIFAR} | changes))
+
+
+def committed(profile):
+    """The rows of a committed report, and what its trainings.json says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        loaded = config.load(config.find(profile))
+    kept = json.loads((ROOT / "results" / profile / "trainings.json").read_text())
+    runs = [run for run in loaded.runs if run.cell.name in kept]
+    described = {}
+    for cell in (run.cell for run in runs):
+        path = ROOT / "weights" / profile / f"{cell.name}.safetensors"
+        if path.is_file():
+            with safe_open(path, "np") as file:
+                described[cell] = json.loads(file.metadata()["lambdanet"])
+    return loaded, collect(loaded, {run.cell: kept[run.cell.name]["scores"] for run in runs}, described)
