@@ -2,7 +2,7 @@
 
 `LAMBDANET_PROGRESS=lines` has lines in a terminal too, where several trainings share it.
 
-Not a dependency in DVC: it prints.
+Not a dependency in DVC: it prints how far a training is.
 """
 
 import os

@@ -299,7 +299,7 @@ def test_a_page_names_no_data_and_settings_that_were_not_used(everything):
     assert "These are not the paper's images, so nothing here speaks for or against the paper." in said
     assert "PSNR of 100 of the test images" in said
     assert (
-        "dncnn-25: dncnn, depth 4, width 16, residual yes; noise clipped-gaussian sigma 0.0980392, " in said
+        "dncnn-25: dncnn, residual yes, depth 4, width 16; noise clipped-gaussian sigma 0.0980392, " in said
     )
     assert "DnCNN that predicts the noise, on photos" in said
     heads = " ".join(re.findall(r"<th\b[^>]*>(.*?)</th>", page))
