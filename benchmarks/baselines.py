@@ -15,15 +15,16 @@ from torch import nn
 from benchmarks import peers, pictures
 from benchmarks.methods import Method, Methods, Within, autocast, compare, how, without_bf16
 from benchmarks.tables import Table, command
-from lambdanet.models import create_model, paths
+from lambdanet import backends
+from lambdanet.models import create_model
 
 PLAIN = "float32"
-LAYOUTS = {  # and the path that runs the layers as they are
-    "": (torch.contiguous_format, paths.REFERENCE),
-    ", channels_last": (torch.channels_last, paths.CHANNELS_LAST),
+LAYOUTS = {  # and the backend that runs the layers as they are
+    "": (torch.contiguous_format, backends.REFERENCE),
+    ", channels_last": (torch.channels_last, backends.CHANNELS_LAST),
 }
 # What the project takes on a CPU; where that has units for bfloat16, DnCNN is trained by those.
-KERNELS = {"dncnn": ("Winograd kernels", paths.WINOGRAD), "autoencoder": ("fused kernels", paths.FUSED)}
+KERNELS = "Winograd kernels"
 
 
 def variants(name: str) -> Methods:
@@ -34,19 +35,20 @@ def variants(name: str) -> Methods:
             model = pictures.trained(name).to(memory_format=layout)
             missing = None if type_name == PLAIN else without_bf16()
             found[type_name + suffix] = missing or Method(model, within, layout, around=_forced(way))
-    kernels, way = KERNELS[name]
-    return found | {f"{PLAIN}, {kernels}": by_kernels(pictures.trained(name), way)}
+    if name == "dncnn":
+        found[f"{PLAIN}, {KERNELS}"] = by_kernels(pictures.trained(name))
+    return found
 
 
-def by_kernels(model: nn.Module, way: str) -> Method | str:
-    """A network on a path of compiled kernels, or why there is none."""
-    if reason := paths.unavailable():
+def by_kernels(model: nn.Module) -> Method | str:
+    """DnCNN by its compiled kernels, or why there are none."""
+    if reason := backends.unavailable():
         return f"not available: {reason}"
-    return Method(model, around=_forced(way))
+    return Method(model, around=_forced(backends.WINOGRAD))
 
 
 def _forced(way: str) -> Within:
-    return functools.partial(paths.forced, way)
+    return functools.partial(backends.forced, way)
 
 
 def measure(quick: bool = False) -> Iterator[Table]:
@@ -70,8 +72,7 @@ def beside_deepinv(quick: bool) -> Table:
         model = create_model("dncnn").to(memory_format=layout)
         methods[ours + suffix] = Method(model, memory_format=layout, around=_forced(way))
         methods[f"deepinv, the same{suffix}"] = peers.attempt(functools.partial(peers.deepinv_dncnn, layout))
-    kernels, way = KERNELS["dncnn"]
-    methods[f"ours, {kernels}"] = by_kernels(create_model("dncnn"), way)
+    methods[f"ours, {KERNELS}"] = by_kernels(create_model("dncnn"))
     rows, seconds = compare(methods, clean, noisy, 1 if quick else 5, formulas=(ours,), exact=False)
     about = f"Two DnCNNs of equal size in float32, {how(noisy, seconds)}."
     return Table("DnCNN beside deepinv", about, rows, ["speed: of ours in the plain layout, as 1."], seconds)

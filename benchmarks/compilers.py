@@ -3,7 +3,7 @@
     pip install numba && python -m benchmarks.compilers
 
 One filter on a block of 16 images of 32 x 32, m = 23, one thread, the least of interleaved runs. numba
-gets the same loops over the same arrays, once with the images' loop inside (vectors, sums in memory) and
+gets the same loops over the same arrays, once with the images' loop inside (codegen, sums in memory) and
 once outside (sums in registers, no vectors). Triton has no CPU back end, and cannot be compared.
 """
 
@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from lambdanet import files
-from lambdanet.kernels import vectors
-from lambdanet.models.lambdanet import lambda_layer
+from lambdanet.backends.cpu import codegen, lambda_layer
 
 SIZE = lambda_layer.Shape(32, 32, 23, 1)
 LANES = 16
@@ -58,12 +57,12 @@ def vectors_inside(spectrum: np.ndarray, filters: np.ndarray, product: np.ndarra
 def by_llvmlite() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
     """The kernel's own code for the same sums."""
 
-    def write(k: vectors.Kernel) -> None:
-        lambda_layer.write_correlation(k, SIZE, vectors.LONG(0), vectors.LONG(0))
+    def write(k: codegen.Kernel) -> None:
+        lambda_layer.write_correlation(k, SIZE, codegen.LONG(0), codegen.LONG(0))
 
     names = ["spectrum", "filters", "product"]
     request = f"{SIZE} {files.code_of(Path(lambda_layer.__file__).parent)}"
-    kernel = vectors.compile_kernels({"correlate": (names, write)}, LANES, request)["correlate"]
+    kernel = codegen.compile_kernels({"correlate": (names, write)}, LANES, request)["correlate"]
     return lambda *arrays: kernel(*(array.ctypes.data for array in arrays))
 
 

@@ -25,9 +25,6 @@ class Formula(LambdaNet):
         super().__init__(**hyperparameters)
         self.correlate = correlate
 
-    def forward(self, noisy: Tensor) -> Tensor:
-        return self.reference(noisy)
-
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The lambda layer: (b, 3, h, w) to z, (b, d, h, w); Bello 2021, section 3."""
         assert context is None

@@ -1,4 +1,4 @@
-"""The networks on a GPU: paths, compilation, types, and the share of the matrix rate that they reach.
+"""The networks on a GPU: backends, compilation, types, and the share of the matrix rate that they reach.
 
     python -m benchmarks.gpu [--quick]
 
@@ -19,8 +19,8 @@ from benchmarks import networks, pictures
 from benchmarks.measuring import interleave, medians
 from benchmarks.methods import Method, Methods, autocast, compare, how
 from benchmarks.tables import Table, command
+from lambdanet import backends
 from lambdanet.devices import be_deterministic
-from lambdanet.models import path, paths
 
 SIDE = 8192  # of the matrices whose product measures the rate
 MULTIPLIED = "bfloat16"
@@ -82,39 +82,40 @@ def table(
 
 
 def lambdanets(hyperparameters: dict, device: str) -> Methods:
-    """The paths that a GPU has, as they are and recorded, and the portable one compiled."""
+    """The backends that a GPU has, as they are and recorded, and the portable one compiled."""
 
-    def method(path: str, recorded: bool = False, wrap: Wrap = _as_it_is) -> Method:
+    def method(backend: str, recorded: bool = False, wrap: Wrap = _as_it_is) -> Method:
         model = networks.create(hyperparameters).to(device)
-        return Method(wrap(model), functools.partial(paths.forced, path), recorded=recorded)
+        return Method(wrap(model), functools.partial(backends.forced, backend), recorded=recorded)
 
     return {
-        "reference": method(paths.REFERENCE),
-        "reference, recorded": method(paths.REFERENCE, device == "cuda"),
-        "portable": method(paths.PORTABLE),
-        "portable, torch.compile": method(paths.PORTABLE, wrap=torch.compile),
-        "ours: portable, recorded": method(paths.PORTABLE, device == "cuda"),
+        "reference": method(backends.REFERENCE),
+        "reference, recorded": method(backends.REFERENCE, device == "cuda"),
+        "portable": method(backends.PORTABLE),
+        "portable, torch.compile": method(backends.PORTABLE, wrap=torch.compile),
+        "ours: portable, recorded": method(backends.PORTABLE, device == "cuda"),
     }
 
 
 def others(name: str, device: str) -> Methods:
-    """DnCNN or the auto-encoder: plain, in bfloat16 with channels last, also compiled, and our own path."""
+    """DnCNN or the auto-encoder: plain, in bfloat16 with channels last, also compiled, and our backend."""
     last = torch.channels_last
 
     def method(wrap: Wrap = _as_it_is, *, ours: bool = False, recorded: bool = False) -> Method:
         model = pictures.trained(name).to(device, memory_format=last)
-        model.fused = ours
         images = torch.contiguous_format if ours else last  # as trainings make them
-        return Method(wrap(model), functools.partial(autocast, device), images, recorded=recorded)
+        around = functools.partial(backends.forced, backends.BF16_FUSED if ours else backends.BF16)
+        within = functools.partial(autocast, device)
+        return Method(wrap(model), within, images, recorded=recorded, around=around)
 
-    way = path(name, device)
+    backend = backends.of_training(name, device)
     return {
         "float32": Method(pictures.trained(name).to(device)),
         "float32 as TF32": Method(pictures.trained(name).to(device), around=_as_tf32),
         "bf16, channels_last": method(),
         "bf16, channels_last, torch.compile": method(torch.compile),
         "bf16, channels_last, recorded": method(recorded=device == "cuda"),
-        f"ours: {way}, recorded": method(ours=way == paths.BF16_FUSED, recorded=device == "cuda"),
+        f"ours: {backend}, recorded": method(ours=backend == backends.BF16_FUSED, recorded=device == "cuda"),
     }
 
 

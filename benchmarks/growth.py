@@ -1,4 +1,4 @@
-"""How LambdaNet's time grows: with the batch, with d, and with threads, on each of its paths.
+"""How LambdaNet's time grows: with the batch, with d, and with threads, on each of its backends.
 
     python -m benchmarks.growth [--quick]
 
@@ -14,19 +14,19 @@ from benchmarks import pictures
 from benchmarks.measuring import interleave, medians
 from benchmarks.methods import Method, Seconds
 from benchmarks.tables import Table, command
-from lambdanet.models import paths
+from lambdanet import backends
 from lambdanet.models.lambdanet import LambdaNet
 from pipelines.cores import available
 
-PATHS = (paths.REFERENCE, paths.PORTABLE, paths.FUSED)
+BACKENDS = (backends.REFERENCE, backends.PORTABLE, backends.FUSED)
 LIMIT = 6  # seconds of turns for a row
 
 
 def measure(quick: bool = False) -> Iterator[Table]:
     """Time LambdaNet, u=1 m=23, over batch, d and threads."""
     repeats = 1 if quick else 5
-    available = [name for name in PATHS if name != paths.FUSED or not paths.unavailable()]
-    missing = [f"fused: not available: {paths.unavailable()}"] if len(available) < len(PATHS) else []
+    available = [name for name in BACKENDS if name != backends.FUSED or not backends.unavailable()]
+    missing = [f"fused: not available: {backends.unavailable()}"] if len(available) < len(BACKENDS) else []
     yield over("batch", [1, 8] if quick else [1, 8, 32, 128, 256], available, missing, repeats)
     yield over("d", [4, 16] if quick else [4, 8, 16, 32, 64, 128, 256, 512], available, missing, repeats)
     yield over_threads(4 if quick else 128, available, missing, repeats)
@@ -43,11 +43,11 @@ def over(what: str, values: list[int], names: list[str], missing: list[str], rep
     fixed = "d=16" if what == "batch" else "batch 8"
     about = (
         f"LambdaNet, u=1 m=23 {fixed}, 32 x 32, float32, {torch.get_num_threads()} threads: ms an image of a "
-        "training step and of an inference, medians of the paths in turns."
+        "training step and of an inference, medians of the backends in turns."
     )
     notes = list(missing)
-    if what == "batch" and paths.FUSED in names:
-        notes.append(f"Fewer than {paths.FEWEST} images go the portable way instead of the fused one.")
+    if what == "batch" and backends.FUSED in names:
+        notes.append(f"Fewer than {backends.FEWEST_IMAGES} images are for `portable` instead of `fused`.")
     return Table(f"LambdaNet over {what}", about, rows, notes, seconds)
 
 
@@ -64,7 +64,7 @@ def over_threads(count: int, names: list[str], missing: list[str], repeats: int)
         torch.set_num_threads(before)
     about = (
         f"LambdaNet, u=1 m=23 d=16, batch {count}, 32 x 32, float32: ms an image of a training step and of "
-        "an inference, medians of the paths in turns."
+        "an inference, medians of the backends in turns."
     )
     return Table("LambdaNet over threads", about, rows, missing, seconds)
 
@@ -76,11 +76,11 @@ def thread_counts(available: int) -> list[int]:
 
 
 def _row(d: int, count: int, names: list[str], repeats: int) -> tuple[dict, Seconds]:
-    """Times of the paths as a row's columns, and each call's seconds."""
+    """Times of the backends as a row's columns, and each call's seconds."""
     clean, noisy = pictures.pairs(count)
     torch.manual_seed(0)
     methods = {
-        name: Method(LambdaNet(d=d, embedding_std=0.02), functools.partial(paths.forced, name))
+        name: Method(LambdaNet(d=d, embedding_std=0.02), functools.partial(backends.forced, name))
         for name in names
     }
     training = {f"training, {name}": m.training(clean, noisy) for name, m in methods.items()}

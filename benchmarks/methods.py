@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measuring import interleave, medians
-from lambdanet import graphs
+from lambdanet.backends.cuda import graphs
 
 LIMIT = 40  # seconds of turns of all methods
 

@@ -1,4 +1,4 @@
-"""LambdaNet's training step and inference: the formula, other people's layers, and our two paths.
+"""LambdaNet's training step and inference: the formula, other people's layers, and our two backends.
 
     python -m benchmarks.networks [--quick]
 
@@ -15,7 +15,7 @@ from benchmarks import formulas, peers, pictures
 from benchmarks.measuring import duration
 from benchmarks.methods import Method, Methods, Within, autocast, compare, how, without_bf16
 from benchmarks.tables import Table, command
-from lambdanet.models import paths
+from lambdanet import backends
 from lambdanet.models.lambdanet import LambdaNet
 
 LARGE = {"u": 1, "m": 23, "d": 16}
@@ -31,17 +31,17 @@ def create(hyperparameters: dict) -> LambdaNet:
     return pictures.trained("lambdanet" if hyperparameters == LARGE else "lambdanet-u4-m7")
 
 
-def by_path(name: str, hyperparameters: dict) -> Method | str:
+def by_backend(name: str, hyperparameters: dict) -> Method | str:
     """A path of LambdaNet, or why it is not available."""
-    if name == paths.FUSED and (reason := paths.unavailable()):
+    if name == backends.FUSED and (reason := backends.unavailable()):
         return f"not available: {reason}"
-    note = f"compiled before in {compilation(hyperparameters):.2f} s" if name == paths.FUSED else ""
-    return Method(create(hyperparameters), functools.partial(paths.forced, name), note=note)
+    note = f"compiled before in {compilation(hyperparameters):.2f} s" if name == backends.FUSED else ""
+    return Method(create(hyperparameters), functools.partial(backends.forced, name), note=note)
 
 
 def compilation(hyperparameters: dict, side: int = 32) -> float:
-    """Seconds that the compiled path takes once in a process for a kind of batch."""
-    from lambdanet.models.lambdanet import fused  # llvmlite may be missing
+    """Seconds that the compiled backend takes once in a process for a kind of batch."""
+    from lambdanet.backends.cpu import lambdanet as fused  # llvmlite may be missing
 
     problem = fused.problem(create(hyperparameters), torch.empty(256, 3, side, side))
     return duration(lambda: fused.Fused(problem))
@@ -58,19 +58,19 @@ def measure(quick: bool = False) -> Iterator[Table]:
     """Time LambdaNet at both of the paper's sizes."""
     clean, noisy = pictures.pairs(16 if quick else 256)
     everything: Methods = {
-        REFERENCE: by_path(paths.REFERENCE, LARGE),
+        REFERENCE: by_backend(backends.REFERENCE, LARGE),
         CONV3D: written(formulas.by_conv3d),
         PYPI: peers.attempt(lambda: peers.lambda_networks(create(LARGE))),
         TIMM: peers.attempt(lambda: peers.timm(create(LARGE))),
         "reference formula, conv3d, bf16 autocast": without_bf16() or written(formulas.by_conv3d, autocast),
         "reference formula, 2-D FFT": written(formulas.by_fft),
-        PORTABLE: by_path(paths.PORTABLE, LARGE),
-        FUSED: by_path(paths.FUSED, LARGE),
+        PORTABLE: by_backend(backends.PORTABLE, LARGE),
+        FUSED: by_backend(backends.FUSED, LARGE),
     }
     few: Methods = {
-        REFERENCE: by_path(paths.REFERENCE, SMALL),
-        PORTABLE: by_path(paths.PORTABLE, SMALL),
-        FUSED: by_path(paths.FUSED, SMALL),
+        REFERENCE: by_backend(backends.REFERENCE, SMALL),
+        PORTABLE: by_backend(backends.PORTABLE, SMALL),
+        FUSED: by_backend(backends.FUSED, SMALL),
     }
     for methods, size in ((everything, LARGE), (few, SMALL)):
         rows, seconds = compare(methods, clean, noisy, 1 if quick else 7, formulas=FORMULAS, exact=True)

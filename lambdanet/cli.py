@@ -46,7 +46,7 @@ DEVICE = click.option(
     show_default=True,
     envvar="LAMBDANET_DEVICE",
     show_envvar=True,
-    help="auto, cpu or cuda; cpu/PATH takes a path: reference, portable, fused, channels-last, bf16 ...",
+    help="auto, cpu or cuda; cpu/BACKEND forces one: reference, portable, fused, channels-last, bf16 ...",
 )
 
 

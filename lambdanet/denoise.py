@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanet.models import MODELS, LambdaNet, paths
+from lambdanet import backends
+from lambdanet.models import MODELS, LambdaNet
 
 # Pixels of one batch at inference: large enough to keep the cores busy, small enough for
 # LambdaNet's (k, v, h, w) lambdas, 256 bytes a pixel, to stay in tens of megabytes.
@@ -95,7 +96,7 @@ def _run(model: nn.Module, noisy: Tensor, *context: Tensor) -> Tensor:
 def _laid_out(model: nn.Module, images: Tensor) -> Tensor:
     """Images as inference of a model is fastest: channels last for the convolutional networks on a CPU."""
     convolutional = isinstance(model, CONVOLUTIONAL) and images.device.type == "cpu"
-    if not convolutional or paths.of_convolutions("cpu") == paths.REFERENCE:
+    if not convolutional or backends.of_convolutions("cpu") == backends.REFERENCE:
         return images
     return images.contiguous(memory_format=torch.channels_last)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import psutil
 import torch
 
-from lambdanet.models import paths
+from lambdanet import backends
 
 try:
     import resource
@@ -29,14 +29,14 @@ KEPT_AT_MOST = 2**25  # before glibc 2.35
 def choose_device(name: str = "auto") -> torch.device:
     """Take `name`, or with "auto" CUDA where there is one, else the CPU.
 
-    "cpu/portable" takes a device and, from now on, a path (models/paths.py).
+    "cpu/portable" takes a device and, from now on, a backend (`lambdanet.backends`).
 
     Raises:
-        ValueError: the device or the path is unknown or absent.
+        ValueError: the device or the backend is unknown or absent.
     """
-    name, _, path = name.partition("/")
-    if path:
-        paths.force(path)
+    name, _, backend = name.partition("/")
+    if backend:
+        backends.force(backend)
     available = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     if name == "auto":
         return torch.device(available[0])
@@ -83,7 +83,7 @@ def prepare(name: str = "auto") -> torch.device:
     """Get this process ready to compute the same bytes twice, and take a device; see `choose_device`.
 
     Raises:
-        ValueError: the device or the path is unknown or absent.
+        ValueError: the device or the backend is unknown or absent.
     """
     be_deterministic()
     keep_freed_memory()

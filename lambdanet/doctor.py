@@ -49,19 +49,19 @@ TRIALS = {
         "    print('CPU,', torch.get_num_threads(), 'threads')",
         "see `nvidia-smi`; LAMBDANET_DEVICE=cpu keeps off the GPU",
     ),
-    "LambdaNet, DnCNN and the auto-encoder on the CPU": (
-        "from lambdanet.kernels import vectors\n"
-        "from lambdanet.models import paths\n"
-        "reason = paths.unavailable()\n"
+    "LambdaNet and DnCNN on the CPU": (
+        "from lambdanet import backends\n"
+        "reason = backends.unavailable()\n"
         "assert not reason, reason + '; they run without, which is slower'\n"
-        "print('compiled kernels on vectors of', vectors.lanes(), 'floats')",
+        "from lambdanet.backends.cpu import codegen\n"
+        "print('compiled kernels on vectors of', codegen.lanes(), 'floats;', backends.describe('cpu'))",
         "pip install llvmlite",
     ),
     "DnCNN on a GPU": (
-        "from lambdanet.models import dncnn\n"
-        "reason = dncnn.unavailable()\n"
+        "from lambdanet import backends\n"
+        "reason = backends.unavailable_on_gpu()\n"
         "assert reason in (None, 'no CUDA device'), reason + '; its layers run one by one, which is slower'\n"
-        "print(reason or 'kernels by Triton')",
+        "print(reason or 'kernels by Triton; ' + backends.describe('cuda'))",
         "pip install triton; gcc or clang, and Python's headers (python3-dev)",
     ),
 }

@@ -110,7 +110,7 @@ def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _summary(parts: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     mse, ssim = (torch.cat(values) for values in zip(*parts, strict=True))
-    per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist() if value > 0]
+    per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist() if value != 0]
     if not per_image:
         raise ValueError("every test image equals its clean one: their PSNR is infinite")
     return {

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import torch
 
-from lambdanet import checkpoint, devices, files, models, provenance
+from lambdanet import backends, checkpoint, devices, files, provenance
 from lambdanet.arrays import SPLITS, digest, load_images
 from lambdanet.config import Cell, Run, Training
 from lambdanet.models import save_weights
@@ -49,7 +49,7 @@ def train_run(
             stage=provenance.stage(),
             description=description,
             data={split: _data(run, pairs[split]) for split in SPLITS},
-            computed_by=models.path(run.model["name"], where.type),
+            computed_by=backends.of_training(run.model["name"], where.type),
         )
         on_news()
 

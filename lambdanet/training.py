@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanet import checkpoint, graphs, models
+from lambdanet import backends, checkpoint, models
 from lambdanet import noise as noises
+from lambdanet.backends.cuda import graphs
 from lambdanet.config import Training
 from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
@@ -95,12 +96,10 @@ def train(
     noise = noises.create_noise(**noise_config)
     torch.manual_seed(seed)
     model = models.create_model(**model_config).to(device)
-    way = models.path(model_config["name"], device.type)
-    half = way in (models.paths.BF16, models.paths.BF16_FUSED)
-    if half or way == models.paths.CHANNELS_LAST:
+    backend = backends.of_training(model_config["name"], device.type)
+    half = backend in backends.HALF
+    if half or backend == backends.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
-    if way == models.paths.BF16_FUSED:
-        model.fused = True
     optimizer = _optimizer(model, settings, device)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
@@ -237,11 +236,11 @@ def _key(
     """Name everything that decides the result, so that a checkpoint of anything else is not used."""
     digest = hashlib.sha256()
     name = model_config["name"]
-    where = [device.type, models.path(name, device.type), torch.__version__]
+    where = [device.type, backends.of_training(name, device.type), torch.__version__]
     configs = [model_config, noise_config, asdict(settings), seed, where]
     digest.update(json.dumps(configs, sort_keys=True).encode())
-    code = [inspect.getsource(module) for module in (sys.modules[__name__], graphs, noises)]
-    digest.update("".join([*code, models.source(name)]).encode())
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], noises)]
+    digest.update("".join([*code, models.source(name), backends.source()]).encode())
     for images in (train_pairs.clean, train_pairs.noisy, test_pairs.clean, test_pairs.noisy):
         digest.update(np.ascontiguousarray(images))
     return digest.hexdigest()

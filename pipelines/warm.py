@@ -37,8 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ROOT / "stages"
 LOADED = (
     "torch", "skimage.data:chelsea", "skimage.io:imsave", "skimage.transform:resize",
-    "imageio.plugins.pillow", "lambdanet.experiment", "lambdanet.models.lambdanet.fused",
-    "lambdanet.models.autoencoder.compiled", "lambdanet.models.dncnn.compiled",
+    "imageio.plugins.pillow", "lambdanet.experiment", "lambdanet.backends.cpu.lambdanet",
+    "lambdanet.backends.cpu.dncnn",
 )  # fmt: skip
 # What the libraries read once, while they are loaded.
 READ_EARLY = (

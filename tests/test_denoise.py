@@ -5,9 +5,10 @@ import skimage.data
 import torch
 from torch import nn
 
+from lambdanet import backends
 from lambdanet.denoise import TILE, denoise, denoise_photograph
 from lambdanet.images import to_tensor
-from lambdanet.models import MODELS, create_model, load_weights, paths
+from lambdanet.models import MODELS, create_model, load_weights
 
 CPU = torch.device("cpu")
 WEIGHTS = helpers.ROOT / "weights/quick"
@@ -145,7 +146,7 @@ def test_layout_in_memory_is_what_a_network_takes_and_does_not_show(name):
     taken = []
     model.register_forward_pre_hook(lambda _, images: taken.append(images[0]))
     found = denoise(model, noisy)
-    with paths.forced("reference"):
+    with backends.forced("reference"):
         expected = denoise(model, noisy)
     last, plain = taken
     assert plain.is_contiguous()

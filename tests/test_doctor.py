@@ -19,7 +19,7 @@ def test_this_installation_is_well():
         "Prefect's server: 3.",
         "device: CPU",
         "GiB free",
-        "LambdaNet, DnCNN and the auto-encoder on the CPU: compiled kernels on vectors of",
+        "LambdaNet and DnCNN on the CPU: compiled kernels on vectors of",
     ):
         assert part in text
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
 
-from lambdanet import checkpoint, config, experiment, files, metrics, models, training
+from lambdanet import backends, checkpoint, config, experiment, files, metrics, models, training
 from lambdanet.config import Training
 from lambdanet.denoise import denoise
 from lambdanet.images import to_tensor
@@ -538,18 +538,23 @@ def test_death_of_dvc_ends_the_trainer(tmp_path):
             os.kill(trainer, signal.SIGKILL)
 
 
-def test_checkpoint_key_covers_the_models_code(run, half_done, monkeypatch, caplog):
-    real = models.source
-    assert "The lambda layer" in real("lambdanet")  # network.py
-    assert "def write_forward" in real("lambdanet")  # a kernel
-    monkeypatch.setattr(models, "source", lambda name: real(name) + "# changed")
+def test_source_is_all_code_of_a_model_and_of_its_backends():
+    assert "The lambda layer" in models.source("lambdanet")
+    for text in ("def write_forward", "def select", "class Recorded"):
+        assert text in backends.source()
+
+
+@pytest.mark.parametrize("part", [models, backends], ids=["models", "backends"])
+def test_checkpoint_key_covers_the_models_and_the_backends_code(part, run, half_done, monkeypatch, caplog):
+    real = part.source
+    monkeypatch.setattr(part, "source", lambda *name: real(*name) + "# changed")
     run(DNCNN)
     assert "belongs to other settings, data or code; not used" in caplog.text
 
 
-def test_checkpoint_of_another_path_is_not_used(run, half_done, caplog):
-    other = "reference" if models.path("dncnn", "cpu") != "reference" else "bf16"
-    with models.paths.forced(other):
+def test_checkpoint_of_another_backend_is_not_used(run, half_done, caplog):
+    other = "reference" if backends.of_training("dncnn", "cpu") != "reference" else "bf16"
+    with backends.forced(other):
         run(DNCNN)
     assert "belongs to other settings, data or code; not used" in caplog.text
 
@@ -567,7 +572,7 @@ def test_checkpoint_key_covers_the_noises_code(run, half_done, monkeypatch, capl
 def test_channels_last_gives_what_the_reference_gives_up_to_rounding(run, model):
     found = {}
     for way in ("channels-last", "reference"):
-        with models.paths.forced(way):
+        with backends.forced(way):
             found[way] = run(model)
     (last, history), (plain, expected) = found.values()
     for parameter, other in zip(last.parameters(), plain.parameters(), strict=True):
@@ -578,11 +583,11 @@ def test_channels_last_gives_what_the_reference_gives_up_to_rounding(run, model)
 
 def test_half_precision_gives_the_same_bytes_twice_and_learns_as_well(run, tmp_path):
     for model in (DNCNN, AUTOENCODER):
-        with models.paths.forced("reference"):
+        with backends.forced("reference"):
             plain, _ = run(model)
         found = []
         for _ in range(2):
-            with models.paths.forced("bf16"):
+            with backends.forced("bf16"):
                 trained, history = run(model)
             found.append(weight_bytes(trained, tmp_path / "w"))
         assert found[0] == found[1]

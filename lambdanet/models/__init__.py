@@ -9,8 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from lambdanet import files, kernels
-from lambdanet.models import dncnn, paths
+from lambdanet import files
 from lambdanet.models.autoencoder import AutoEncoder
 from lambdanet.models.cnn import ConvNet
 from lambdanet.models.dncnn import DnCNN
@@ -63,29 +62,9 @@ def check_hyperparameters(name: str, **hyperparameters: float) -> None:
         )
 
 
-def path(name: str, device: str) -> str:
-    """How a model is trained on a kind of device (models/paths.py).
-
-    Like the device, it shows in a result's digits, and is recorded but not hashed by DVC. A name that no
-    model has is for `create_model` to refuse.
-    """
-    if MODELS.get(name) is LambdaNet:
-        return paths.usual(device)
-    if MODELS.get(name) is AutoEncoder and device == "cpu" and paths.compiles(paths.FUSED):
-        return paths.FUSED
-    way = paths.of_convolutions(device)
-    if MODELS.get(name) is DnCNN:
-        if device == "cuda" and way == paths.BF16 and paths.takes(paths.BF16_FUSED):
-            return way if dncnn.unavailable() else paths.BF16_FUSED
-        if device == "cpu" and way == paths.CHANNELS_LAST and paths.compiles(paths.WINOGRAD):
-            return paths.WINOGRAD
-    return way
-
-
 def source(name: str) -> str:
-    """The code of a model: all files of its package, and of the compiled kernels'."""
-    packages = Path(inspect.getfile(MODELS[name])).parent, Path(kernels.__file__).parent
-    return "".join(map(files.code_of, packages))
+    """The code of a model: its file."""
+    return inspect.getsource(inspect.getmodule(MODELS[name]))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,7 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lambdanet.models import create_model, paths
+from lambdanet import backends
+from lambdanet.models import create_model
 from lambdanet.report import settings
 from lambdanet.report.runs import STUDY_NOISE, Question, Row, sample, unequal
 from lambdanet.report.statistics import (
@@ -173,7 +174,7 @@ def multiply_adds(config: dict) -> int:
     Counted by torch in convolutions and matrix products; half of its floating-point operations.
     """
     model = create_model(**config).eval()
-    with torch.no_grad(), paths.forced(paths.REFERENCE), _Counter() as counter:
+    with torch.no_grad(), backends.forced(backends.REFERENCE), _Counter() as counter:
         model(torch.zeros(1, 3, SIDE, SIDE))
     return counter.operations // 2
 

@@ -1,0 +1,1 @@
+"""LambdaNet and DnCNN on a CPU: Python that writes kernels (codegen.py), which llvmlite compiles."""

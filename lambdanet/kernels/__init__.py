@@ -1,1 +1,0 @@
-"""Compiled kernels for the CPU: Python that writes them, their machine code on disk, their threads."""

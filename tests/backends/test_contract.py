@@ -1,0 +1,76 @@
+"""Every backend gives what the plain network gives, or its error, whatever it is called with.
+
+The calls run in a process of its own, which is started again behind a call in which it died.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import contract_cases
+import pytest
+
+FEW = [  # of the networks with the kernels of another, or none
+    "as it is", "shape, (4, 1, 8, 8)", "shape, (0, 3, 8, 8)", "images, float64", "images, with a gradient",
+    "normalisation, 1 in the other mode", "normalisation, momentum None", "within, autocast", "traced",
+    "parameters, all frozen",
+]  # fmt: skip
+CALLS = {
+    "lambdanet": [("lambdanet", which) for which in contract_cases.CASES],
+    "dncnn": [("dncnn", which) for which in contract_cases.CASES],
+    "others": [
+        (name, which) for name in sorted({*contract_cases.NETWORKS} - {"lambdanet", "dncnn"}) for which in FEW
+    ],
+}
+
+
+def run_calls(calls):
+    """What each call gives; of one in which the process died, its exit status."""
+    found, waiting = {}, list(calls)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    while waiting:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", contract_cases.__file__], input=json.dumps(waiting),
+            capture_output=True, text=True, env=environment,
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        given = [json.loads(line) for line in lines if line != "begins"]
+        found |= dict(zip(waiting, given, strict=False))
+        if done.returncode == 0:
+            break
+        died = len(given)
+        assert lines.count("begins") == died + 1, done.stderr[-2000:]
+        found[waiting[died]] = {"the process": {"wrong": [f"ended with {done.returncode}"], "taken": []}}
+        waiting = waiting[died + 1 :]
+    return found
+
+
+@pytest.mark.parametrize("group", CALLS)
+def test_backends_give_what_the_plain_network_gives(group):
+    calls = [(*call, training) for call in CALLS[group] for training in (True, False)]
+    found = run_calls(calls)
+    wrong = {
+        (*call, backend): one["wrong"]
+        for call, by_backend in found.items()
+        for backend, one in by_backend.items()
+        if one["wrong"]
+    }
+    assert not wrong
+    for name in {name for name, _ in CALLS[group]}:
+        kernels = [contract_cases.KERNELS[name]] if name in contract_cases.KERNELS else []
+        for which, training in (("as it is", True), ("parameters, all frozen", False)):
+            assert found[name, which, training]["auto"]["taken"] == kernels
+
+
+def test_a_call_in_which_the_process_dies_is_told_and_the_others_go_on(monkeypatch, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "for name in json.load(sys.stdin):\n"
+        "    print('begins', flush=True)\n"
+        "    os.abort() if name == 'bad' else print(json.dumps(name), flush=True)\n"
+    )
+    monkeypatch.setattr(contract_cases, "__file__", str(script))
+    found = run_calls(["a", "bad", "b"])
+    assert found == {"a": "a", "bad": {"the process": {"wrong": ["ended with -6"], "taken": []}}, "b": "b"}

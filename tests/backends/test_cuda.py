@@ -1,0 +1,228 @@
+"""What only a GPU can show; skipped where there is none."""
+
+import helpers
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import GAUSSIAN, TRAIN
+
+from lambdanet import backends, checkpoint, devices, training
+from lambdanet.backends.cuda import graphs
+from lambdanet.models import create_model
+from lambdanet.config import Training
+from lambdanet.training import Pairs, train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+CUDA = torch.device("cuda")
+LAMBDANET = {"name": "lambdanet", "u": 1, "m": 23}
+SMALL_LAMBDANET = {"name": "lambdanet", "u": 4, "m": 7}
+DNCNN = {"name": "dncnn", "depth": 4, "width": 16, "residual": True}
+AUTOENCODER = {"name": "autoencoder"}
+NETWORKS = [AUTOENCODER, {"name": "cnn"}, DNCNN, LAMBDANET, SMALL_LAMBDANET, {"name": "skip-autoencoder"}]
+EPOCHS = 3  # of 5 steps, the last of a smaller batch
+
+
+@pytest.fixture(autouse=True)
+def deterministic():
+    devices.be_deterministic()
+
+
+@pytest.fixture(scope="module")
+def data():
+    clean, test = helpers.patches(70, 32), helpers.patches(8, 32, seed=1)
+    return Pairs(clean, helpers.noisy(clean)), Pairs(test, helpers.noisy(test))
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    def run(model, noise=GAUSSIAN, folder="checkpoints", discard=True, **changes):
+        how = Training(**TRAIN | {"epochs": EPOCHS, "batch_size": 16} | changes)
+        where = tmp_path / folder
+        model, history = train(model, noise, how, *data, seed=0, device=CUDA, checkpoints=where)
+        if discard:
+            checkpoint.discard(where)
+        return {name: value.cpu() for name, value in model.state_dict().items()}, history
+
+    return run
+
+
+def same(one, other):
+    return one[0].keys() == other[0].keys() and all(
+        torch.equal(value, other[0][name]) for name, value in one[0].items()
+    )
+
+
+@pytest.mark.parametrize("model", NETWORKS, ids=lambda config: config["name"])
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "stored"])
+def test_a_recorded_step_gives_the_bytes_of_one_that_is_not(run, monkeypatch, model, fresh):
+    sizes, record = [], graphs.Recorded._record
+    monkeypatch.setattr(
+        graphs.Recorded, "_record", lambda self, batch: sizes.append(len(batch)) or record(self, batch)
+    )
+    recorded = run(model, fresh_noise=fresh)
+    assert sizes == [16, 6]
+    monkeypatch.setattr(graphs.Recorded, "__call__", lambda self, batch: self._run_aside(batch))
+    as_it_is = run(model, fresh_noise=fresh)
+    assert same(recorded, as_it_is)
+    assert recorded[1] == as_it_is[1]
+    assert recorded[1][-1]["loss"] < recorded[1][0]["loss"]
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        {"name": "speckle", "variance": 0.1},
+        {"name": "salt-and-pepper", "amount": 0.05},
+        {"name": "blind-gaussian", "low": 0.01, "high": 0.2},
+    ],
+    ids=lambda noise: noise["name"],
+)
+def test_every_noise_can_be_recorded_and_is_fresh(run, monkeypatch, noise):
+    recorded = run(AUTOENCODER, noise)
+    monkeypatch.setattr(graphs.Recorded, "__call__", lambda self, batch: self._run_aside(batch))
+    assert same(recorded, run(AUTOENCODER, noise))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamax", "sgd"])
+@pytest.mark.parametrize("model", [LAMBDANET, DNCNN], ids=lambda config: config["name"])
+def test_a_killed_training_goes_on_to_the_same_bytes(run, monkeypatch, model, optimizer):
+    whole = run(model, optimizer=optimizer)
+
+    class KilledError(Exception):
+        pass
+
+    steps = iter(range(100))
+    real = graphs.Recorded.__call__
+
+    def killed(self, batch):
+        if next(steps) == 7:
+            raise KilledError
+        return real(self, batch)
+
+    monkeypatch.setattr(graphs.Recorded, "__call__", killed)
+    monkeypatch.setattr(training.Progress, "step", lambda self, loss: True)  # a checkpoint a step
+    if optimizer == "sgd":  # not recorded: stop it elsewhere
+        rate = training.learning_rate
+
+        def stopped(*arguments):
+            if next(steps) == 7:
+                raise KilledError
+            return rate(*arguments)
+
+        monkeypatch.setattr(training, "learning_rate", stopped)
+    with pytest.raises(KilledError):
+        run(model, folder="killed", discard=False, optimizer=optimizer)
+    monkeypatch.undo()
+    devices.be_deterministic()
+    found, load = [], checkpoint.load_newest
+    monkeypatch.setattr(checkpoint, "load_newest", lambda *given: found.append(load(*given)) or found[-1])
+    assert same(run(model, folder="killed", optimizer=optimizer), whole)
+    assert [state["done"] for state in found] == [7]
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 7, 9), (80, 64, 32, 32), (256, 64, 32, 32)], ids=str)
+@pytest.mark.parametrize(("dtype", "mean"), [(torch.float32, 100), (torch.bfloat16, 1.5)], ids=str)
+def test_normalisation_is_torchs(shape, dtype, mean):
+    from lambdanet.backends.cuda import normalization
+
+    torch.manual_seed(0)
+    y = (mean + 2 * torch.randn(shape, device=CUDA)).to(dtype, memory_format=torch.channels_last)
+    ours = torch.nn.BatchNorm2d(shape[1], device=CUDA)
+    torch.nn.init.uniform_(ours.weight, -1, 2)
+    torch.nn.init.uniform_(ours.bias, -1, 1)
+    exact = torch.nn.BatchNorm2d(shape[1], device=CUDA).double()
+    exact.load_state_dict(ours.state_dict())
+    assert normalization.fits(y, ours) is (dtype == torch.bfloat16)  # what an autocast convolution gives
+    mine, theirs = y.clone().requires_grad_(), y.double().requires_grad_()
+    a, expected = normalization.normalize_and_rectify(mine, ours), F.relu(exact(theirs))
+    gradient = torch.randn_like(y)
+    a.backward(gradient)
+    expected.backward(gradient.double())
+    rounded = 1e-4 if dtype == torch.float32 else 5e-3
+    for value, right, limit in (
+        (a, expected, rounded),
+        (mine.grad, theirs.grad, rounded),
+        (ours.weight.grad, exact.weight.grad, 1e-5),
+        (ours.bias.grad, exact.bias.grad, 1e-5),
+        (ours.running_mean, exact.running_mean, 1e-6),
+        (ours.running_var, exact.running_var, 1e-6),
+    ):
+        assert (value.double() - right).norm() <= limit * right.norm()
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 9, 16), (80, 32, 32, 64), (256, 32, 32, 64)], ids=str)
+def test_first_convolution_is_torchs(shape):
+    from lambdanet.backends.cuda import first_convolution
+
+    torch.manual_seed(0)
+    b, h, w, c = shape
+    noisy = torch.rand(b, 3, h, w, device=CUDA)
+    layer = torch.nn.Conv2d(3, c, 3, padding=1, bias=False, device=CUDA).to(memory_format=torch.channels_last)
+    assert first_convolution.fits(noisy, layer)
+    a = first_convolution.convolve_and_rectify(noisy, layer.weight)
+    gradient = torch.randn_like(a)
+    a.backward(gradient)
+    rounded = layer.weight.detach().bfloat16().double().requires_grad_()
+    expected = F.relu(F.conv2d(noisy.bfloat16().double(), rounded, padding=1))
+    expected.backward(torch.where(a > 0, gradient, 0).double())
+    assert (a.double() - expected).norm() <= 3e-3 * expected.norm()
+    assert (layer.weight.grad.double() - rounded.grad).norm() <= 1e-5 * rounded.grad.norm()
+
+
+def test_a_card_may_be_named_by_its_number(data, tmp_path):
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    try:
+        assert devices.choose_device(str(last)) == last
+        how = Training(**TRAIN | {"epochs": EPOCHS, "batch_size": 16})
+        model, _ = train(DNCNN, GAUSSIAN, how, *data, seed=0, device=last, checkpoints=tmp_path)
+        assert next(model.parameters()).device == last
+    finally:
+        torch.cuda.set_device(0)
+
+
+def test_dncnn_by_the_kernels_is_dncnn(run, monkeypatch):
+    from lambdanet.backends.cuda import first_convolution, normalization
+
+    used = set()
+    for module, name in (
+        (normalization, "normalize_and_rectify"),
+        (first_convolution, "convolve_and_rectify"),
+    ):
+        real = getattr(module, name)
+
+        def spy(*given, name=name, real=real):
+            used.add(name)
+            return real(*given)
+
+        monkeypatch.setattr(module, name, spy)
+    assert backends.unavailable_on_gpu() is None
+    kernels = run(DNCNN)
+    assert used == {"normalize_and_rectify", "convolve_and_rectify"}
+    with backends.forced(backends.BF16):
+        plain = run(DNCNN)
+    with backends.forced(backends.REFERENCE):
+        reference = run(DNCNN)
+    assert not same(kernels, plain)
+    for history in (kernels[1], plain[1]):
+        assert history[-1]["loss"] == pytest.approx(reference[1][-1]["loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("config", [LAMBDANET, SMALL_LAMBDANET], ids=["u1", "u4"])
+def test_portable_lambdanet_is_the_reference(config):
+    torch.manual_seed(0)
+    model = create_model(**config).to(CUDA)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    clean = torch.rand(16, 3, 32, 32, device=CUDA)
+    found = {}
+    for path in (backends.REFERENCE, backends.PORTABLE):
+        model.load_state_dict(initial)
+        model.zero_grad()
+        with backends.forced(path):
+            output = model.train()(clean)
+        F.mse_loss(output, 1 - clean).backward()
+        found[path] = output.detach(), [p.grad.clone() for p in model.parameters()]
+    (expected, gradients), (output, others) = found.values()
+    assert (output - expected).norm() < 1e-5 * expected.norm()
+    for mine, right in zip(others, gradients, strict=True):
+        assert (mine - right).norm() < 2e-3 * right.norm() + 1e-7

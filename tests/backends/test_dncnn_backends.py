@@ -1,0 +1,233 @@
+"""DnCNN by Winograd kernels on a CPU: against its reference in float64, and when they are taken."""
+
+import copy
+import itertools
+import operator
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lambdanet import backends
+from lambdanet.backends.cpu import codegen, dncnn, winograd
+from lambdanet.models import create_model
+
+# (b, h, w): not of whole tiles, of one tile, of one row, of three blocks of columns
+SIZES = [(1, 30, 22), (2, 7, 9), (9, 4, 4), (2, 32, 32), (2, 1, 5), (1, 5, 330)]
+LIMITS = {"output": 1e-5, "gradient": 2e-5, "statistics": 1e-5, "evaluation": 2e-6}
+
+
+def network(seed=0, **options):
+    """A DnCNN whose channels are normalised in different ways, and soon by what they were."""
+    torch.manual_seed(seed)
+    model = create_model("dncnn", **options)
+    for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.3, 0.3)
+        norm.momentum = 0.9
+    return model
+
+
+def images(b, h, w, seed=0):
+    return torch.rand(b, 3, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def learn(model, noisy, dtype=torch.float32):
+    """What a training step gives and leaves, and the output of an evaluation after it."""
+    model, noisy = copy.deepcopy(model).to(dtype).train(), noisy.to(dtype)
+    output = model(noisy)
+    F.mse_loss(output, noisy.flip(3).square()).backward()
+    with torch.no_grad():
+        evaluated = model.eval()(noisy)
+    return {
+        "output": output.detach(),
+        "gradient": [p.grad for p in model.parameters()],
+        "statistics": [b for b in model.buffers() if b.is_floating_point()],
+        "evaluation": evaluated,
+        "batches": [b.item() for b in model.buffers() if not b.is_floating_point()],
+    }
+
+
+def by(way, model, noisy, dtype=torch.float32):
+    with backends.forced(way):
+        return learn(model, noisy, dtype)
+
+
+def content(found):
+    """All bytes of what `learn` gives."""
+    return [tensor.numpy().tobytes() for key in LIMITS for tensor in found[key]]
+
+
+def errors(ours, exact):
+    """The largest of an image's, and by norm of a parameter's gradient and of statistics."""
+    found = {key: (ours[key] - exact[key]).abs().max().item() for key in ("output", "evaluation")}
+    for key in ("gradient", "statistics"):
+        pairs = zip(ours[key], exact[key], strict=True)
+        found[key] = max(((one - other).norm() / other.norm()).item() for one, other in pairs)
+    return found
+
+
+def lost(size, *ways, seeds=3, **options):
+    """What ways lose, the median over seeds: a hidden unit next to 0 may be on the other side of it."""
+    found = {way: [] for way in ways}
+    for seed in range(seeds):
+        model, noisy = network(seed, **options), images(*size, seed)
+        exact = by(backends.REFERENCE, model, noisy, torch.float64)
+        for way in ways:
+            ours = by(way, model, noisy)
+            assert ours["batches"] == exact["batches"] == [1] * (options["depth"] - 2)
+            found[way].append(errors(ours, exact))
+    return [{key: median(each[key] for each in found[way]) for key in LIMITS} for way in ways]
+
+
+def beyond(found):
+    return {key: found[key] for key, limit in LIMITS.items() if not found[key] < limit}
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("width", "depth"), [(8, 5), (14, 3), (24, 5), (64, 3)])
+def test_kernels_are_exact(width, depth, size):
+    (found,) = lost(size, backends.WINOGRAD, width=width, depth=depth, residual=depth == 5)
+    assert not beyond(found)
+
+
+# Small images: with 64 channels on 16 x 13 pixels, in half of the seeds a unit is on the other side of 0.
+@pytest.mark.parametrize(("width", "size"), [(24, (2, 7, 9)), (64, (1, 7, 9))], ids=str)
+def test_of_many_layers_a_few_times_is_lost_what_float32_loses(width, size):
+    found, plain = lost(size, backends.WINOGRAD, backends.REFERENCE, seeds=5, width=width, depth=17)
+    for key in ("output", "gradient", "statistics"):
+        assert found[key] < 6 * plain[key] < 1e-4, key
+    assert found["evaluation"] < LIMITS["evaluation"]
+
+
+def test_vectors_of_another_length_give_the_same(monkeypatch):
+    other = 24 - codegen.lanes()
+    monkeypatch.setattr(codegen, "lanes", lambda: other)
+    (found,) = lost((2, 9, 13), backends.WINOGRAD, width=60, depth=4)
+    assert not beyond(found)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [(3, 37, 41), (1, 5, 9)], ids=str)
+def test_threads(threads, size):
+    model, noisy = network(width=14, depth=4), images(*size)
+    exact = by(backends.REFERENCE, model, noisy, torch.float64)
+    evaluated = []
+    for count in (1, 2, 4):
+        threads(count)
+        found, again = (by(backends.WINOGRAD, model, noisy) for _ in range(2))
+        assert content(found) == content(again)
+        assert not beyond(errors(found, exact))
+        with torch.no_grad(), backends.forced(backends.WINOGRAD):
+            evaluated.append(model.eval()(noisy))
+    assert torch.equal(evaluated[0], evaluated[1])
+    assert torch.equal(evaluated[0], evaluated[2])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_networks_of_two_threads_do_not_disturb_each_other(threads, count):
+    threads(count)
+    tasks = [(network(seed, width=14, depth=4), images(2, 30, 30 + seed, seed)) for seed in range(2)]
+    with backends.forced(backends.WINOGRAD), ThreadPoolExecutor(2) as pool:
+        alone = [content(learn(*task)) for task in tasks]
+        together = list(pool.map(lambda task: content(learn(*task)), 20 * tasks))
+    assert together == 20 * alone
+
+
+@pytest.mark.parametrize("forced", [backends.AUTO, backends.WINOGRAD])
+@pytest.mark.parametrize("training", [True, False])
+def test_kernels_are_taken(forced, training):
+    model, noisy = network(width=8, depth=4).train(training), images(2, 9, 13)
+    strided = noisy.contiguous(memory_format=torch.channels_last)
+    with torch.set_grad_enabled(training), backends.forced(forced):
+        output = model(noisy)
+        assert not torch.equal(output, model.dncnn(noisy))
+        assert torch.equal(model(strided), output)
+        assert torch.equal(model.to(memory_format=torch.channels_last)(strided), output)
+    assert output.is_contiguous()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "forced", [backends.REFERENCE, backends.CHANNELS_LAST, backends.PORTABLE, backends.BF16]
+)
+def test_another_path_that_is_forced_is_taken(forced, training):
+    model, noisy = network(width=8, depth=4).train(training), images(2, 9, 13)
+    with torch.set_grad_enabled(training), backends.forced(forced):
+        assert torch.equal(model(noisy), model.dncnn(noisy))
+
+
+def test_without_llvmlite_the_layers_run(monkeypatch):
+    monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
+    model, noisy = network(width=8, depth=4), images(2, 9, 13)
+    assert torch.equal(model(noisy), model.dncnn(noisy))
+    with pytest.raises(ValueError, match=r"^the winograd backend is not available here: no llvmlite; "):
+        backends.force(backends.WINOGRAD)
+
+
+WAYS = {
+    backends.REFERENCE: backends.REFERENCE,
+    backends.PORTABLE: backends.REFERENCE,  # of LambdaNet alone
+    backends.FUSED: backends.REFERENCE,
+    backends.CHANNELS_LAST: backends.CHANNELS_LAST,
+    backends.WINOGRAD: backends.WINOGRAD,
+    backends.BF16: backends.BF16,
+    backends.BF16_FUSED: backends.BF16,  # of a GPU
+}
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_path_on_a_cpu(amx, monkeypatch):
+    monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device: amx)
+    assert set(WAYS) == set(backends.NAMES) - {backends.AUTO}
+    for forced, expected in {backends.AUTO: backends.BF16 if amx else backends.WINOGRAD, **WAYS}.items():
+        with backends.forced(forced):
+            assert backends.of_training("dncnn", "cpu") == expected, forced
+    with backends.forced(backends.WINOGRAD):
+        assert backends.of_training("cnn", "cpu") == backends.CHANNELS_LAST
+    monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
+    assert backends.of_training("dncnn", "cpu") == (backends.BF16 if amx else backends.CHANNELS_LAST)
+
+
+# The kernels' arithmetic on numbers.
+NUMBERS = SimpleNamespace(
+    constant=float, add=operator.add, sub=operator.sub, mul=operator.mul, fma=lambda a, b, c: a * b + c
+)
+
+
+def on_both(matrix, tile):
+    return np.array(winograd._on_both(NUMBERS, matrix, tile.tolist()))
+
+
+def test_products_of_transforms_are_convolutions():
+    rng = np.random.default_rng(0)
+    d, w, dy = (rng.standard_normal((side, side)) for side in (winograd.SIDE, 3, winograd.TILE))
+    seen = np.lib.stride_tricks.sliding_window_view(d, (3, 3))  # of each output
+    of_images, of_outputs = on_both(winograd._times_b, d), on_both(winograd._times_a, dy)
+    of_filter = (winograd.FILTER @ w.ravel()).reshape(d.shape)
+    y = on_both(winograd._times_a_transposed, of_filter * of_images)
+    np.testing.assert_allclose(y, (seen * w).sum((2, 3)), rtol=0, atol=1e-13)
+    d_w = on_both(winograd._times_g_transposed, of_images * of_outputs)
+    np.testing.assert_allclose(d_w, (seen * dy[..., None, None]).sum((0, 1)), rtol=0, atol=1e-13)
+
+
+def test_blocks_have_room_and_cover():
+    sizes = [*range(1, 40), 143, 144, 145, 147, 330, 512, 2048]
+    for count, h, w, threads in itertools.product((1, 3, 64), sizes[::3], sizes, (1, 2, 16)):
+        rows, columns = dncnn.cut(count, h, w, threads)
+        down, across = (-(-side // winograd.TILE) for side in (h, w))
+        assert 1 <= rows <= down
+        assert 1 <= columns <= across
+        assert rows * columns <= winograd.MOST_TILES
+        assert (winograd.TILE * rows + 2) * (winograd.TILE * columns + 2) <= winograd.BORDERED

@@ -1,0 +1,97 @@
+"""Memory for kernels: nobody gets what somebody works in, and a little is kept."""
+
+import sys
+import threading
+
+import pytest
+import torch
+
+from lambdanet.backends.cpu import workspace
+from lambdanet.backends.cpu.parallel import parallel_for
+from lambdanet.backends.cpu.workspace import Workspaces
+
+
+def test_a_workspace_goes_back_and_is_given_again():
+    kept, made = Workspaces(), iter(range(9))
+    first = kept.borrow("kind", made.__next__)
+    second = kept.borrow("kind", made.__next__)
+    assert (first.workspace, second.workspace) == (0, 1)
+    del first
+    other = kept.borrow("other kind", made.__next__)
+    again = kept.borrow("kind", made.__next__)
+    assert (other.workspace, again.workspace) == (2, 0)
+
+
+def test_few_are_kept_the_last_ones():
+    kept = Workspaces()
+    for kind in range(workspace.MOST + 2):
+        kept.borrow(kind, lambda kind=kind: kind)
+    assert list(kept) == list(range(2, workspace.MOST + 2))
+
+
+def test_what_cannot_be_made_leaves_nothing():
+    kept = Workspaces()
+
+    def fails():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        kept.borrow("kind", fails)
+    assert not kept
+    assert kept.borrow("kind", lambda: 1).workspace == 1
+
+
+def test_threads_never_share_one():
+    kept, failed, taken = Workspaces(), [], set()
+
+    def work():
+        try:
+            for turn in range(3000):
+                loan = kept.borrow(turn % 3, object)
+                if id(loan.workspace) in taken:
+                    failed.append("shared")
+                taken.add(id(loan.workspace))
+                taken.remove(id(loan.workspace))
+        except Exception as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed
+
+
+def test_work_that_fails_is_left_by_all_threads():
+    others, ended = threading.Barrier(3), []
+
+    def work(thread):
+        others.wait()
+        if thread == 0:
+            raise KeyboardInterrupt
+        ended.append(thread)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel_for(work, 3)
+    assert sorted(ended) == [1, 2]
+
+
+def test_kernels_get_no_other_arrays():
+    for array in (torch.zeros(4, 4).T, torch.zeros(4, device="meta"), torch.zeros(8)[::2]):
+        with pytest.raises(TypeError, match="is not for a kernel"):
+            workspace.address(array)
+
+
+def test_arrays_are_as_kernels_take_them():
+    torch.set_default_dtype(torch.float64)
+    try:
+        for make in (workspace.zeros, workspace.empty):
+            assert (make(2, 3).dtype, make(2, 3).shape) == (torch.float32, (2, 3))
+    finally:
+        torch.set_default_dtype(torch.float32)
