@@ -171,7 +171,7 @@ def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, say
 
 def test_the_device_is_also_that_of_the_environment(project, lambdanet, monkeypatch):
     monkeypatch.setenv("LAMBDANET_DEVICE", "cpu/abacus")
-    assert "unknown path 'abacus'" in one_line(lambdanet("train", "speckle", "dncnn", "--out", "x"))
+    assert "unknown backend 'abacus'" in one_line(lambdanet("train", "speckle", "dncnn", "--out", "x"))
     assert not (project / "x").exists()
 
 
