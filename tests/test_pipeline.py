@@ -162,8 +162,7 @@ def test_results_hold_every_cell_with_true_values(clone):
         history = list(csv.DictReader((results / "histories" / f"{cell}.csv").read_text().splitlines()))
         assert len(history) == PROFILE["train"][row["model"]]["epochs"]
         assert float(history[0]["loss"]) > 0
-    assert rows[0]["paper_psnr"] == "26.710000"
-    assert rows[2]["paper_psnr"] == ""
+    assert {row["paper_psnr"] for row in rows} == {""}  # these are not the paper's images
     assert {row["parameters"] for row in rows if row["model"] == "autoencoder"} == {"47355"}
     # 20.0 dB is what sigma 0.1 gives before clipping; clipping for scoring gains a little.
     assert 19.9 < float(rows[0]["noisy_psnr"]) < 21
