@@ -1,8 +1,8 @@
 """How often `lambdanet denoise --blind` finds the right noise: on the test images, as 8-bit files hold them.
 
-    python -m benchmarks.blind [--profile quick] [--alias champion] [--images 1000]
+    python -m benchmarks.blind [--profile paper] [--alias champion] [--images 1000]
 
-Needs the profile's clean images (`dvc repro download@quick`) and the committed weights and results.
+Needs the profile's clean images (`dvc repro download@cifar10`) and the committed weights and results.
 Prints, for each noise that is put on, how often each was found.
 """
 
@@ -12,7 +12,8 @@ import click
 import numpy as np
 import torch
 
-from lambdanet import application, blind, datasets
+from lambdanet import application, blind, config
+from lambdanet.arrays import load_images
 from lambdanet.images import to_tensor
 from lambdanet.models import load_weights
 from lambdanet.noise import create_noise
@@ -21,17 +22,18 @@ SEED = 17  # another than the one that `blind` uses itself
 
 
 @click.command()
-@click.option("--profile", default="quick", show_default=True)
+@click.option("--profile", default="paper", show_default=True)
 @click.option("--alias", default="champion", show_default=True)
 @click.option("--images", default=1000, show_default=True, type=click.IntRange(1))
 def main(profile: str, alias: str, images: int) -> None:
     """Measure and print; see the module's docstring."""
-    stored = datasets.load_images(Path("data", profile, "clean"), "test")
+    loaded = config.load(config.find(profile))
+    stored = load_images(loaded.data(loaded.profile.dataset), "test")
     picked = np.linspace(0, len(stored) - 1, min(images, len(stored))).round().astype(int)
     clean = to_tensor(stored[picked])
     with application.denoisers(Path("weights", profile), alias, None) as choices:
-        loaded = [load_weights(choice.weights) for choice in choices]
-    noises = {d["cell"]["noise"]: create_noise(**d["noise"]) for _, d in loaded}
+        models = [load_weights(choice.weights) for choice in choices]
+    noises = {d["cell"]["noise"]: create_noise(**d["noise"]) for _, d in models}
     names, right = list(noises), 0
     print(f"{len(clean)} images of {profile}, alias {alias}; rows: put on, columns: found")
     print(" " * 16 + "".join(f"{name:>16}" for name in names))
@@ -40,7 +42,7 @@ def main(profile: str, alias: str, images: int) -> None:
         noisy = (255 * noise(clean, generator).clamp(0, 1)).round() / 255
         misfits = [
             torch.cat([blind.misfit(part, model, own) for part in noisy.split(100)])
-            for (model, _), own in zip(loaded, noises.values(), strict=True)
+            for (model, _), own in zip(models, noises.values(), strict=True)
         ]
         found = torch.stack(misfits).argmin(0)
         counts = [(found == other).sum().item() for other in range(len(names))]

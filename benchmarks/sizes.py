@@ -5,6 +5,7 @@
 Needs nothing but the project.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,22 +15,23 @@ import torch
 from benchmarks import pictures
 from benchmarks.measuring import interleave, medians
 from benchmarks.tables import Table, command
-from lambdanet import params
+from lambdanet import config
 from lambdanet.denoise import denoise
 from lambdanet.models import count_parameters, create_model
 from lambdanet.report.studies import multiply_adds
 
 BATCH = 128
 LIMIT = 60  # seconds of turns
-PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def measure(quick: bool = False) -> Iterator[Table]:
     """Time an inference of every model and variation as the profile `paper` has it."""
-    known = params.load(PARAMS)
-    names = [*known.models, *known.variations]
+    with contextlib.chdir(ROOT):
+        known = config.load("profile.yaml")
+    names = [*known.models, *known.profile.ablations]
     # Trained otherwise, but the same network.
-    configs = {name: known.model("paper", name) for name in (names[::8] if quick else names)}
+    configs = {name: known.model(name) for name in (names[::8] if quick else names)}
     batch = 8 if quick else BATCH
     networks = {name: create_model(**config).eval() for name, config in configs.items()}
     _, noisy = pictures.pairs(batch)

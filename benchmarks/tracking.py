@@ -1,8 +1,8 @@
-"""What MLflow's tracking costs a training: the same stage with and without it, in turns.
+"""What MLflow's tracking costs a training: the same one with and without it, in turns.
 
     python -m benchmarks.tracking [--profile quick] [--noise gaussian-01] [--model autoencoder] [--repeats 3]
 
-Needs the profile's data (`dvc repro corrupt@quick-gaussian-01`). Each tracked training begins with an
+Needs the data (`dvc repro quick/dvc.yaml:corrupt@gaussian-01`). Each tracked training begins with an
 empty store. Prints seconds and the ratio of the medians; also that the weights are the same.
 """
 
@@ -16,7 +16,7 @@ from statistics import median
 
 import click
 
-from lambdanet import files
+from lambdanet import config, files
 
 
 @click.command()
@@ -46,15 +46,16 @@ def main(profile: str, noise: str, model: str, repeats: int) -> None:
 def _train(profile: str, noise: str, model: str, *, tracked: bool) -> tuple[float, str]:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary, "out")
-        words = [profile, noise, model, 0, f"data/{profile}/clean", f"data/{profile}/noisy/{noise}"]
-        words += [f"{temporary}/checkpoints", f"{temporary}/log.json", out]
+        loaded = config.load(config.find(profile))
+        data = loaded.data(loaded.profile.dataset).parent
+        words = ["train", noise, model, "--profile", profile, "--data", data, "--out", out]
         environment = os.environ | {
             "LAMBDANET_TRACKING": "on" if tracked else "off",
             "MLFLOW_TRACKING_URI": f"sqlite:///{temporary}/mlflow.db",
         }
         start = time.perf_counter()
         subprocess.run(
-            [sys.executable, "stages/train.py", *map(str, words)],
+            [sys.executable, "-m", "lambdanet", *map(str, words)],
             env=environment,
             check=True,
             capture_output=True,

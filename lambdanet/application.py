@@ -66,7 +66,7 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
 
         whole = weights.resolve()
         results = whole.parents[1] / "results" / whole.name if len(whole.parts) > 2 else whole
-        paths = publish.catalogue(publish.from_committed(weights, results, Path()), 0)
+        paths = publish.catalogue(publish.from_committed(weights, results))
         held = {}
         for name in dict.fromkeys(denoiser.noise for denoiser in paths):
             of_noise = catalogue.aliases([denoiser for denoiser in paths if denoiser.noise == name])

@@ -1,6 +1,8 @@
 """The registry's networks built by several processes, those of one architecture together.
 
 To trace a network takes seconds, and so does loading what traces; loading this module does not.
+
+Not a dependency in DVC: it says which process does what.
 """
 
 import contextlib
@@ -11,17 +13,9 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from lambdanet import workers
-from lambdanet.params import Params
 
 LOADED = ("lambdanet.registry", "torch.export._trace")  # and with them torch and MLflow
 WORTH_A_PROCESS = 3  # architectures, which are traced in about the time that a process takes to start
-
-
-def prepare(params: Params, profile: str) -> None:
-    """Begin to load what builds a profile's networks, if there are enough, beside this process."""
-    cells = [*params.cells(profile), *params.study_cells(profile, chosen_only=True)]
-    if _processes(len({cell.model for cell in cells})) > 1:
-        workers.prepare(LOADED)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 
 COMPACT = 10_000
 RULE = (

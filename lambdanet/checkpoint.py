@@ -1,4 +1,7 @@
-"""Checkpoints of a training in progress: two files, the newer and the one before it."""
+"""Checkpoints of a training in progress: two files, the newer and the one before it.
+
+Not a dependency in DVC: a resumed training is byte-identical (tests/test_training.py).
+"""
 
 import contextlib
 import io

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import click
 
-from lambdanet import __version__, params
-from lambdanet.params import Cell
+from lambdanet import __version__, config
 
-# As in stages/door.py: threads that spin long while they wait are ruinous on a shared machine.
+# As in stages/entry.py: threads that spin long while they wait are ruinous on a shared machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
@@ -32,13 +31,14 @@ class OneLineErrors(click.Group):
             sys.exit(f"error: {' '.join(str(error).split())}")
 
 
-PARAMS = Path("params.yaml")
-PROFILE = click.option("--profile", help="Profile of params.yaml; default: the active one.")
+PROFILE = click.option(
+    "--profile", default="sample", show_default=True, help="paper, or a folder with a profile.yaml."
+)
 DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Folder with clean/ and noisy/NOISE/, like data/sample (of a set, with noisy/ itself); default: the "
-    "profile's or the set's images, prepared anew in a temporary folder.",
+    help="Folder with clean/ and NOISE/, like runs/sample/data/photos; default: the profile's images, "
+    "prepared anew in a temporary folder.",
 )
 DEVICE = click.option(
     "--device",
@@ -55,17 +55,18 @@ DEVICE = click.option(
 def main() -> None:
     """Image Denoising Using LambdaNetworks, reproduced.
 
-    The pipeline itself is run by `dvc repro`; these are the single steps by hand. Noises, models and
-    profiles are those of params.yaml in the current folder.
+    The pipeline itself is run by `dvc repro`; these are the single steps. Noises and models are those
+    of params.yaml in the current folder, profiles its folders with a profile.yaml.
     """
 
 
 @main.command()
-def check() -> None:
-    """Check params.yaml: every key, every noise and every model of every profile, the active one's images."""
+@click.argument("profiles", nargs=-1)
+def check(profiles: tuple[str, ...]) -> None:
+    """Check params.yaml and the PROFILES, by default all: every key, noise and model, the images' folders."""
     from lambdanet import checking
 
-    click.echo(checking.check(PARAMS))
+    click.echo("\n".join(checking.check(list(profiles))))
 
 
 @main.command()
@@ -75,7 +76,7 @@ def doctor(fix: bool) -> None:
     from lambdanet import checking, doctor
 
     here, found = Path(), []
-    parameters = doctor.parameters(lambda: checking.check(PARAMS))
+    parameters = doctor.parameters(lambda: "; ".join(checking.check()))
     for finding in (*doctor.installation(here), parameters, *doctor.project(here, fix)):
         click.echo(str(finding))
         found.append(finding.level)
@@ -99,47 +100,37 @@ def train(
     model: str,
     out: Path,
     seed: int,
-    profile: str | None,
+    profile: str,
     data: Path | None,
     device: str,
     **changes: float | None,
 ) -> None:
-    """Train MODEL on NOISE and write weights.safetensors, model.json and history.csv.
+    """Train MODEL of Table 2, or an ablation, on NOISE: weights.safetensors, model.json and history.csv.
 
-    Interrupted, it goes on where it stopped when the same command is run again.
+    Interrupted, it resumes from its checkpoint when the same command is run again.
     """
-    loaded = _params()
-    profile = profile or loaded.profile
-    settings = dataclasses.asdict(loaded.training(profile, model))
-    settings |= {name: value for name, value in changes.items() if value is not None}
-    settings = params.build(params.Training, settings, "options")
-    loaded.data_set(noise, model)
-    noise_config = loaded.training_noise(Cell(profile, noise, model, seed))
+    loaded = config.load(config.find(profile))
+    given = {name: value for name, value in changes.items() if value is not None}
+    run = _run(loaded, noise, model, seed)
+    settings = config.build(config.Training, dataclasses.asdict(run.settings) | given, "options")
     from lambdanet import experiment, live  # after the words were checked: torch takes seconds
 
-    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(experiment.FILES)):
+    if out.exists() and not (
+        out.is_dir()
+        and {path.name for path in out.iterdir()}
+        <= {path.name for path in (run.weights, run.description, run.history)}
+    ):
         raise ValueError(f"{out} exists and is not the folder of a training; name another one")
 
-    checkpoints = out.with_name(f".{out.name}.checkpoints")
-    log = out.with_name(f"{out.name}.log.json")
+    files = {"log": out.with_name(f"{out.name}.log.json"), "folder": out}
+    files["checkpoints"] = out.with_name(f".{out.name}.checkpoints")
+    run = dataclasses.replace(run, settings=settings, **files)
     # At once, however short: there is no stage that would tell of it later.
-    with live.follow(log, patience=0) as tell, _data(loaded, profile, noise, data) as (clean, noisy):
-        experiment.train_cell(
-            Cell(profile, noise, model, seed),
-            loaded.model(profile, model),
-            noise_config,
-            settings,
-            clean,
-            noisy,
-            out,
-            checkpoints=checkpoints,
-            log=log,
-            device=device,
-            on_news=tell,
-        )
-    shutil.rmtree(checkpoints)
-    click.echo(f"{out / experiment.WEIGHTS}: trained; score it with")
-    click.echo(f"  lambdanet evaluate {out / experiment.WEIGHTS} {noise} --profile {profile}")
+    with live.follow(run.log, patience=0) as tell, _data(loaded, run, data) as run_with_data:
+        experiment.train_run(run_with_data, device=device, on_news=tell)
+    shutil.rmtree(run.checkpoints)
+    click.echo(f"{run.weights}: trained; score it with")
+    click.echo(f"  lambdanet evaluate {run.weights} {noise} --profile {profile}")
 
 
 @main.command()
@@ -148,14 +139,21 @@ def train(
 @PROFILE
 @DATA
 @DEVICE
-def evaluate(weights: Path, noise: str, profile: str | None, data: Path | None, device: str) -> None:
-    """Score a WEIGHTS file on the test images with NOISE; print the scores as JSON."""
-    from lambdanet import experiment
+def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device: str) -> None:
+    """Score a WEIGHTS file on its data set's test images with NOISE; print the scores as JSON.
 
-    loaded = _params()
-    profile = profile or loaded.profile
-    with _data(loaded, profile, noise, data) as (clean, noisy):
-        scores, _ = experiment.evaluate_weights(weights, clean, noisy, device=device)
+    The images are those of Table 2, or of the ablation that the weights are of.
+    """
+    from lambdanet import scoring
+    from lambdanet.models import read_description
+
+    loaded = config.load(config.find(profile))
+    loaded.noise(noise)
+    described = read_description(weights).get("cell") or {}
+    model = described.get("model")
+    model = model if model in loaded.profile.ablations else loaded.models[0]
+    with _data(loaded, _run(loaded, noise, model, 0), data) as run:
+        scores = scoring.evaluate_weights(weights, run.clean, run.noisy, device=device)
     click.echo(json.dumps(scores, indent=2))
 
 
@@ -245,7 +243,7 @@ def models(as_json: bool) -> None:
 
 @main.command()
 @PROFILE
-def publish(profile: str | None) -> None:
+def publish(profile: str) -> None:
     """Bring MLflow up to date with a profile's trainings: runs, models, aliases, what is missing only.
 
     Taken from DVC's outputs where they are, else from weights/PROFILE and results/PROFILE. Where to is
@@ -253,21 +251,19 @@ def publish(profile: str | None) -> None:
     """
     from lambdanet import publish
 
-    loaded = _params()
-    profile = profile or loaded.profile
-    params.look_up(loaded.downloads, profile, "profile")
-    logs, results = Path("logs", profile), Path("results", profile)
-    trained = publish.from_stages(loaded, profile, Path("models", profile), Path("scores", profile), logs)
+    loaded = config.load(config.find(profile))
+    _, results, weights = loaded.folders
+    trained = publish.from_outputs(loaded)
     here = {one.training.cell for one in trained}
-    if not here.issuperset(loaded.cells(profile)) and Path("weights", profile).is_dir():
-        committed = publish.from_committed(Path("weights", profile), results, logs)
+    if not here.issuperset(run.cell for run in loaded.table_runs) and weights.is_dir():
+        committed = publish.from_committed(weights, results, loaded)
         missing = [one for one in committed if one.training.cell not in here]
-        click.echo(f"{len(missing)} trainings from weights/{profile}, as DVC's outputs of them are not here")
+        click.echo(f"{len(missing)} trainings from {weights}, as DVC's outputs of them are not here")
         trained += missing
     if not trained:
         raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro` first")
     summary = results if (results / "table2.md").is_file() else None
-    for line in publish.publish(trained, profile, loaded.train_images, summary).lines():
+    for line in publish.publish(trained, profile, summary).lines():
         click.echo(line)
 
 
@@ -292,43 +288,40 @@ def ui(port: int) -> None:
 
 @main.command()
 @PROFILE
-@click.option("--cell", help="One cell only, NOISE-MODEL-SEED, from its own score or last epoch.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="That cell for a program, with its run's page in MLflow."
-)
-def show(profile: str | None, cell: str | None, as_json: bool) -> None:
+@click.option("--run", "name", help="One run only, NOISE-MODEL-SEED, from its own score or last epoch.")
+@click.option("--json", "as_json", is_flag=True, help="That run for a program, with its page in MLflow.")
+def show(profile: str, name: str | None, as_json: bool) -> None:
     """Print the table of a profile, where its report lies and what to do next."""
     from lambdanet.report import tables
 
-    profile = profile or _params().profile
-    if cell or as_json:
-        _show_cell(profile, cell or "", as_json)
+    if name or as_json:
+        _show_run(profile, name or "", as_json)
         return
     folder = Path("results") / profile
     table = tables.read_table(folder / "table2.csv")
     click.echo(tables.as_text(table))
     click.echo(f"\nreport:     {folder / 'report.html'}")
-    click.echo("changes:    edit params.yaml, then `dvc repro` redoes what the change touches")
-    click.echo("CIFAR-10:   dvc exp run -S profile=quick")
+    click.echo(
+        "changes:    edit params.yaml or a profile.yaml, then `dvc repro` redoes what the change touches"
+    )
+    click.echo("CIFAR-10:   dvc repro quick/dvc.yaml")
     click.echo("runs:       make ui, then open http://127.0.0.1:5000")
     click.echo("your image: lambdanet denoise photo.png -o clean.png --blind")
 
 
-def _show_cell(profile: str, name: str, as_json: bool) -> None:
+def _show_run(profile: str, name: str, as_json: bool) -> None:
     from lambdanet.report import runs, tables
 
-    known = _params()
-    cell = next((one for one in known.cells(profile) if one.name == name), None)
-    if cell is None:
-        raise click.ClickException(f"params.yaml has no cell {name!r} in profile {profile}; `dvc stage list`")
-    folders = Path("scores") / profile, Path("models") / profile
-    row = tables.cell_row(cell, *folders, comparable=runs.is_papers(known, profile))
-    url = None
+    loaded = config.load(config.find(profile))
+    run = next((one for one in loaded.runs if one.cell.name == name), None)
+    if run is None:
+        raise click.ClickException(f"profile {profile} has no run {name!r}; they are NOISE-MODEL-SEED")
+    row, url = tables.run_row(run, comparable=runs.is_papers(loaded)), None
     if as_json:
         from lambdanet import tracking
 
         with contextlib.suppress(tracking.UnreachableError):
-            url = tracking.run_page(cell)
+            url = tracking.run_page(run.cell)
         click.echo(json.dumps({"table": [row], "mlflow": url}))
     else:
         click.echo("\n".join(f"{key}: {value}" for key, value in row.items()))
@@ -336,31 +329,27 @@ def _show_cell(profile: str, name: str, as_json: bool) -> None:
 
 @main.command("export-weights")
 @PROFILE
-def export_weights(profile: str | None) -> None:
+def export_weights(profile: str) -> None:
     """Copy the weights behind a profile's committed table to weights/PROFILE, for git."""
-    from lambdanet import experiment
+    from lambdanet import restoring
 
-    profile = profile or _params().profile
-    folder = Path("weights") / profile
-    count = experiment.export_weights(
-        Path("results") / profile / "digests.json", Path("models") / profile, folder
-    )
-    click.echo(f"{folder}: {count} weights files, each the one that its score names")
+    loaded = config.load(config.find(profile))
+    count = restoring.export_weights(loaded, loaded.folders.weights)
+    click.echo(f"{loaded.folders.weights}: {count} weights files, each the one that its score names")
 
 
 @main.command()
 @PROFILE
-def restore(profile: str | None) -> None:
+def restore(profile: str) -> None:
     """Put back what a profile's committed report was made of, to make it again with one training more."""
     from lambdanet import restoring
 
-    loaded = _params()
-    profile = profile or loaded.profile
-    folders = {name: Path(name) / profile for name in ("scores", "models", "panels", "logs")}
-    done = restoring.restore(loaded, profile, Path("results") / profile, Path("weights") / profile, **folders)
+    loaded = config.load(config.find(profile))
+    _, results, weights = loaded.folders
+    done = restoring.restore(loaded, results, weights)
     click.echo(
         f"put back for {profile}: {done.scores} scores, {done.trainings} trainings, "
-        f"{done.photographs} folders of photographs"
+        f"{done.samples} folders of sample images"
     )
 
 
@@ -375,27 +364,31 @@ def _refuse_taken(port: int) -> None:
             ) from None
 
 
-def _params() -> params.Params:
-    return params.load(PARAMS)
+def _run(loaded: config.Config, noise: str, model: str, seed: int) -> config.Run:
+    """A training as the profile has it; of an ablation, on another noise than its own if one is named."""
+    if model not in loaded.profile.ablations:
+        return loaded.run(noise, model, seed)
+    run, parameters = loaded.ablation(model, seed), loaded.noise(noise)
+    own = noise == run.cell.noise
+    cell = dataclasses.replace(run.cell, noise=noise)
+    return run if own else dataclasses.replace(run, cell=cell, noise=parameters)
 
 
 @contextlib.contextmanager
-def _data(loaded: params.Params, profile: str, noise: str, data: Path | None) -> Iterator[tuple[Path, Path]]:
-    """The folders of the clean and the noisy images: those in `data`, or made for the occasion."""
+def _data(loaded: config.Config, run: config.Run, data: Path | None) -> Iterator[config.Run]:
+    """The run with the folders of its clean and noisy images: those in `data`, or made for the occasion."""
     from lambdanet import corruption, datasets
 
-    noise_config = loaded.noise(noise)
-    of_set = noise in loaded.sets
-    config = loaded.download(profile, noise if of_set else "")
     if data is not None:
-        yield data / "clean", data / "noisy" if of_set else data / "noisy" / noise
+        yield dataclasses.replace(run, clean=data / "clean", noisy=data / run.cell.noise)
         return
+    wanted, noise = loaded.download(run.cell.model), loaded.noise(run.cell.noise)
     with tempfile.TemporaryDirectory() as temporary:
-        clean, noisy = Path(temporary, "clean"), Path(temporary, noise)
-        source = os.environ.get(datasets.SOURCES.get(config.dataset, ""))
-        datasets.prepare(config, clean, source=source, downloads=Path("downloads"))
-        corruption.prepare_noisy(clean, noise_config, loaded.noise_seed, noisy)
-        yield clean, noisy
+        clean, noisy = Path(temporary, "clean"), Path(temporary, "noisy")
+        source = os.environ.get(datasets.SOURCES.get(wanted.dataset, ""))
+        datasets.prepare(wanted, clean, source=source, downloads=Path("downloads"))
+        corruption.prepare_noisy(clean, noise, loaded.params.corrupt.seed, noisy)
+        yield dataclasses.replace(run, clean=clean, noisy=noisy)
 
 
 if __name__ == "__main__":

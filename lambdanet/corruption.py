@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lambdanet import datasets, files
+from lambdanet import files
+from lambdanet.arrays import SPLITS, load_images
 from lambdanet.noise import Noise, create_noise
 
 
@@ -20,8 +21,8 @@ def prepare_noisy(clean: Path, noise_config: dict, seed: int, folder: Path) -> N
     """
     noise = create_noise(**noise_config)
     noisy = {
-        split: corrupt(datasets.load_images(clean, split), noise, 2 * seed + number)
-        for number, split in enumerate(datasets.SPLITS)
+        split: corrupt(load_images(clean, split), noise, 2 * seed + number)
+        for number, split in enumerate(SPLITS)
     }
     with files.new_folder(folder) as new:
         for split, images in noisy.items():

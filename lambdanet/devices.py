@@ -1,4 +1,7 @@
-"""Which device runs, that it computes the same bytes twice, and that torch starts fast."""
+"""Which device runs, that it computes the same bytes twice, and that torch starts fast.
+
+Not a dependency in DVC: where a result was computed is recorded, not hashed.
+"""
 
 import contextlib
 import ctypes

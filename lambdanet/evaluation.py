@@ -1,23 +1,19 @@
-"""Score a denoiser on a stored test set, and show it on photographs."""
+"""Score a denoiser on a stored test set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lambdanet import files, metrics
-from lambdanet.datasets import digest, photos
+from lambdanet import metrics
+from lambdanet.arrays import digest
 from lambdanet.denoise import denoise
-from lambdanet.images import to_bytes, to_tensor
+from lambdanet.images import to_tensor
 from lambdanet.models import count_parameters
-from lambdanet.noise import Noise
 
 CHUNK = 1000 * 32 * 32  # pixels scored at a time; bounds the memory of SSIM's float64 windows
-PANEL_SIZE = 512
-PANEL_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -89,19 +85,6 @@ def pooled_psnr(
         for key, image in (("noisy_psnr", y), ("psnr", denoise(model, y))):
             mse[key].append(metrics.mean_squared_error(x, image.clamp(0, 1)).cpu())
     return {key: metrics.psnr(torch.cat(parts).mean().item(), data_range=1) for key, parts in mse.items()}
-
-
-def write_panel(model: nn.Module, noise: Noise, folder: Path, *, device: torch.device) -> None:
-    """Denoise photographs of 512 x 512 and write each as NAME-clean, -noisy and -denoised.png."""
-    from skimage.io import imsave  # not for those who only score
-
-    with files.new_folder(folder) as new:
-        for number, name in enumerate(photos.TEST):
-            clean = to_tensor(photos.photograph(name, PANEL_SIZE)[None])
-            noisy = noise(clean, torch.Generator().manual_seed(PANEL_SEED + number))
-            denoised = denoise(model.to(device), noisy.to(device)).cpu()
-            for kind, image in {"clean": clean, "noisy": noisy, "denoised": denoised}.items():
-                imsave(new / f"{name}-{kind}.png", to_bytes(image)[0], check_contrast=False)
 
 
 def _chunks(clean: np.ndarray, noisy: np.ndarray, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lambdanet import evaluation
+from lambdanet import evaluation, files
+from lambdanet.arrays import SPLITS, load_images
+from lambdanet.config import Run
 from lambdanet.corruption import corrupt
 from lambdanet.denoise import denoise
 from lambdanet.images import to_bytes, to_tensor
@@ -17,6 +19,20 @@ PIXELS = 2_000_000  # of test images that each level is tried on
 TRAINING = 2000  # training images scored
 EXAMPLES = 2  # test images shown
 SEED = 7
+
+
+def of_run(run: Run, model: nn.Module, folder: Path, device: torch.device) -> dict:
+    """Write levels.csv and examples of a run to a folder, if its profile asks for it.
+
+    Returns:
+        The scores on training images.
+    """
+    if not run.levels:
+        return {}
+    train, test = ((load_images(run.clean, split), load_images(run.noisy, split)) for split in SPLITS)
+    files.write_csv(folder / "levels.csv", levels(model, test[0], device=device))
+    write_examples(model, *test, folder, device=device)
+    return on_training_images(model, *train, device=device)
 
 
 def levels(model: nn.Module, clean: np.ndarray, *, device: torch.device) -> list[dict]:

@@ -1,6 +1,8 @@
 """Write files and folders that are never there in part, and lock outputs.
 
 A new one gets the mode that the user's umask says, one that replaces another keeps its mode.
+
+Not a dependency in DVC: it says how files are written, not what.
 """
 
 import contextlib

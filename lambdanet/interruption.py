@@ -1,4 +1,7 @@
-"""End a long computation at a good moment: on SIGINT, on SIGTERM, and when DVC has died."""
+"""End a long computation at a good moment: on SIGINT, on SIGTERM, and when DVC has died.
+
+Not a dependency in DVC: it says when a training stops.
+"""
 
 import contextlib
 import os
@@ -68,15 +71,12 @@ def _lives(process: psutil.Process) -> bool:
 def remember_dvc() -> None:
     """Look up the processes above this one, up to and with the `dvc` that runs it, if one does.
 
-    To be called early: one that died before is not found. A process that runs a stage for another
-    (pipelines/warm.py) has the other's ancestors, and it too.
+    To be called early: one that died before is not found.
     """
     _ancestors.clear()
     if "DVC_STAGE" not in os.environ:
         return
-    stands_for = os.environ.get("LAMBDANET_STANDS_FOR")
-    process = psutil.Process(int(stands_for)) if stands_for else psutil.Process()
-    above = process.parents()
+    above = psutil.Process().parents()
     for number, ancestor in enumerate(above):
         with contextlib.suppress(psutil.Error):
             if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in ancestor.cmdline()[:4]):
@@ -84,7 +84,7 @@ def remember_dvc() -> None:
                 break
     else:
         above = above[:1]
-    _ancestors.extend([process, *above] if stands_for else above)
+    _ancestors.extend(above)
 
 
 _ancestors: list[psutil.Process] = []

@@ -3,16 +3,16 @@
 The training writes its log and says so down a pipe; the follower reads the log and brings MLflow up
 to date with it. A pipe that ends without a last word is a training that was killed, and the follower
 marks its run so. What a server misses, slow or dead, the log keeps: `lambdanet.publish` catches up.
+
+Not a dependency in DVC: it starts a process that only reads what the stage writes.
 """
 
 import contextlib
 import importlib.util
 import os
-import queue
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class _Follower:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with self.lock:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lambdanet.live", str(self.log)],
+                [sys.executable, "-m", "lambdanet.follower", str(self.log)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,  # a word there: it has told of its trouble
                 env={"MLFLOW_HTTP_REQUEST_TIMEOUT": str(WAIT_SECONDS)} | os.environ | {"PYTHONPATH": path},
@@ -121,55 +121,3 @@ class _Follower:
     def _say(self, word: str) -> None:
         with contextlib.suppress(OSError):  # the follower has ended, or has much to do
             os.write(self.process.stdin.fileno(), f"{word}\n".encode())
-
-
-def main(log: Path) -> None:
-    """Bring MLflow up to date with a log each time that a word comes in, until the last one."""
-    began, words, loaded = time.monotonic(), queue.SimpleQueue(), threading.Event()
-    threading.Thread(target=_read, args=(words, loaded), daemon=True).start()
-    from lambdanet import tracking
-
-    loaded.set()
-
-    mirror, heard, said, retry_at, last = tracking.Mirror(log), False, False, None, None
-    while last is None:
-        with contextlib.suppress(queue.Empty):
-            word = words.get(timeout=RETRY_SECONDS)
-            while True:  # only where the log stands now counts
-                last, heard = STATUS.get(word), heard or word == "news"
-                if last:
-                    break
-                word = words.get_nowait()
-        if last is None and retry_at and time.monotonic() < retry_at:
-            continue
-        if not heard and last is None:
-            continue
-        if not heard and last != "FINISHED":
-            return  # it ended before it began; the log is that of another one
-        try:
-            mirror.update(last or "RUNNING", watch_system=time.monotonic() - began > LONG_SECONDS)
-            retry_at = None
-        except ValueError as error:  # unreachable, or its experiment was deleted
-            retry_at = time.monotonic() + RETRY_SECONDS
-            if not said:
-                print(f"{error}; {CONSOLATION}", file=sys.stderr)
-                print("said", flush=True)
-            said = True
-
-
-def _read(words: queue.SimpleQueue, loaded: threading.Event) -> None:
-    ended = False
-    for line in sys.stdin:
-        words.put(line.strip())
-        ended = ended or line.strip() in STATUS
-    if not ended:
-        words.put("killed")
-    # Nobody waits for longer than this; a follower must not outlive its training for hours. On a busy
-    # machine MLflow alone takes as long to load, and one that began with the end has done nothing yet.
-    loaded.wait()
-    time.sleep(2 * WAIT_SECONDS)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

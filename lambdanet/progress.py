@@ -1,6 +1,8 @@
 """Show a training's progress: a bar in a terminal, a plain line per epoch anywhere else.
 
 `LAMBDANET_PROGRESS=lines` has lines in a terminal too, where several trainings share it.
+
+Not a dependency in DVC: it prints how far a training is.
 """
 
 import os

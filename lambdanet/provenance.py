@@ -1,5 +1,9 @@
-"""How a result came about: code, versions, device, time and memory. Never part of what DVC hashes."""
+"""How a result came about: code, versions, device, time and memory. Never part of what DVC hashes.
 
+Not a dependency in DVC: the log is no output.
+"""
+
+import os
 import platform
 import subprocess
 import time
@@ -14,7 +18,7 @@ from lambdanet.records import read_records
 
 PACKAGES = ("torch", "torchvision", "llvmlite", "numpy", "scikit-image", "dvc", "prefect", "mlflow")
 # What a run changes itself, and the parameters, which model.json records in full.
-_NOT_CODE = (":!dvc.lock", ":!results", ":!weights", ":!params.yaml")
+_NOT_CODE = (":!*dvc.lock", ":!results", ":!weights", ":!params.yaml", ":!*profile.yaml")
 
 
 class Log:
@@ -67,6 +71,11 @@ class Log:
         self.record["seconds"] = round(self.seconds + time.time() - self.began, 1)
         self.record["peak_memory_bytes"] = devices.peak_memory(self.device)
         files.write_json(self.path, [*self.older, self.record])
+
+
+def stage() -> str | None:
+    """The DVC stage that this process runs for, if any."""
+    return os.environ.get("DVC_STAGE")
 
 
 def _now() -> str:

@@ -1,7 +1,6 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
 import functools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pandas as pd
 
 from lambdanet import building, files, registry, tracking
 from lambdanet.catalogue import Denoiser
+from lambdanet.config import Cell, Config, Run
 from lambdanet.models import create_model, read_description
-from lambdanet.params import Cell, Params
 from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.tracking import Training
@@ -18,10 +17,19 @@ from lambdanet.tracking import Training
 
 @dataclass(frozen=True)
 class Trained:
-    """A scored training and the file of its weights."""
+    """A scored training and the file of its weights.
+
+    Attributes:
+        training: with its scores.
+        weights: file.
+        train_images: how many images or patches it was trained on.
+        registered: whether its network belongs in the registry: of Table 2, or another document's.
+    """
 
     training: Training
     weights: Path
+    train_images: int
+    registered: bool
 
     @functools.cached_property
     def any_size(self) -> bool:
@@ -59,87 +67,62 @@ class Published:
         return text
 
 
-def from_outputs(cells: Iterable[Cell], models: Path, scores: Path, logs: Path) -> list[Trained]:
-    """The trained and scored cells among DVC's outputs.
+def from_outputs(config: Config) -> list[Trained]:
+    """The trained and scored runs among DVC's outputs: of Table 2 and of the ablations.
 
-    Args:
-        cells: of one profile.
-        models: folder with one folder a cell, from `train`.
-        scores: folder with one JSON file a cell, from `evaluate`.
-        logs: folder with the cells' logs; may be incomplete or absent.
+    Logs may be incomplete or absent.
 
     Raises:
         ValueError: an output cannot be read, or scores are of other weights.
     """
     found = []
-    for cell in cells:
-        weights, path = models / cell.name / "weights.safetensors", scores / f"{cell.name}.json"
-        if weights.is_file() and path.is_file():
-            history = read_history(models / cell.name / "history.csv")
-            found.append(_trained(weights, history, read_json(path), logs))
+    for run in config.runs:
+        if run.weights.is_file() and run.scores.is_file():
+            history = read_history(run.history)
+            registered = run.cell.model in config.models or config.is_document(run)
+            scores = read_json(run.scores)
+            found.append(_trained(run.weights, history, scores, run, registered=registered))
     return found
 
 
-def from_stages(params: Params, profile: str, models: Path, scores: Path, logs: Path) -> list[Trained]:
-    """All of a profile's trained and scored cells: of the table, of the studies and of the sets.
+def from_committed(weights: Path, results: Path, config: Config | None = None) -> list[Trained]:
+    """The runs of Table 2 whose weights and scores are in git.
 
     Args:
-        params: all of params.yaml.
-        profile: whose.
-        models: folder with one folder a cell of the table, and the folders studies and sets of such.
-        scores: the same with one JSON file a cell.
-        logs: folder with the cells' logs; may be incomplete or absent.
-
-    Raises:
-        ValueError: an output cannot be read, or scores are of other weights.
-    """
-    table, studies, sets = params.cells(profile), params.study_cells(profile), params.set_cells(profile)
-    return [
-        *from_outputs(table, models, scores, logs),
-        *from_outputs(studies, models / "studies", scores / "studies", logs),
-        *from_outputs(sets, models / "sets", scores / "sets", logs),
-    ]
-
-
-def from_committed(weights: Path, results: Path, logs: Path) -> list[Trained]:
-    """The cells whose weights and scores are in git.
-
-    Args:
-        weights: folder with one CELL.safetensors a cell.
+        weights: folder with a .safetensors file a run.
         results: folder of `report.write_report`.
-        logs: folder with the cells' logs; may be incomplete or absent.
+        config: of their profile; without it, nothing is known of their logs and training images.
 
     Raises:
         ValueError: a file is missing, cannot be read, or scores are of other weights.
     """
     found = []
+    runs = {run.cell.name: run for run in config.table_runs} if config else {}
     for name, digests in read_json(results / "digests.json").items():
+        if config and name not in runs:
+            continue  # params.yaml has other models now
         scores = read_json(results / "scores" / f"{name}.json")
         scores |= {f"{key}_sha256": value for key, value in digests.items()}
         history = read_history(results / "histories" / f"{name}.csv")
-        found.append(_trained(weights / f"{name}.safetensors", history, scores, logs))
+        found.append(_trained(weights / f"{name}.safetensors", history, scores, runs.get(name)))
     return found
 
 
-def catalogue(trained: list[Trained], train_images: int) -> dict[Denoiser, Path]:
+def catalogue(trained: list[Trained]) -> dict[Denoiser, Path]:
     """The same trainings as denoisers to choose from, with their weights files."""
     return {
-        Denoiser.of(one.training.cell, one.training.scores, train_images, version): one.weights
+        Denoiser.of(one.training.cell, one.training.scores, one.train_images, version): one.weights
         for version, one in enumerate(trained, 1)
     }
 
 
-def publish(
-    trained: list[Trained], profile: str, train_images: Callable[[Cell], int], results: Path | None
-) -> Published:
+def publish(trained: list[Trained], profile: str, results: Path | None) -> Published:
     """Log what MLflow lacks of these trainings, register what it lacks of their networks, set aliases.
 
     Args:
         trained: of `from_outputs` or `from_committed`.
         profile: whose they are.
-        train_images: how many images a run was trained on, where its log does not say so; ranks it
-            among others.
-        results: folder of the grid's table and figures, for the summary; None: no summary.
+        results: folder of the table and figures, for the summary; None: no summary.
 
     Raises:
         UnreachableError: MLflow does not answer; what was done is kept, the rest is for the next call.
@@ -148,12 +131,14 @@ def publish(
     done, errors = Published(), []
     client = tracking.connect()
     with tracking.reaching():
-        noises = dict.fromkeys(one.training.cell.noise for one in trained)
+        noises = dict.fromkeys(one.training.cell.noise for one in trained if one.registered)
         known = {noise: registry.registered(client, noise) for noise in noises}
     new = [
         one.weights
         for one in trained
-        if one.training.weights_sha256 not in known[one.training.cell.noise] and one.any_size
+        if one.registered
+        and one.training.weights_sha256 not in known[one.training.cell.noise]
+        and one.any_size
     ]
     with building.networks(new) as built:
         for one in trained:
@@ -163,13 +148,14 @@ def publish(
                 done.runs.append(name)
                 if not one.training.record:
                     done.without_log.append(name)
+                if not one.registered:
+                    continue
                 if not one.any_size:
                     done.one_size.append(name)
                     continue
-                images = _images(one, train_images)
                 try:
                     version = registry.register(
-                        client, one.training, run_id, one.weights, images, built(one.weights)
+                        client, one.training, run_id, one.weights, _images(one), built(one.weights)
                     )
                 except ValueError as error:
                     errors.append(f"{name}: {error}")
@@ -192,9 +178,9 @@ def publish(
     return done
 
 
-def _images(one: Trained, train_images: Callable[[Cell], int]) -> int:
-    logged = one.training.record.get("data", {}).get("train", {}).get("images")
-    return logged or train_images(one.training.cell)
+def _images(one: Trained) -> int:
+    """How many images it was trained on: by its log, else as its profile has it now."""
+    return one.training.record.get("data", {}).get("train", {}).get("images") or one.train_images
 
 
 def write_receipt(path: Path, trained: list[Trained]) -> None:
@@ -202,7 +188,9 @@ def write_receipt(path: Path, trained: list[Trained]) -> None:
     files.write_json(path, {one.training.cell.name: one.training.weights_sha256 for one in trained})
 
 
-def _trained(weights: Path, history: pd.DataFrame, scores: dict, logs: Path) -> Trained:
+def _trained(
+    weights: Path, history: pd.DataFrame, scores: dict, run: Run | None, *, registered: bool = True
+) -> Trained:
     description = read_description(weights)
     digest = files.sha256(weights)
     if digest != scores.get("weights_sha256"):
@@ -211,19 +199,17 @@ def _trained(weights: Path, history: pd.DataFrame, scores: dict, logs: Path) -> 
         cell = Cell(**description["cell"])
     except (KeyError, TypeError):
         raise ValueError(f"{weights} does not say which noise and model it is of") from None
-    record = find_record(logs / f"{cell.name}.json", weights_sha256=digest) or {}
-    evaluation = find_record(logs / f"{cell.name}.evaluate.json", weights_sha256=digest) or {}
+    logs = (run.log, run.log.with_suffix(".evaluate.json")) if run else ()
+    record, evaluation = [find_record(log, weights_sha256=digest) or {} for log in logs] or ({}, {})
     times = {row["epoch"]: row for row in record.get("history", [])}
     rows = history.to_dict("records")
-    return Trained(
-        Training(
-            cell=cell,
-            description=description,
-            history=[times.get(row["epoch"], {}) | row for row in rows],
-            record=record,
-            evaluation=evaluation,
-            scores=scores,
-            weights_sha256=digest,
-        ),
-        weights,
+    training = Training(
+        cell=cell,
+        description=description,
+        history=[times.get(row["epoch"], {}) | row for row in rows],
+        record=record,
+        evaluation=evaluation,
+        scores=scores,
+        weights_sha256=digest,
     )
+    return Trained(training, weights, run.train_images if run else 0, registered)

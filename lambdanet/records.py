@@ -1,4 +1,7 @@
-"""Read what `provenance.Log` wrote: records of how results came about. Loads without torch."""
+"""Read what `provenance.Log` wrote: records of how results came about. Loads without torch.
+
+Not a dependency in DVC: the log is no output.
+"""
 
 import json
 from pathlib import Path

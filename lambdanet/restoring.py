@@ -1,20 +1,20 @@
 """Put back what a committed report was made of, to make it again with one more training in it.
 
 A clone has the reports in git, and the weights of their tables, but none of DVC's outputs. What is put back
-are the same bytes but for photographs, which are denoised anew; nothing that is there is touched.
+are the same bytes but for sample images, which are denoised anew; nothing that is there is touched.
 """
 
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from lambdanet import evaluation, files, records
-from lambdanet.experiment import HISTORY, MODEL, WEIGHTS, describe
+from lambdanet import files, records, samples
+from lambdanet.config import Config, Run
+from lambdanet.experiment import describe
 from lambdanet.models import load_weights, read_description
 from lambdanet.noise import create_noise
-from lambdanet.params import Cell, Params
 from lambdanet.report import tables
 
 
@@ -24,60 +24,93 @@ class Restored:
 
     scores: int = 0
     trainings: int = 0
-    photographs: int = 0
+    samples: int = 0
 
 
-def restore(
-    params: Params,
-    profile: str,
-    results: Path,
-    weights: Path,
-    *,
-    scores: Path,
-    models: Path,
-    panels: Path,
-    logs: Path,
-) -> Restored:
-    """Put back scores, logs, histories, weights and photographs of a profile's report, where they lack.
+def restore(config: Config, results: Path, weights: Path) -> Restored:
+    """Put back scores, logs, histories, weights and sample images of a profile's report, where they lack.
 
     Args:
-        params: all of params.yaml.
-        profile: whose report.
+        config: of the profile; its runs say where the files belong.
         results: folder of `report.write_report`.
-        weights: folder of `experiment.export_weights`; trainings that it lacks get no weights.
-        scores: folder with a JSON file a cell.
-        models: folder with a folder of `train_cell` a cell.
-        panels: folder with a folder of photographs a cell; those of the table's cells are denoised anew.
-        logs: folder with a JSON file a cell.
+        weights: folder of `export_weights`; runs that it lacks get no weights.
 
     Raises:
-        ValueError: the report is missing or says nothing of its trainings, or weights are not those scored.
+        ValueError: the report is missing or says nothing of its runs, or weights are not those scored.
     """
     kept, done = tables.read_json(results / records.TRAININGS), Restored()
-    for kind, cell in _cells(params, profile):
-        if (entry := kept.get(cell.name)) is None:
+    for run in config.runs:
+        if (entry := kept.get(run.cell.name)) is None:
             continue
-        score, place = entry["scores"], models / kind / cell.name
-        if not (path := scores / kind / f"{cell.name}.json").exists():
-            files.write_json(path, score)
+        score, stored = entry["scores"], _stored(config, weights, run)
+        if not run.scores.exists():
+            files.write_json(run.scores, score)
             done.scores += 1
-        _restore_log(logs / f"{cell.name}.json", entry["log"])
-        stored = weights / kind / f"{cell.name}.safetensors"
+        _restore_log(run.log, entry["log"])
         if stored.is_file() and files.sha256(stored) != score["weights_sha256"]:
             raise ValueError(f"{stored} is not what {results} scored")
-        history = results / kind / "histories" / f"{cell.name}.csv"
-        if not place.exists() and (stored.is_file() or history.is_file()):
-            _restore_training(place, stored, history, _description(params, cell))
+        history = _histories(config, results, run) / f"{run.cell.name}.csv"
+        if not run.folder.exists() and (stored.is_file() or history.is_file()):
+            _restore_training(run, stored, history)
             done.trainings += 1
-        if not (panel := panels / kind / cell.name).exists():
-            done.photographs += _restore_panel(panel, results / kind / cell.name, stored, params, cell)
+        if not run.samples.exists():
+            done.samples += _restore_samples(config, run, results / "sets" / run.cell.model, stored)
     return done
 
 
-def _cells(params: Params, profile: str) -> Iterator[tuple[str, Cell]]:
-    """Every training of a profile, with the folder that its outputs lie in below the profile's."""
-    kinds = {"": params.cells, "studies": params.study_cells, "sets": params.set_cells}
-    return ((kind, cell) for kind, cells in kinds.items() for cell in cells(profile))
+def export_weights(config: Config, out: Path) -> int:
+    """Copy the weights behind a report, for git: one RUN.safetensors for each run of its table.
+
+    Those of ablations go to a folder of that name, as far as they are here.
+
+    Args:
+        config: of the profile; its results have digests.json and trainings.json.
+        out: folder, replaced as a whole.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        ValueError: weights are missing or are not those that were scored.
+    """
+    results = config.folders.results
+    scored = {name: digests["weights"] for name, digests in _read(results / "digests.json").items()}
+    runs = {run.cell.name: run for run in config.table_runs}
+    known = {
+        name: one["scores"]["weights_sha256"] for name, one in _read(results / records.TRAININGS).items()
+    }
+    beside = [run for run in config.ablation_runs if run.weights.is_file()]
+    beside = [run for run in beside if files.sha256(run.weights) == known.get(run.cell.name)]
+    with files.new_folder(out) as new:
+        for name, digest in scored.items():
+            path = runs[name].weights if name in runs else Path(name)
+            if not path.is_file() or files.sha256(path) != digest:
+                raise ValueError(f"{path} is missing or is not what was scored; run `dvc repro`")
+            files.write_bytes(new / f"{name}.safetensors", path.read_bytes())
+        for run in beside:
+            name = f"ablations/{run.cell.name}.safetensors"
+            files.write_bytes(new / name, run.weights.read_bytes())
+    return len(scored) + len(beside)
+
+
+def _read(path: Path) -> dict:
+    try:
+        return {name: dict(entry) for name, entry in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); make it with `dvc repro`") from None
+
+
+def _is_ablation(config: Config, run: Run) -> bool:
+    return run.cell.model in config.profile.ablations
+
+
+def _stored(config: Config, weights: Path, run: Run) -> Path:
+    folder = weights / "ablations" if _is_ablation(config, run) else weights
+    return folder / f"{run.cell.name}.safetensors"
+
+
+def _histories(config: Config, results: Path, run: Run) -> Path:
+    return results / "studies" / "histories" if _is_ablation(config, run) else results / "histories"
 
 
 def _restore_log(path: Path, record: dict | None) -> None:
@@ -86,31 +119,26 @@ def _restore_log(path: Path, record: dict | None) -> None:
         files.write_json(path, [record, *there])
 
 
-def _description(params: Params, cell: Cell) -> dict:
-    settings = params.training(cell.profile, cell.model)
-    return describe(cell, params.model(cell.profile, cell.model), params.training_noise(cell), settings)
-
-
-def _restore_training(place: Path, stored: Path, history: Path, expected: dict) -> None:
-    with files.new_folder(place) as new:
+def _restore_training(run: Run, stored: Path, history: Path) -> None:
+    expected = describe(run.cell, run.model, run.noise, run.settings)
+    with files.new_folder(run.folder) as new:
         if history.is_file():
-            files.write_bytes(new / HISTORY, history.read_bytes())
+            files.write_bytes(new / run.history.name, history.read_bytes())
         if stored.is_file():
-            files.write_bytes(new / WEIGHTS, stored.read_bytes())
+            files.write_bytes(new / run.weights.name, stored.read_bytes())
             found = read_description(stored)
             # Equal, but in the order in which the training wrote it; a header is sorted.
-            files.write_json(new / MODEL, expected if expected == found else found)
+            files.write_json(new / run.description.name, expected if expected == found else found)
 
 
-def _restore_panel(panel: Path, kept: Path, stored: Path, params: Params, cell: Cell) -> bool:
-    if kept.is_dir():
-        with files.new_folder(panel) as new:
+def _restore_samples(config: Config, run: Run, kept: Path, stored: Path) -> bool:
+    if kept.is_dir() and run.levels:
+        with files.new_folder(run.samples) as new:
             for path in kept.iterdir():
                 files.write_bytes(new / path.name, path.read_bytes())
         return True
-    if cell.noise in params.noises and cell.model in params.models and stored.is_file():
+    if not _is_ablation(config, run) and stored.is_file():
         model, _ = load_weights(stored)
-        noise = create_noise(**params.noise(cell.noise))
-        evaluation.write_panel(model, noise, panel, device=torch.device("cpu"))
+        samples.write_samples(model, create_noise(**run.noise), run.samples, device=torch.device("cpu"))
         return True
     return False

@@ -23,7 +23,7 @@ from urllib.request import url2pathname
 
 import filelock
 
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 from lambdanet.records import read_records
 
 # Before MLflow is loaded. A dead server must be noticed in seconds, not after the default's 4 minutes.
@@ -420,7 +420,7 @@ def _tags(training: Training) -> list[RunTag]:
         "training_sha256": _identity(training),
         "weights_sha256": training.weights_sha256,
         # None of a training by hand; without a log it is one of DVC's outputs.
-        "stage": record.get("stage", f"train@{cell.profile}-{cell.name}"),
+        "stage": record.get("stage", f"train@{cell.name}"),
         "device": record.get("device"),
         "commit": record.get("commit"),
         "mlflow.source.git.commit": record.get("commit"),
@@ -494,13 +494,15 @@ def _inputs(training: Training) -> list[DatasetInput]:
     data = data if "test" in data else data | {"test": training.scores} if training.scores else data
     inputs = []
     for split, context in (("train", "training"), ("test", "testing")):
-        for kind, folder in (("clean", "clean"), ("noisy", f"noisy/{cell.noise}")):
+        for kind, noise in (("clean", "clean"), ("noisy", cell.noise)):
             if digest := data.get(split, {}).get(f"{kind}_sha256"):
+                # Scores alone do not say which data set they are of.
+                folder = data[split].get(kind, f"runs/{cell.profile}/data/{noise}")
                 dataset = Dataset(
-                    name=f"{cell.profile}/{folder}/{split}",
+                    name=f"{folder.removeprefix('runs/').replace('/data/', '/')}/{split}",
                     digest=digest[:36],  # all that MLflow takes
                     source_type="local",
-                    source=json.dumps({"uri": f"data/{cell.profile}/{folder}/{split}.npy", "sha256": digest}),
+                    source=json.dumps({"uri": f"{folder}/{split}.npy", "sha256": digest}),
                     profile=json.dumps({"images": data[split]["images"]}),
                 )
                 inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from lambdanet import backends, checkpoint, models
 from lambdanet import noise as noises
 from lambdanet.backends.cuda import graphs
+from lambdanet.config import Training
 from lambdanet.images import to_tensor
 from lambdanet.interruption import watch_for_interruption
-from lambdanet.params import Training
 from lambdanet.progress import OnEpoch, Progress, ignore
 
 

@@ -1,4 +1,7 @@
-"""Processes for work that comes in many pieces, where that pays for their start."""
+"""Processes for work that comes in many pieces, where that pays for their start.
+
+Not a dependency in DVC: it says which process does what (tests/test_workers.py).
+"""
 
 import contextlib
 import functools

@@ -1,4 +1,7 @@
-"""Read YAML 1.2, as DVC does: PyYAML alone reads version 1.1, where 010 is 8, 1e-5 text and `no` false."""
+"""Read YAML 1.2, as DVC does: PyYAML alone reads version 1.1, where 010 is 8, 1e-5 text and `no` false.
+
+Not a dependency in DVC: the values reach DVC as params.
+"""
 
 import re
 from pathlib import Path

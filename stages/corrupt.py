@@ -1,21 +1,17 @@
-"""DVC stages `corrupt` and `corrupt-set`: one noise, added to a profile's clean images or to a set."""
+"""DVC stage `corrupt`: a data set's clean images with a noise."""
 
-from pathlib import Path
+import entry
 
-import door
-
-from lambdanet import corruption
+from lambdanet import config
 
 
-def main() -> None:
-    profile, noise, clean, out = door.arguments("PROFILE NOISE CLEAN OUT")
-    params = door.load_params()
-    config = params.noise(noise)
-    stage = "corrupt-set" if noise in params.sets else "corrupt"
-    door.announce(f"{stage}@{profile}-{noise}", params, profile)
-    corruption.prepare_noisy(Path(clean), config, params.noise_seed, Path(out))
+def main(profile: str, dataset: str, noise: str) -> None:
+    loaded = config.load(profile)
+    parameters, seed = loaded.noise(noise), loaded.params.corrupt.seed
+    from lambdanet import corruption  # after the words were checked: torch takes seconds
+
+    corruption.prepare_noisy(loaded.data(dataset), parameters, seed, loaded.data(dataset, noise))
 
 
 if __name__ == "__main__":
-    with door.errors_in_one_line():
-        main()
+    entry.run(main, "PROFILE.yaml DATASET NOISE")

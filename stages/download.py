@@ -1,24 +1,19 @@
-"""DVC stages `download` and `download-set`: the clean images of a profile, or of one of its sets."""
+"""DVC stage `download`: the clean images of a data set of the profile."""
 
 import os
 from pathlib import Path
 
-import door
+import entry
 
-from lambdanet import datasets
+from lambdanet import config, datasets
 
 
-def main() -> None:
-    profile, downloads, out, *of_set = door.arguments("PROFILE DOWNLOADS OUT [SET]")
-    params = door.load_params()
-    config = params.download(profile, *of_set)
-    door.announce(
-        "-".join([f"download-set@{profile}", *of_set] if of_set else [f"download@{profile}"]), params, profile
-    )
-    source = os.environ.get(datasets.SOURCES.get(config.dataset, ""))
-    datasets.prepare(config, Path(out), source=source, downloads=Path(downloads))
+def main(profile: str, name: str) -> None:
+    loaded = config.load(profile)
+    wanted = config.look_up(loaded.profile.datasets, name, "data set", profile)
+    source = os.environ.get(datasets.SOURCES.get(wanted.dataset, ""))
+    datasets.prepare(wanted, loaded.data(name), source=source, downloads=Path("downloads"))
 
 
 if __name__ == "__main__":
-    with door.errors_in_one_line():
-        main()
+    entry.run(main, "PROFILE.yaml DATASET")

@@ -1,33 +1,19 @@
-"""DVC stage `evaluate`: score one trained cell on the test images, and show it on photographs."""
+"""DVC stage `evaluate`: scores and sample images of all models of Table 2 on one noise."""
 
-from pathlib import Path
+import entry
 
-import door
-
-from lambdanet import live
+from lambdanet import config
 
 
-def main() -> None:
-    *names, trained, clean, noisy, log, out, panel = door.arguments(
-        "PROFILE NOISE MODEL SEED TRAINED CLEAN NOISY LOG OUT PANEL"
-    )
-    cell, params = door.cell("evaluate", names)
-    with live.follow(Path(log)):
-        from lambdanet import experiment
+def main(profile: str, noise: str) -> None:
+    loaded = config.load(profile)
+    loaded.noise(noise)
+    runs = [run for run in loaded.table_runs if run.cell.noise == noise]
+    from lambdanet import samples, scoring  # after the words were checked: torch takes seconds
 
-        experiment.evaluate_cell(
-            cell,
-            params.noise(cell.noise),
-            Path(trained),
-            Path(clean),
-            Path(noisy),
-            Path(out),
-            Path(panel),
-            log=Path(log),
-            device=door.device_name(),
-        )
+    folders = loaded.folders.of("scores", noise), loaded.folders.of("samples", noise)
+    scoring.score_runs(runs, *folders, samples.of_run, device=entry.device())
 
 
 if __name__ == "__main__":
-    with door.errors_in_one_line():
-        main()
+    entry.run(main, "PROFILE.yaml NOISE")

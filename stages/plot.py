@@ -2,21 +2,17 @@
 
 from pathlib import Path
 
-import door
+import entry
 
-from lambdanet.params import look_up
+from lambdanet import config
 
 
-def main() -> None:
-    profile, *paths = door.arguments("PROFILE SCORES MODELS PANELS LOGS BENCHMARKS OUT")
-    params = door.load_params()
-    look_up(params.trainings, profile, "profile")
-    door.announce(f"plot@{profile}", params, profile)
-    from lambdanet.report import write_report
+def main(profile: str, benchmarks: str) -> None:
+    loaded = config.load(profile)
+    from lambdanet.report import write_report  # after the words were checked: it takes seconds
 
-    write_report(params, profile, *map(Path, paths))
+    write_report(loaded, Path(benchmarks), loaded.folders.results)
 
 
 if __name__ == "__main__":
-    with door.errors_in_one_line():
-        main()
+    entry.run(main, "PROFILE.yaml BENCHMARKS")

@@ -42,20 +42,42 @@ TRAIN = {
 }
 
 PARAMS = {
-    "profile": "tiny",
-    "seeds": [0],
-    "noises": {"gaussian-01": GAUSSIAN, "speckle": {"name": "speckle", "variance": 0.1}},
-    "models": {"autoencoder": AUTOENCODER, "dncnn": DNCNN, "lambdanet": LAMBDANET},
     "corrupt": {"seed": 0},
-    "train": TRAIN,
-    "profiles": {
-        "tiny": {
-            "download": {"dataset": "photos", "train": 32, "test": 8},
-            "train": {},
-            "models": {"autoencoder": {"epochs": 2}, "dncnn": {"epochs": 2}, "lambdanet": {"epochs": 2}},
+    "noises": {"gaussian-01": GAUSSIAN, "speckle": {"name": "speckle", "variance": 0.1}},
+    "models": {"lambdanet": LAMBDANET, "autoencoder": AUTOENCODER, "dncnn": DNCNN},
+    "table": {
+        "noises": ["gaussian-01", "speckle"],
+        "lambdanets": ["lambdanet"],
+        "baselines": ["autoencoder", "dncnn"],
+    },
+    "studies": {"base": {"title": "Base"}, "loss": {"title": "The loss"}},
+}
+PROFILE = {
+    "profile": "tiny",
+    "root": ".",
+    "file": "profile.yaml",
+    "threads": 1,
+    "seeds": [0],
+    "dataset": "patches",
+    "datasets": {"patches": {"dataset": "photos", "train": 32, "test": 8}},
+    "pairs": {name: {"dataset": "patches", "noise": name} for name in PARAMS["noises"]},
+    "train": {name: TRAIN | {"epochs": 2} for name in PARAMS["models"]},
+    "ablations": {
+        "loss-bce": {
+            "study": "loss",
+            "model": "lambdanet",
+            "code": "lambdanet",
+            "dataset": "patches",
+            "noise": "gaussian-01",
+            "test_noise": "gaussian-01",
+            "hyperparameters": {key: value for key, value in LAMBDANET.items() if key != "name"},
+            "train": TRAIN | {"epochs": 2, "loss": "bce"},
+            "seeds": [0],
         }
     },
 }
+DATA = "runs/tiny/data/patches"
+OUT = "runs/tiny/models/gaussian-01/lambdanet-0"
 
 
 def changed(params, path, value):
@@ -84,25 +106,26 @@ def noisy(images, config=GAUSSIAN, seed=0):
     return corrupt(images, create_noise(**config), seed)
 
 
-def write_project(folder, params=PARAMS, size=16):
-    """A folder as the stages see it: params.yaml, clean/ and noisy/, made without them."""
+def write_config(folder, params=PARAMS, profile=PROFILE):
+    """params.yaml and profile.yaml."""
+    for name, raw in (("params.yaml", params), ("profile.yaml", profile)):
+        (folder / name).write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def write_project(folder, params=PARAMS, profile=PROFILE, size=16):
+    """A folder as the stages see it: params.yaml, profile.yaml, clean and noisy images, made without them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    write_config(folder, params, profile)
     for split, count, seed in (("train", 32, 1), ("test", 8, 2)):
         clean = patches(count, size, seed)
-        for name, images in {"clean": clean, "noisy": noisy(clean, seed=seed)}.items():
-            (folder / name).mkdir(exist_ok=True)
-            np.save(folder / name / f"{split}.npy", images)
+        for name, images in {"clean": clean, "gaussian-01": noisy(clean, seed=seed)}.items():
+            (folder / DATA / name).mkdir(parents=True, exist_ok=True)
+            np.save(folder / DATA / name / f"{split}.npy", images)
     return folder
 
 
-def train_words(model="lambdanet", seed="0", noise="gaussian-01", profile="tiny"):
-    return [profile, noise, model, seed, "clean", "noisy", "checkpoints", "log.json", "out"]
-
-
-def evaluate_words(trained="out", scores="scores.json", panel="panel"):
-    cell = ["tiny", "gaussian-01", "lambdanet", "0"]
-    return [*cell, trained, "clean", "noisy", "evaluate.json", scores, panel]
+def train_words(model="lambdanet", seed="0", noise="gaussian-01", profile="profile.yaml"):
+    return [profile, noise, model, seed]
 
 
 def start(stage, words, folder, code=None, **environment):

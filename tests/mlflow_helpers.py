@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lambdanet import building, files, registry, tracking
+from lambdanet.config import Cell
 from lambdanet.models import count_parameters, create_model, save_weights
-from lambdanet.params import Cell
 from lambdanet.publish import Trained
 from lambdanet.tracking import Training
 
@@ -131,4 +131,4 @@ def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=N
         scores=scores,
         weights_sha256=digest,
     )
-    return Trained(training, weights)
+    return Trained(training, weights, train_images=32, registered=True)

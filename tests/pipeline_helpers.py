@@ -1,4 +1,4 @@
-"""A copy of the project with tiny profiles, for the tests that run its real dvc.yaml."""
+"""A copy of the project with a tiny profile `sample`, for the tests that run its real dvc.yaml."""
 
 import json
 import os
@@ -8,17 +8,42 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-TABLE = ("download", "corrupt", "train", "evaluate", "plot", "register")
 DVC = [str(Path(sys.executable).with_name("dvc"))]
-TINY = {
-    "download": {"dataset": "photos", "train": 64, "test": 20},
-    "train": {"batch_size": 4, "learning_rate": 0.01, "schedule": "cosine", "monitored": 10},
-    "models": {"lambdanet-u4-m7": {"epochs": 2}, "autoencoder": {"epochs": 1}},
-}
+SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 4, "heads": 2, "d": 4}
+NOISES = ("gaussian-01", "speckle")
+TRAIN = helpers.TRAIN | {"epochs": 1, "batch_size": 4, "schedule": "cosine", "monitored": 10}
 
+
+def ablation(study: str, model: str, code: str, **changes: object) -> dict:
+    """A complete entry of `ablations`."""
+    return {
+        "study": study, "model": model, "code": code, "dataset": "photos", "noise": "gaussian-01",
+        "test_noise": "gaussian-01", "hyperparameters": {}, "train": TRAIN, "seeds": [0],
+    } | changes  # fmt: skip
+
+
+HYPERPARAMETERS = {key: value for key, value in SMALL.items() if key != "name"}
+PROFILE = {
+    "profile": "sample",
+    "root": "..",
+    "file": "sample/profile.yaml",
+    "threads": 1,
+    "seeds": [0],
+    "dataset": "photos",
+    "datasets": {"photos": {"dataset": "photos", "train": 64, "test": 20}},
+    "pairs": {noise: {"dataset": "photos", "noise": noise} for noise in NOISES},
+    "train": {"lambdanet-u4-m7": TRAIN | {"epochs": 2}, "autoencoder": TRAIN},
+    "ablations": {
+        "base": ablation("base", "lambdanet", "lambdanet", hyperparameters=HYPERPARAMETERS),
+        "channels-d8": ablation(
+            "channels", "lambdanet", "lambdanet", hyperparameters=HYPERPARAMETERS | {"d": 8}, seeds=[0, 1]
+        ),
+        "cnn-bce": ablation("split", "cnn", "cnn", hyperparameters={"width": 4}, levels=True),
+    },
+}
 
 # Runs by experiment and name, versions by model and number, with all that they hold.
 DUMP = """
@@ -56,85 +81,38 @@ print(json.dumps({"runs": runs, "models": models}))
 """
 
 
-SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 4, "heads": 2, "d": 4}
-# Beside the table: dvc.yaml names their models and has a matrix over them.
-BESIDE = {
-    "models": {
-        "lambdanet": SMALL,
-        "autoencoder": {"name": "autoencoder", "width": 4},
-        "dncnn": {"name": "dncnn", "depth": 3, "width": 4, "residual": True},
-        "cnn": {"name": "cnn", "width": 4},
-    },
-    "studies": {
-        "base": {"title": "Base"},
-        "channels": {"title": "d", "axis": "d"},
-        "size": {"title": "Size"},
-    },
-    "variations": {"base": {"study": "base"}, "channels-d8": {"study": "channels", "d": 8}},
-    "rivals": {"size-autoencoder-3": {"study": "size", "model": "autoencoder", "width": 3}},
-    "sets": {
-        "bsds500": {"name": "clipped-gaussian", "sigma": 0.1},
-        "split": {"name": "gaussian", "sigma": 0.1},
-    },
-    "own": {"bsds500": {"dncnn-25": {"model": "dncnn"}}, "split": {"cnn-bce": {"model": "cnn"}}},
-}
-
-
-def copy_project(folder: Path) -> None:
-    """Copy this project's files as they lie here, without what was run: no results, weights or dvc.lock."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    for name in listed.stdout.splitlines():
-        kept = not name.startswith(("results/", "weights/")) and name != "dvc.lock"
-        if (kept or name == "results/benchmarks.json") and (ROOT / name).exists():  # `plot` reads that one
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-
-
-def leave_table(folder: Path, raw: dict) -> None:
-    """Remove what is trained beside the table from a copy's dvc.yaml, and from its params.yaml."""
-    raw |= {key: {} for key in ("studied", "studies", "variations", "rivals", "sets", "own")}
-    for profile in raw["profiles"].values():
-        for key in ("studied", "sets"):
-            profile.pop(key, None)
-    pipeline = yaml.safe_load((folder / "dvc.yaml").read_text())
-    pipeline["stages"] = {name: pipeline["stages"][name] for name in TABLE}
-    (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
-
-
 class Clone:
-    """A copy of the working tree in a repository of its own, with two tiny profiles.
+    """A copy of the working tree in a repository of its own, whose only profile is a tiny `sample`."""
 
-    Without what is trained beside the table, which has a test of its own; or with it alone.
-    """
-
-    def __init__(self, folder: Path, *, beside: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        copy_project(folder)
-        raw = yaml.safe_load((folder / "params.yaml").read_text())
-        raw["noises"] = {name: raw["noises"][name] for name in ("gaussian-01", "speckle")}
-        raw["models"] = {"lambdanet-u4-m7": SMALL, "autoencoder": raw["models"]["autoencoder"]}
-        raw["profiles"] = {"quick": TINY, "paper": TINY | {"train": TINY["train"] | {"batch_size": 8}}}
-        raw["profile"] = "quick"
-        if beside:
-            own = {"download": TINY["download"], "train": {}}
-            tiny = TINY | {
-                "models": {name: {"epochs": 1} for name in BESIDE["models"]},
-                "study": {"epochs": 2}, "rival": {"epochs": 1}, "sets": {"bsds500": own, "split": own},
-            }  # fmt: skip
-            raw |= BESIDE | {"studied": {}, "profiles": {"quick": tiny}}
-        else:
-            leave_table(folder, raw)
-        self.write_params(raw)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=helpers.ROOT, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        for name in filter(None, listed.stdout.split("\0")):
+            source, target = helpers.ROOT / name, folder / name
+            if source.is_symlink() or source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
+        shutil.rmtree(folder / "quick")
+        raw = self.read("params.yaml")
+        raw["models"] |= {"lambdanet-u4-m7": SMALL}
+        raw["table"] = {"noises": [*NOISES], "lambdanets": ["lambdanet-u4-m7"], "baselines": ["autoencoder"]}
+        self.write("params.yaml", raw)
+        self.write("sample/profile.yaml", PROFILE)
+        # The paper's profile, so that DVC has another graph beside; it is not run.
+        self.write("profile.yaml", PROFILE | {"profile": "paper", "root": ".", "file": "profile.yaml"})
+        (folder / "dvc.lock").unlink()
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
             self.git(*command)
+        self.git("update-index", "--skip-worktree", "sample/dvc.lock")
 
-    def params(self) -> dict:
-        return yaml.safe_load((self.folder / "params.yaml").read_text())
+    def read(self, name: str) -> dict:
+        return yaml.safe_load((self.folder / name).read_text())
 
-    def write_params(self, raw: dict) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    def write(self, name: str, raw: dict) -> None:
+        (self.folder / name).write_text(yaml.safe_dump(raw, sort_keys=False))
 
     def git(self, *words: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
@@ -143,9 +121,10 @@ class Clone:
     def run(self, *words: str) -> str:
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
-            "LAMBDANET_TRACKING": "",  # as it is for a person: short trainings are told of by `register`
+            "LAMBDANET_TRACKING": "",  # as it is for a user: `register` logs short trainings
         }
         done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
@@ -155,7 +134,7 @@ class Clone:
         """What the clone's MLflow holds, without ids: see DUMP."""
         return json.loads(self.run(sys.executable, "-c", DUMP))
 
-    def repro(self, *targets: str) -> set[str]:
-        """Run `dvc repro`; the stages whose commands were really executed."""
-        said = self.run(*DVC, "repro", *targets)
-        return set(re.findall(r"Running stage '(.+?)'", said))
+    def repro(self) -> set[str]:
+        """Run stock `dvc repro` of the sample; the stages whose commands were really executed."""
+        said = self.run(*DVC, "repro", "sample/dvc.yaml")
+        return set(re.findall(r"Running stage 'sample/dvc.yaml:(.+?)'", said))

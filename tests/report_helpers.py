@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from helpers import ROOT
 from safetensors import safe_open
 
-from lambdanet import params
+from lambdanet import config
 from lambdanet.report.runs import Row, Run, collect
 
 CIFAR = {"dataset": "cifar10", "images": 50_000, "noise": {"name": "gaussian", "sigma": 0.1}}
@@ -42,14 +43,15 @@ def row(name, psnrs=(), *, noise="gaussian-01", parameters=None, train=None, out
 
 def committed(profile):
     """The rows of a committed report, and what its trainings.json says."""
-    loaded = params.load(ROOT / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        loaded = config.load(config.find(profile))
     kept = json.loads((ROOT / "results" / profile / "trainings.json").read_text())
-    cells = [*loaded.cells(profile), *loaded.study_cells(profile), *loaded.set_cells(profile)]
-    cells = [cell for cell in cells if cell.name in kept]
+    runs = [run for run in loaded.runs if run.cell.name in kept]
     described = {}
-    for cell in cells:
+    for cell in (run.cell for run in runs):
         path = ROOT / "weights" / profile / f"{cell.name}.safetensors"
         if path.is_file():
             with safe_open(path, "np") as file:
                 described[cell] = json.loads(file.metadata()["lambdanet"])
-    return loaded, collect(loaded, profile, {cell: kept[cell.name]["scores"] for cell in cells}, described)
+    return loaded, collect(loaded, {run.cell: kept[run.cell.name]["scores"] for run in runs}, described)

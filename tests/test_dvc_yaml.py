@@ -1,172 +1,221 @@
-"""dvc.yaml and the code agree: each stage's deps are the modules that decide its output, no more."""
+"""dvc.yaml and the code agree: each stage's deps are the modules that decide its output, no more.
+
+Proved from the imports: a stage depends on every module that its script loads, through any number of
+imports, but for those whose docstring says "Not a dependency in DVC", and why. Of the networks, a training
+loads its own alone.
+"""
 
 import ast
+import functools
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+from lambdanet import config, signatures
+
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-
-# Imported, but not what decides an output's bytes: a change here must not run a stage again.
-PLUMBING = {
-    "lambdanet/__init__.py": "the version",
-    "lambdanet/caches.py": "where what can be made again is kept",
-    "lambdanet/checkpoint.py": "resuming ends in the same bytes; test_training.py",
-    "lambdanet/devices.py": "where it runs",
-    "lambdanet/experiment.py": "carries values between files",
-    "lambdanet/files.py": "how files are written",
-    "lambdanet/interruption.py": "when it stops",
-    "lambdanet/live.py": "tells MLflow, from a process of its own",
-    "lambdanet/models/__init__.py": "the registry; the network's own module is a dependency",
-    "lambdanet/params.py": "the values themselves reach DVC as params",
-    "lambdanet/progress.py": "what is printed",
-    "lambdanet/provenance.py": "the log",
-    "lambdanet/records.py": "the log, read",
-    "lambdanet/timing.py": "how long it took, which only the log holds",
-    "lambdanet/workers.py": "which process does what; test_workers.py",
-    "stages/door.py": "command line and errors",
-    "stages/handover.py": "which process runs it",
-}
-# How the same is computed: the log names it as it does the device, and tests/backends compare the values.
-PLUMBING |= {
-    path.relative_to(ROOT).as_posix(): "a backend" for path in (ROOT / "lambdanet/backends").rglob("*.py")
-}
-# Of stages that are not named after their script.
-SCRIPTS = {"study": "train", "rival": "train", "download-set": "download", "corrupt-set": "corrupt"}
-SCRIPTS |= {f"{script}-{name}": script for script in ("train", "examine") for name in PARAMS["sets"]}
-DOORS = {"door", "handover"}  # scripts that are no stage
-# It reads the photographs of a folder, for which `download` has to be forced anyway.
-IMAGEFILE = "lambdanet/imagefile.py"
-# What made the stored images, which are a dependency themselves; datasets/__init__.py reads them.
-MAKERS = {f"lambdanet/datasets/{path.name}" for path in (ROOT / "lambdanet/datasets").glob("*.py")}
-MAKERS |= {IMAGEFILE}
-# Of these, evaluation takes its two photographs from photos.py, and plot their names only.
-PHOTOS = "lambdanet/datasets/photos.py"
-# A change of a noise changes the noisy images, which are a dependency.
-NOISES = {"lambdanet/noise.py"}
-NOISE = MAKERS - {PHOTOS} | NOISES
-# experiment.py serves training and evaluation; each uses its half.
-EVALUATION = {f"lambdanet/{name}.py" for name in ("evaluation", "metrics", "denoise")} | {PHOTOS}
-# Reached through live.py, whose process only reads what the stage writes.
-FOLLOWER = {"lambdanet/tracking.py"}
-EXAMINATION = {"lambdanet/examination.py", "lambdanet/corruption.py"}
-OTHER_HALF = {
-    "download": {IMAGEFILE},
-    "corrupt": MAKERS,
-    "train": NOISE | EVALUATION | FOLLOWER | EXAMINATION,
-    "evaluate": NOISE | FOLLOWER | EXAMINATION | {"lambdanet/training.py"},
-    "examine": NOISE - NOISES | {"lambdanet/training.py", PHOTOS},
-    "compare": NOISE | EXAMINATION | {"lambdanet/training.py", PHOTOS},
-    "plot": MAKERS,
-    # what a traced network is checked against, never what is registered; how scores and histories are read
-    "register": {"lambdanet/denoise.py"}
-    | {f"lambdanet/report/{name}.py" for name in ("tables", "runs", "settings", "statistics")},
-}
+MARK = "Not a dependency in DVC: "
+REGISTRY = "lambdanet/models/__init__.py"
+# How the same is computed: recorded with each result as the device is, not hashed.
+BACKENDS = "lambdanet/backends/"
 
 
-def files_imported_by(path: str) -> set[str]:
-    """The project's files that a script loads, through any number of imports."""
+def content(stage):
+    return STAGES[stage].get("do", STAGES[stage])
+
+
+def script(stage):
+    return content(stage)["cmd"].split()[1]
+
+
+@functools.cache
+def tree(path):
+    return ast.parse((ROOT / path).read_text())
+
+
+@functools.cache
+def is_hashed(path):
+    """Whether a module's docstring does not say that it decides nothing."""
+    return not path.startswith(BACKENDS) and MARK not in " ".join(
+        (ast.get_docstring(tree(path)) or "").split()
+    )
+
+
+def is_module(name):
+    base = ROOT / name.replace(".", "/")
+    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+
+
+@functools.cache
+def imports(path):
+    """The project's files that a module names in its imports, wherever in it they stand."""
+    found = []
+    for node in ast.walk(tree(path)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            own = [name for name in submodules if is_module(name)]
+            names = own if len(own) == len(submodules) else [node.module, *own]
+        for name in names:
+            base = "stages/entry" if name == "entry" else name.replace(".", "/")
+            found += [f for f in (f"{base}.py", f"{base}/__init__.py") if (ROOT / f).is_file()]
+    return found
+
+
+def loaded_by(path, code):
+    """The files that a script loads; of the networks, if `code` is given, those in that file or folder."""
     found, waiting = set(), [path]
     while waiting:
         current = waiting.pop()
-        if current in found:
+        network = current.startswith("lambdanet/models/") and current != REGISTRY
+        if current in found or (network and code and not is_of(current, code)):
             continue
         found.add(current)
-        for node in ast.walk(ast.parse((ROOT / current).read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                base = f"stages/{name}" if name in DOORS else name.replace(".", "/")
-                waiting += [f for f in (f"{base}.py", f"{base}/__init__.py") if (ROOT / f).is_file()]
+        waiting += imports(current)
     return found
 
 
-def code_deps(stage: str, model: str) -> set[str]:
-    """A stage's dependencies on code, folders and links resolved to the files in them."""
-    found = set()
-    for dep in STAGES[stage]["deps"]:
-        path = ROOT / dep.replace("${item.model}", model)
-        if dep.startswith(("lambdanet", "stages")):
-            assert path.exists(), f"{stage} depends on {path}, which does not exist"
-            files = path.resolve().rglob("*.py") if path.is_dir() else [path.resolve()]
-            found |= {file.relative_to(ROOT).as_posix() for file in files}
-    return found
+def is_of(path, code):
+    return path.removeprefix("lambdanet/models/").removesuffix(".py").split("/")[0] == code
 
 
-def network_files(name: str) -> set[str]:
-    file = ROOT / "lambdanet/models" / f"{PARAMS['models'][name]['name']}.py"
-    return {file.resolve().relative_to(ROOT).as_posix()}  # it may be a link
+def files(dep):
+    path = ROOT / dep
+    assert path.exists(), f"{dep} does not exist"
+    return {f.relative_to(ROOT).as_posix() for f in (path.rglob("*.py") if path.is_dir() else [path])}
 
 
-# Of the studies: the networks that they are of.
-STUDIED = {
-    "study": {"lambdanet"},
-    "rival": {one["model"] for one in PARAMS["studied"]["all-rivals"].values()},
-}
-STUDIED["compare"] = STUDIED["study"] | STUDIED["rival"]
-for one, entries in PARAMS["own"].items():
-    STUDIED[f"train-{one}"] = STUDIED[f"examine-{one}"] = {entry["model"] for entry in entries.values()}
+def cases():
+    """Each stage with the network that it is of; none for those that take all networks."""
+    networks = {network.file.removesuffix(".py").split("/")[1] for network in signatures.models().values()}
+    table = config.Table(**yaml.safe_load((ROOT / "params.yaml").read_text())["table"])
+    of = {"train-lambdanet": ["lambdanet"], "train": table.baselines, "ablate": sorted(networks)}
+    return [(stage, code) for stage in STAGES for code in of.get(stage, [None])]
 
 
-@pytest.mark.parametrize("model", PARAMS["models"])
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_modules_that_decide_the_output(stage, model):
-    script = SCRIPTS.get(stage, stage)
-    imported = files_imported_by(f"stages/{script}.py")
-    networks = {f for f in imported if f.startswith("lambdanet/models/")}
-    expected = imported - set(PLUMBING) - OTHER_HALF[script] - networks
-    for name in STUDIED.get(stage, [model] if stage in ("train", "evaluate") else []):
-        expected |= network_files(name)
-    deps = code_deps(stage, model)
-    if script == "download":
-        expected |= {f for f in deps if f.startswith("lambdanet/datasets/")}
-    assert deps == expected
+@pytest.mark.parametrize(("stage", "code"), cases())
+def test_deps_are_the_modules_that_decide_the_output(stage, code):
+    deps = content(stage)["deps"]
+    named = [dep for dep in deps if dep.startswith(("lambdanet", "stages"))]
+    named = [dep.replace("${item.model}", str(code)).replace("${item.code}", str(code)) for dep in named]
+    decide = {path for path in loaded_by(script(stage), code) if is_hashed(path)}
+    if code:  # which network it is, is a parameter
+        decide -= {REGISTRY}
+    if "lambdanet/models" in named:  # networks as they are, with what registers them
+        decide |= files("lambdanet/models")
+    assert set().union(*map(files, named)) == decide
 
 
-def test_every_exception_is_needed():
-    imported = set().union(*(files_imported_by(f"stages/{script}.py") for script in OTHER_HALF))
-    assert set(PLUMBING) <= imported
-    for stage, files in OTHER_HALF.items():
-        assert files <= files_imported_by(f"stages/{stage}.py"), stage
+def test_no_dependency_says_that_it_is_none():
+    named = {dep for stage in STAGES for dep in content(stage)["deps"] if dep.endswith(".py")}
+    assert all(is_hashed(dep) for dep in named if "$" not in dep)
 
 
-def test_each_stage_is_its_script_its_section_and_its_word():
-    scripts = {path.stem for path in (ROOT / "stages").glob("*.py")}
-    assert scripts == {SCRIPTS.get(stage, stage) for stage in STAGES} | DOORS
-    for stage, spec in STAGES.items():
-        script = f"stages/{SCRIPTS.get(stage, stage)}.py"
-        assert spec["cmd"].startswith(f"python {script} ")
-        assert script in spec["deps"]
+def test_every_module_that_says_it_is_no_dependency_says_why():
+    for path in ROOT.glob("lambdanet/**/*.py"):
+        text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
+        if MARK in text:
+            assert len(text.partition(MARK)[2]) > 20, path
+
+
+def test_each_script_is_of_a_stage_and_named_in_its_deps():
+    assert {path.name for path in (ROOT / "stages").glob("*.py")} - {"entry.py"} == {
+        Path(script(stage)).name for stage in STAGES
+    }
+    for stage in STAGES:
+        assert script(stage) in content(stage)["deps"]
 
 
 def test_only_plot_writes_into_git():
-    uncached = {
-        stage: [out for out in spec["outs"] if isinstance(out, dict)] for stage, spec in STAGES.items()
-    }
+    uncached = {stage: [o for o in content(stage)["outs"] if isinstance(o, dict)] for stage in STAGES}
     assert {stage: outs for stage, outs in uncached.items() if outs} == {
-        "plot": [{"results/${item.profile}": {"cache": False, "persist": True}}],
-        "register": [{"receipts/${item.profile}.json": {"cache": False}}],
+        "plot": [{"results/${profile}": {"cache": False, "persist": True}}],
+        "register": [{"runs/${profile}/receipt.json": {"cache": False}}],
     }
-    ignored = ["receipts/quick.json", "mlflow.db", "mlflow.db-wal", ".mlflow.db.lock", "mlartifacts/quick/a"]
-    words = ["git", "check-ignore", "--no-index", "results/quick/table2.md", *ignored]
+    ignored = [
+        "runs/paper/a",
+        "results/sample/a",
+        "weights/quick/a",
+        "mlflow.db",
+        "mlflow.db-wal",
+        "mlartifacts/a",
+    ]
+    kept = [
+        "results/paper/table2.md",
+        "weights/paper/a.safetensors",
+        "results/benchmarks.json",
+        "sample/dvc.lock",
+    ]
+    words = ["git", "check-ignore", "--no-index", *kept, *ignored]
     assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.split() == ignored
 
 
 def test_every_path_carries_the_profile():
-    for stage, spec in STAGES.items():
-        for out in spec["outs"]:
-            assert "${item.profile}" in str(out), (stage, out)
+    for stage in STAGES:
+        for out in content(stage)["outs"]:
+            assert "${profile}" in str(out), (stage, out)
 
 
-def test_no_stage_depends_on_params_with_yaml_s_anchors():
-    """DVC would write them into dvc.lock as anchors; those of two profiles have one name, which breaks it."""
-    tracked = {param for spec in STAGES.values() for param in spec.get("params", [])}
-    assert "studied" not in tracked
+@pytest.fixture(scope="module", params=["", "sample", "quick"], ids=lambda folder: folder or "paper")
+def resolved(request):
+    """A profile as DVC resolves it, and as `config` does."""
+    folder = ROOT / request.param
+    code = (
+        "import json; from dvc.repo import Repo; from dvc.repo.index import Index\n"
+        f"stages = Index.from_file(Repo(), {str(Path(request.param, 'dvc.yaml'))!r}).stages\n"
+        "root = lambda path: path.replace(chr(92), '/')\n"
+        "print(json.dumps({s.name: {'cmd': s.cmd, 'outs': [o.fs_path for o in s.outs],"
+        " 'deps': [d.fs_path for d in s.deps]} for s in stages}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return yaml.safe_load(done.stdout), config.load(Path(request.param, "profile.yaml")), folder
+
+
+def below(path):
+    return Path(path).relative_to(ROOT).as_posix()
+
+
+def test_dvc_and_config_have_the_same_stages_and_paths(resolved):
+    stages, loaded, _ = resolved
+    for run in loaded.table_runs:
+        stage = stages.pop(run.stage)
+        assert [below(out) for out in stage["outs"]] == [run.folder.as_posix()]
+        assert {run.clean.as_posix(), run.noisy.as_posix()} <= set(map(below, stage["deps"]))
+    for run in loaded.ablation_runs:
+        stage = stages.pop(run.stage, None)
+        if stage:  # of the first seed
+            assert [below(out) for out in stage["outs"]] == [run.folder.parent.as_posix()]
+            assert {run.clean.as_posix(), run.noisy.as_posix()} <= set(map(below, stage["deps"]))
+    for noise in [*loaded.params.table.noises, "ablations"]:
+        stage = stages.pop("evaluate-ablations" if noise == "ablations" else f"evaluate@{noise}")
+        folders = [loaded.folders.of(kind, noise).as_posix() for kind in ("scores", "samples")]
+        assert [below(out) for out in stage["outs"]] == folders
+    for name in loaded.profile.datasets:
+        assert [below(out) for out in stages.pop(f"download@{name}")["outs"]] == [
+            loaded.data(name).as_posix()
+        ]
+    for name, pair in loaded.profile.pairs.items():
+        out = loaded.data(pair.dataset, pair.noise).as_posix()
+        assert [below(each) for each in stages.pop(f"corrupt@{name}")["outs"]] == [out]
+    assert set(stages) == {"plot", "register"}
+    assert [below(out) for out in stages["plot"]["outs"]] == [loaded.folders.results.as_posix()]
+
+
+def test_the_sample_has_few_stages(resolved):
+    stages, loaded, _ = resolved
+    assert loaded.name != "sample" or len(stages) <= 45
+
+
+def test_lock_files_hold_no_anchors_of_yaml():
+    """Two stages' would have one name, which breaks the file."""
     assert "&id" not in (ROOT / "dvc.lock").read_text()

@@ -1,6 +1,5 @@
 import contextlib
 import csv
-import json
 import os
 import re
 import signal
@@ -16,17 +15,17 @@ import psutil
 import pytest
 import requests
 
-from lambdanet import files, live, publish, tracking
-from lambdanet.params import Cell
+from lambdanet import config, files, live, publish, tracking
+from lambdanet.config import Cell
 from lambdanet.tracking import EPOCH_METRICS
 
 pytestmark = mlflow_helpers.WARNINGS
 
 EPOCHS = 4
 CELL = Cell("tiny", "gaussian-01", "dncnn", 0)
-LOG, TRAINED = f"logs/tiny/{CELL.name}.json", f"models/tiny/{CELL.name}"
-WORDS = ["tiny", "gaussian-01", "dncnn", "0", "clean", "noisy", "checkpoints", LOG, TRAINED]
-PARAMS = helpers.changed(helpers.PARAMS, ["profiles", "tiny", "models", "dncnn", "epochs"], EPOCHS)
+LOG, TRAINED = "runs/tiny/logs/gaussian-01/dncnn-0.json", "runs/tiny/models/gaussian-01/dncnn-0"
+WORDS = helpers.train_words("dncnn")
+PROFILE = helpers.changed(helpers.PROFILE, ["train", "dncnn", "epochs"], EPOCHS)
 
 # After the epoch GATE the training waits for a file, so that what happens in its middle does.
 CODE = """
@@ -61,13 +60,13 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
 def project(tmp_path):
     """A project with an empty database, `mlflow.db`."""
     mlflow_helpers.write_database(tmp_path / "mlflow.db")
-    return helpers.write_project(tmp_path, PARAMS)
+    return helpers.write_project(tmp_path, profile=PROFILE)
 
 
 @pytest.fixture(scope="module")
 def untracked(tmp_path_factory):
     """What the training writes where nobody follows it."""
-    folder = helpers.write_project(tmp_path_factory.mktemp("untracked"), PARAMS)
+    folder = helpers.write_project(tmp_path_factory.mktemp("untracked"), profile=PROFILE)
     status, _, err = helpers.run("train", WORDS, folder, LAMBDANET_TRACKING="off")
     assert status == 0, err
     return helpers.contents(folder / TRAINED)
@@ -83,7 +82,7 @@ def start(folder, uri=None, gate="", code=CODE, **environment):
 
 def finish(process):
     out, err = process.communicate(timeout=helpers.PATIENCE)
-    assert out.endswith("] train@tiny-gaussian-01-dncnn-0\n")
+    assert out == ""
     return process.returncode, [line for line in err.splitlines() if not line.startswith(CELL.name)]
 
 
@@ -114,11 +113,11 @@ def assert_whole(folder):
 
 def follower(process):
     (child,) = psutil.Process(process.pid).children(recursive=True)
-    assert "lambdanet.live" in child.cmdline()
+    assert "lambdanet.follower" in child.cmdline()
     return child.pid
 
 
-def test_a_training_is_followed_and_so_is_its_evaluation(project, untracked):
+def test_a_training_is_followed(project, untracked):
     process = start(project, gate=EPOCHS)
     helpers.wait_until(lambda: statuses(project) == ["RUNNING"])
     child = follower(process)
@@ -127,23 +126,6 @@ def test_a_training_is_followed_and_so_is_its_evaluation(project, untracked):
     assert not helpers.lives(child)
     assert helpers.contents(project / TRAINED) == untracked
     assert_whole(project)
-
-    evaluation = f"logs/tiny/{CELL.name}.evaluate.json"
-    words = [*WORDS[:4], TRAINED, "clean", "noisy", evaluation, "scores.json", "panel"]
-    uri = f"sqlite:///{project / 'mlflow.db'}"
-    status, _, err = helpers.run(
-        "evaluate", words, project, CODE + helpers.RUN_STAGE, LAMBDANET_TRACKING="on", MLFLOW_TRACKING_URI=uri
-    )
-    assert (status, err) == (0, "")
-    assert_whole(project)
-    scores = json.loads((project / "scores.json").read_text())
-    for key in ("psnr", "ssim", "noisy_psnr", "parameters"):
-        assert query(project, f"select value, step from metrics where key = '{key}'") == [(scores[key], 0)]
-    (record,) = json.loads((project / evaluation).read_text())
-    assert query(project, "select value from metrics where key = 'inference_seconds_per_image'") == [
-        (record["inference_seconds_per_image"],)
-    ]
-    assert 0 < record["inference_seconds_per_image"] < 1
 
 
 def test_a_killed_training_is_marked_so_and_its_run_goes_on(project, untracked):
@@ -179,11 +161,12 @@ def test_an_interrupted_training_is_marked_so(project, number, status):
 
 
 def test_a_training_that_fails_is_marked_so(project):
-    params = helpers.changed(PARAMS, ["train", "fresh_noise"], False)
-    helpers.write_project(project, params)
-    noisy = np.load(project / "noisy/train.npy")
+    profile = helpers.changed(PROFILE, ["train", "dncnn", "fresh_noise"], False)
+    helpers.write_project(project, profile=profile)
+    path = project / helpers.DATA / "gaussian-01/train.npy"
+    noisy = np.load(path)
     noisy[5] = np.nan
-    np.save(project / "noisy/train.npy", noisy)
+    np.save(path, noisy)
     status, said = finish(start(project))
     assert status == 1
     assert [line[:45] for line in said] == ["error: the loss of epoch 1 is nan, not a fini"]
@@ -212,7 +195,7 @@ def test_a_deleted_experiment_costs_one_line(project, monkeypatch):
     record |= {"description": mlflow_helpers.description(CELL, helpers.DNCNN), "history": []}
     files.write_json(project / "log.json", [record])
     done = subprocess.run(
-        [sys.executable, "-m", "lambdanet.live", "log.json"],
+        [sys.executable, "-m", "lambdanet.follower", "log.json"],
         input="news\nfailed\n",
         capture_output=True,
         text=True,
@@ -228,7 +211,7 @@ def test_a_server_that_never_answers_is_not_waited_for(project, untracked):
         # One whose training is killed now, to see that it ends by itself.
         (project / "other.json").write_text('[{"task": "train"}]')
         alone = subprocess.Popen(
-            [sys.executable, "-m", "lambdanet.live", "other.json"],
+            [sys.executable, "-m", "lambdanet.follower", "other.json"],
             cwd=project,
             env=os.environ | {"MLFLOW_TRACKING_URI": uri},
             stdin=subprocess.PIPE,
@@ -295,12 +278,11 @@ def test_what_a_dead_server_missed_is_published_later(project, untracked, monkey
     made_up = {"psnr": 21.0, "ssim": 0.5, "noisy_psnr": 20.0, "parameters": 372, "images": 8}
     made_up |= {"clean_sha256": "c" * 64, "noisy_sha256": "d" * 64}
     made_up |= {"weights_sha256": files.sha256(project / TRAINED / "weights.safetensors")}
-    files.write_json(project / f"scores/tiny/{CELL.name}.json", made_up)
+    files.write_json(project / "runs/tiny/scores/gaussian-01/dncnn-0.json", made_up)
     with mlflow_server(project, port):
         monkeypatch.chdir(project)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        folders = (project / name / "tiny" for name in ("models", "scores", "logs"))
-        done = publish.publish(publish.from_outputs([CELL], *folders), "tiny", lambda cell: 32, None)
+        done = publish.publish(publish.from_outputs(config.load("profile.yaml")), "tiny", None)
         assert (done.versions, done.without_log) == (["denoiser-gaussian-01 version 1"], [])
         (run,) = mlflow_helpers.runs(tracking.connect())
         assert run.data.metrics["psnr"] == 21.0
@@ -355,13 +337,13 @@ def test_without_mlflow_nothing_follows_and_nothing_is_said(project, untracked):
     assert statuses(project) == []
 
 
-def test_a_training_by_hand_is_followed_too(project):
+def test_a_training_from_the_command_line_is_followed_too(project):
     environment = os.environ | {
         "LAMBDANET_TRACKING": "on",
         "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}",
     }
     code = "from lambdanet import cli, live; live.WAIT_SECONDS = 60; cli.main()"
-    words = ["train", "gaussian-01", "dncnn", "--out", "runs/a", "--epochs", str(EPOCHS)]
+    words = ["train", "gaussian-01", "dncnn", "--out", "runs/a", "--epochs", str(EPOCHS), "--profile", "tiny"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=project, env=environment, capture_output=True, text=True
     )

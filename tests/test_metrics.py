@@ -10,8 +10,8 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from torch import nn
 
 from lambdanet import evaluation, metrics
+from lambdanet.arrays import digest
 from lambdanet.corruption import corrupt
-from lambdanet.datasets import digest
 from lambdanet.noise import create_noise
 
 SIZES = [(11, 11), (32, 32), (33, 47)]

@@ -1,4 +1,4 @@
-"""The real dvc.yaml, every stage, at a tiny size, in a temporary clone."""
+"""The real dvc.yaml, every stage, at a tiny size, by stock `dvc repro` in a temporary clone."""
 
 import csv
 import json
@@ -10,83 +10,96 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
-from pipeline_helpers import DVC, TINY, Clone
+from pipeline_helpers import DVC, PROFILE, Clone
 
 from lambdanet.denoise import denoise
 from lambdanet.images import to_bytes, to_tensor
 from lambdanet.models import load_weights
+
+NOISES = ("gaussian-01", "speckle")
+MODELS = {"lambdanet-u4-m7": "train-lambdanet", "autoencoder": "train"}
+RUNS = [f"{noise}-{model}-0" for noise in NOISES for model in MODELS]
+ABLATIONS = ["gaussian-01-base-0", "gaussian-01-channels-d8-0", "gaussian-01-channels-d8-1"]
+ABLATIONS += ["gaussian-01-cnn-bce-0"]
+COLLECTED = {"plot", "register"}
+RESULTS = "results/sample"
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Clone:
     clone = Clone(tmp_path_factory.mktemp("clone"))
     clone.first = clone.repro()
-    clone.git("add", "-A")
-    clone.git("commit", "-qm", "quick")
     return clone
 
 
-CELLS = {
-    f"{noise}-{model}-0"
-    for noise in ("gaussian-01", "speckle")
-    for model in ("lambdanet-u4-m7", "autoencoder")
-}
+def trainings(noise):
+    return {f"{stage}@{noise}-{model}-0" for model, stage in MODELS.items()}
 
 
 def test_every_stage_runs_and_then_none(clone):
-    expected = {"download@quick", "plot@quick", "corrupt@quick-gaussian-01", "corrupt@quick-speckle"}
-    expected |= {f"{stage}@quick-{cell}" for stage in ("train", "evaluate") for cell in CELLS}
-    assert clone.first == expected | {"register@quick"}
+    expected = {"download@photos", "evaluate-ablations", *COLLECTED}
+    expected |= {f"{stage}@{noise}" for stage in ("corrupt", "evaluate") for noise in NOISES}
+    expected |= {f"ablate@{name}" for name in ("base", "channels-d8", "cnn-bce")}
+    assert clone.first == expected.union(*map(trainings, NOISES))
     assert clone.repro() == set()
-    assert "up to date" in clone.run(*DVC, "status")
+    assert "up to date" in clone.run(*DVC, "status", "sample/dvc.yaml")
+    assert clone.git("status", "--porcelain") == ""
+    assert "&id" not in (clone.folder / "sample/dvc.lock").read_text()
 
 
-def test_mlflow_holds_one_whole_run_of_each_cell(clone):
+def test_mlflow_holds_one_whole_run_of_each_training(clone):
     held = clone.mlflow()["runs"]
-    assert list(held) == ["lambdanet/quick"]
-    runs = {run["name"]: run for run in held["lambdanet/quick"]}
-    assert sorted(run["name"] for run in held["lambdanet/quick"]) == sorted([*CELLS, "table2-quick"])
+    assert list(held) == ["lambdanet/sample"]
+    assert sorted(run["name"] for run in held["lambdanet/sample"]) == sorted(
+        [*RUNS, *ABLATIONS, "table2-sample"]
+    )
+    runs = {run["name"]: run for run in held["lambdanet/sample"]}
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
-    results = clone.folder / "results/quick"
-    for cell in CELLS:
-        run = runs[cell]
-        history = list(csv.DictReader((results / "histories" / f"{cell}.csv").read_text().splitlines()))
+    results = clone.folder / RESULTS
+    for name in RUNS:
+        run = runs[name]
+        history = list(csv.DictReader((results / "histories" / f"{name}.csv").read_text().splitlines()))
         for key in ("loss", "monitored_psnr", "learning_rate"):
             assert run["metrics"][key] == [[int(row["epoch"]), float(row[key])] for row in history]
         assert len(run["metrics"]["epoch_seconds"]) == len(history)
-        scores = json.loads((results / "scores" / f"{cell}.json").read_text())
+        scores = json.loads((results / "scores" / f"{name}.json").read_text())
         for key in ("psnr", "ssim", "parameters", "noisy_psnr"):
             assert run["metrics"][key] == [[0, scores[key]]]
         assert {"training_seconds", "peak_memory_bytes", "inference_seconds_per_image"} <= set(run["metrics"])
         assert run["params"]["training.epochs"] == str(len(history))
-        assert run["tags"]["stage"] == f"train@quick-{cell}"
-        noise = cell.partition("-lambdanet")[0].partition("-autoencoder")[0]
+        stage = MODELS["autoencoder" if "autoencoder" in name else "lambdanet-u4-m7"]
+        assert run["tags"]["stage"] == f"sample/dvc.yaml:{stage}@{name}"
+        noise = next(noise for noise in NOISES if name.startswith(noise))
         folders = [
-            f"quick/{folder}/{split}" for folder in ("clean", f"noisy/{noise}") for split in ("test", "train")
+            f"sample/photos/{kind}/{split}" for kind in ("clean", noise) for split in ("test", "train")
         ]
         assert [name for name, _ in run["inputs"]] == folders
     figures = [f"figures/{path.name}" for path in (results / "figures").iterdir()]
     summary = sorted([*figures, "report.html", "table2.csv", "table2.md"])
-    assert runs["table2-quick"]["artifacts"] == summary
+    assert runs["table2-sample"]["artifacts"] == summary
 
 
-def test_registry_holds_every_network_and_its_aliases_follow_the_scores(clone):
+def test_registry_holds_the_table_and_its_aliases_follow_the_scores(clone):
     models = clone.mlflow()["models"]
     assert sorted(models) == ["denoiser-gaussian-01", "denoiser-speckle"]
-    for noise in ("gaussian-01", "speckle"):
+    for noise in NOISES:
         held = models[f"denoiser-{noise}"]
         networks = {number: tags["model"] for number, _, tags, _, _ in held["versions"]}
-        assert networks == {1: "lambdanet-u4-m7", 2: "autoencoder"}
+        # With the CNN of another document, but no ablation of LambdaNet.
+        documents = {3: "cnn-bce"} if noise == "gaussian-01" else {}
+        assert networks == {1: "lambdanet-u4-m7", 2: "autoencoder"} | documents
         scores = {}
         for number, run, tags, description, status in held["versions"]:
             assert run == f"{noise}-{networks[number]}-0"
-            score = json.loads((clone.folder / "results/quick/scores" / f"{run}.json").read_text())
+            folder = "ablations/cnn-bce/0" if number == 3 else f"{noise}/{networks[number]}-0"
+            score = json.loads((clone.folder / f"runs/sample/scores/{folder}.json").read_text())
             assert (tags["psnr"], tags["noise"], status) == (str(score["psnr"]), noise, "READY")
-            assert f"PSNR {score['psnr']:.2f} dB" in description
+            assert f"on 64 images: PSNR {score['psnr']:.2f} dB" in description
             scores[number] = score["psnr"]
         best = max(scores, key=scores.get)
-        aliases = {"champion": best, "compact": 1, "lambdanet-u4-m7": 1, "autoencoder": 2}
-        assert held["aliases"] == aliases
+        small = max((number for number in scores if number != 2), key=scores.get)
+        aliases = {"champion": best, "compact": small, "lambdanet-u4-m7": 1, "autoencoder": 2}
+        assert held["aliases"] == aliases | {name: number for number, name in documents.items()}
 
 
 def test_registered_denoisers_denoise_a_photograph(clone):
@@ -94,10 +107,12 @@ def test_registered_denoisers_denoise_a_photograph(clone):
     photo, out = clone.folder / "photo.png", clone.folder / "out.png"
     Image.fromarray(skimage.data.chelsea()[:50, :70]).save(photo)
     said = clone.run(
-        *command, "denoise", "photo.png", "-o", "out.png", "--noise", "speckle", "--alias", "compact"
+        *command, "denoise", "photo.png", "-o", "out.png", "--noise", "speckle", "--alias", "lambdanet-u4-m7"
     )
     assert said.startswith("out.png: written, by lambdanet-u4-m7 for speckle (version 1, ")
-    weights, _ = load_weights(clone.folder / "models/quick/speckle-lambdanet-u4-m7-0/weights.safetensors")
+    weights, _ = load_weights(
+        clone.folder / "runs/sample/models/speckle/lambdanet-u4-m7-0/weights.safetensors"
+    )
     expected = to_bytes(denoise(weights, to_tensor(skimage.data.chelsea()[None, :50, :70])))[0]
     with Image.open(out) as image:
         np.testing.assert_array_equal(np.asarray(image), expected)
@@ -110,14 +125,14 @@ def test_registered_denoisers_denoise_a_photograph(clone):
 
 def test_lost_mlflow_is_restored_by_register_alone(clone):
     before = clone.mlflow()
-    receipt = (clone.folder / "receipts/quick.json").read_bytes()
-    for path in (*clone.folder.glob("mlflow.db*"), *clone.folder.glob("receipts/*")):
+    receipt = (clone.folder / "runs/sample/receipt.json").read_bytes()
+    for path in (*clone.folder.glob("mlflow.db*"), *clone.folder.glob("runs/sample/receipt.json")):
         path.unlink()
     shutil.rmtree(clone.folder / "mlartifacts")
-    assert clone.repro() == {"register@quick"}
-    assert (clone.folder / "receipts/quick.json").read_bytes() == receipt
+    assert clone.repro() == {"register"}
+    assert (clone.folder / "runs/sample/receipt.json").read_bytes() == receipt
     after = clone.mlflow()
-    for run in [*before["runs"]["lambdanet/quick"], *after["runs"]["lambdanet/quick"]]:
+    for run in [*before["runs"]["lambdanet/sample"], *after["runs"]["lambdanet/sample"]]:
         # When a score was logged first is nobody's but its own, and so is all of the summary.
         times = run.pop("times")
         if run["tags"]["task"] == "summary":
@@ -125,14 +140,14 @@ def test_lost_mlflow_is_restored_by_register_alone(clone):
         else:
             run["epochs ended"] = {key: times[key] for key in ("loss", "monitored_psnr", "learning_rate")}
     assert after["models"] == before["models"]
-    for old, new in zip(before["runs"]["lambdanet/quick"], after["runs"]["lambdanet/quick"], strict=True):
+    for old, new in zip(before["runs"]["lambdanet/sample"], after["runs"]["lambdanet/sample"], strict=True):
         assert new == old, old["name"]
     assert clone.repro() == set()
-    assert "up to date" in clone.run(*DVC, "status")
+    assert "up to date" in clone.run(*DVC, "status", "sample/dvc.yaml")
 
 
 def test_results_hold_every_cell_with_true_values(clone):
-    results = clone.folder / "results/quick"
+    results = clone.folder / "results/sample"
     with open(results / "table2.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["noise"], row["model"]) for row in rows] == [
@@ -145,81 +160,77 @@ def test_results_hold_every_cell_with_true_values(clone):
         assert 5 < score["psnr"] < 30
         assert 0 < score["ssim"] < 1
         history = list(csv.DictReader((results / "histories" / f"{cell}.csv").read_text().splitlines()))
-        assert len(history) == TINY["models"][row["model"]]["epochs"]
+        assert len(history) == PROFILE["train"][row["model"]]["epochs"]
         assert float(history[0]["loss"]) > 0
-    assert rows[0]["paper_psnr"] == "26.710000"
-    assert rows[2]["paper_psnr"] == ""
+    assert {row["paper_psnr"] for row in rows} == {""}  # these are not the paper's images
     assert {row["parameters"] for row in rows if row["model"] == "autoencoder"} == {"47355"}
     # 20.0 dB is what sigma 0.1 gives before clipping; clipping for scoring gains a little.
     assert 19.9 < float(rows[0]["noisy_psnr"]) < 21
     report = (results / "report.html").read_text()
     assert "http://" not in report
     assert "https://" not in report
-    assert report.count("data:image/") == 5
+    figures = {path.stem for path in (results / "figures").iterdir()}
+    assert {"convergence", "psnr", "panel-speckle", "study-channels", "levels-split"} <= figures
+    assert report.count("data:image/") == len(figures)
 
 
 def test_metrics_and_plots_are_shown_by_dvc(clone):
     metrics = json.loads(clone.run(*DVC, "metrics", "show", "--json"))
     shown = metrics[""]["data"] if "" in metrics else metrics["workspace"]["data"]
-    assert {Path(name).stem for name in shown} == CELLS
+    names = [Path(name) for name in shown]
+    assert sorted(path.stem for path in names if path.parts[1] == "sample") == sorted(RUNS)
     plots = json.loads(clone.run(*DVC, "plots", "show", "--json"))["data"]
-    assert "results/quick/figures/convergence.png" in plots
+    assert "results/sample/figures/convergence.png" in plots
     assert any("histories" in name for name in plots)
 
 
-def test_changed_noise_reruns_its_cells_and_what_collects_them(clone):
-    raw = clone.params()
+def test_changed_noise_reruns_its_own_stages_and_what_collects_them(clone):
+    raw = clone.read("params.yaml")
     raw["noises"]["speckle"]["variance"] = 0.2
-    clone.write_params(raw)
-    ran = clone.repro()
-    cells = {cell for cell in CELLS if cell.startswith("speckle")}
-    assert ran == {"corrupt@quick-speckle", "plot@quick", "register@quick"} | {
-        f"{stage}@quick-{cell}" for stage in ("train", "evaluate") for cell in cells
-    }
+    clone.write("params.yaml", raw)
+    # One stage scores all ablations, and depends on all stored images.
+    own = {"corrupt@speckle", "evaluate@speckle", "evaluate-ablations", *COLLECTED}
+    assert clone.repro() == own | trainings("speckle")
     raw["noises"]["speckle"]["variance"] = 0.1
-    clone.write_params(raw)
-    assert clone.repro() <= {"plot@quick", "register@quick"}  # the rest comes from DVC's run-cache
-    assert clone.git("status", "--porcelain") == ""
+    clone.write("params.yaml", raw)
+    assert clone.repro() <= COLLECTED  # the rest comes from DVC's run-cache
+    assert clone.git("status", "--porcelain", "--", ":!params.yaml") == ""
 
 
 def test_changed_plotting_reruns_plotting_only(clone):
     module = clone.folder / "lambdanet/report/figures.py"
     before = module.read_text()
     module.write_text(before + "\n# changed\n")
-    assert clone.repro() == {"plot@quick"}
+    assert clone.repro() == {"plot"}
     module.write_text(before)
     clone.repro()
 
 
-def test_changed_network_reruns_its_own_cells_only(clone):
+def test_changed_network_reruns_its_own_trainings_and_what_scores_networks(clone):
     module = clone.folder / "lambdanet/models/autoencoder.py"
     before = module.read_text()
     module.write_text(before + "\n# changed\n")
-    # The same code otherwise gives the same bytes, so what depends on the weights does not run.
-    expected = {
-        f"{s}@quick-{n}-autoencoder-0" for s in ("train", "evaluate") for n in ("gaussian-01", "speckle")
-    }
-    assert clone.repro() == expected
+    expected = {f"train@{noise}-autoencoder-0" for noise in NOISES} | {"evaluate-ablations", *COLLECTED}
+    assert clone.repro() == expected | {f"evaluate@{noise}" for noise in NOISES}
     module.write_text(before)
+    assert clone.repro() <= COLLECTED
+
+
+def test_changed_ablation_reruns_itself_and_what_collects_ablations(clone):
+    raw = clone.read("sample/profile.yaml")
+    raw["ablations"]["channels-d8"]["hyperparameters"]["d"] = 12
+    raw["ablations"]["base"]["study"] = "keys"  # how it is shown, not how it is trained
+    clone.write("sample/profile.yaml", raw)
+    assert clone.repro() == {"ablate@channels-d8", "evaluate-ablations", *COLLECTED}
     assert clone.repro() == set()
 
 
 @pytest.mark.slow
-def test_switching_profiles_deletes_nothing(clone):
-    clone.run(*DVC, "exp", "run", "-S", "profile=paper")
-    clone.git("add", "-A")
-    clone.git("commit", "-qm", "paper")
-    assert clone.params()["profile"] == "paper"
-    for command in (
-        ["checkout"],
-        ["exp", "run", "-S", "profile=quick"],
-        ["checkout"],
-        ["exp", "run", "-S", "profile=paper"],
-        ["repro"],
-    ):
-        clone.run(*DVC, *command)
-        changed = clone.git("status", "--porcelain").split("\n")
-        assert [line for line in changed if line and "params.yaml" not in line] == [], command
-        for profile in ("quick", "paper"):
-            assert (clone.folder / "results" / profile / "table2.md").is_file()
-    clone.git("checkout", "params.yaml")
+def test_an_experiment_of_either_profile_changes_its_settings(clone):
+    setting = "train.autoencoder.learning_rate=0.02"
+    for profile, target in (("sample/", "sample/dvc.yaml:train"), ("", "train")):
+        target = f"{target}@speckle-autoencoder-0"
+        clone.run(*DVC, "exp", "run", "-S", f"{profile}profile.yaml:{setting}", target)
+        name = clone.read(f"{profile}profile.yaml")["profile"]
+        trained = clone.folder / f"runs/{name}/models/speckle/autoencoder-0/model.json"
+        assert json.loads(trained.read_text())["training"]["learning_rate"] == 0.02

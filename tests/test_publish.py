@@ -11,14 +11,12 @@ import mlflow_helpers
 import numpy as np
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 
-from lambdanet import building, catalogue, files, publish, registry, tracking, workers
+from lambdanet import building, catalogue, config, files, publish, registry, tracking, workers
 from lambdanet.cli import main
 from lambdanet.denoise import denoise
 from lambdanet.models import load_weights, save_weights
-from lambdanet.params import Cell
 
 pytestmark = mlflow_helpers.WARNINGS
 
@@ -39,16 +37,17 @@ def write_outputs(folder, ones, logged=()):
     """Trainings as DVC's stages leave them, with logs of those cells."""
     for one in ones:
         cell = one.training.cell
-        output = folder / "models" / cell.profile / cell.name
+        place = f"{cell.noise}/{cell.model}-{cell.seed}"
+        output = folder / "runs" / cell.profile / "models" / place
         output.mkdir(parents=True, exist_ok=True)
         shutil.copy(one.weights, output / "weights.safetensors")
         files.write_csv(output / "history.csv", one.training.history)
         scores = dataclasses.asdict(cell) | one.training.scores
-        files.write_json(folder / "scores" / cell.profile / f"{cell.name}.json", scores)
+        files.write_json(folder / "runs" / cell.profile / "scores" / f"{place}.json", scores)
         if cell.name in logged:
-            files.write_json(folder / "logs" / cell.profile / f"{cell.name}.json", [log_of(one)])
+            files.write_json(folder / "runs" / cell.profile / "logs" / f"{place}.json", [log_of(one)])
             evaluation = {"inference_seconds_per_image": 0.002, "weights_sha256": one.training.weights_sha256}
-            files.write_json(folder / "logs" / cell.profile / f"{cell.name}.evaluate.json", [evaluation])
+            files.write_json(folder / "runs" / cell.profile / "logs" / f"{place}.evaluate.json", [evaluation])
 
 
 def write_committed(folder, ones, profile="tiny"):
@@ -73,11 +72,20 @@ def write_summary(folder, profile="tiny"):
     return results
 
 
-def outputs(folder, profile="tiny"):
-    cells = [Cell(profile, "gaussian-01", model, 0) for model in PSNR]
-    return publish.from_outputs(
-        cells, folder / "models" / profile, folder / "scores" / profile, folder / "logs" / profile
-    )
+def loaded(folder):
+    """The configuration, with which paths are below the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return config.load("profile.yaml")
+
+
+def outputs(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        found = publish.from_outputs(config.load("profile.yaml"))
+    order = list(PSNR)
+    found = [dataclasses.replace(one, weights=folder / one.weights) for one in found]
+    return sorted(found, key=lambda one: order.index(one.training.cell.model))
 
 
 @pytest.fixture
@@ -85,7 +93,7 @@ def project(tmp_path):
     """A folder with params.yaml; the networks for it come from `grid`."""
     folder = tmp_path / "project"
     folder.mkdir()
-    (folder / "params.yaml").write_text(yaml.safe_dump(helpers.PARAMS, sort_keys=False))
+    helpers.write_config(folder)
     return folder
 
 
@@ -124,7 +132,7 @@ def state(client, timestamps=True):
 
 def test_outputs_are_read_with_their_logs(project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
-    (project / "scores/tiny/gaussian-01-lambdanet-0.json").unlink()  # trained, not scored
+    (project / "runs/tiny/scores/gaussian-01/lambdanet-0.json").unlink()  # trained, not scored
     autoencoder, dncnn = outputs(project)
     assert [one.training.cell.model for one in (autoencoder, dncnn)] == ["autoencoder", "dncnn"]
     assert autoencoder.training.history == mlflow_helpers.rows(3)
@@ -134,12 +142,12 @@ def test_outputs_are_read_with_their_logs(project, grid):
     assert dncnn.training.evaluation["inference_seconds_per_image"] == 0.002
     assert dncnn.training.scores["psnr"] == 25.0
     assert dncnn.training.status == "FINISHED"
-    assert dncnn.weights == project / "models/tiny/gaussian-01-dncnn-0/weights.safetensors"
+    assert dncnn.weights == project / "runs/tiny/models/gaussian-01/dncnn-0/weights.safetensors"
 
 
 def test_a_log_of_other_weights_is_not_used(project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
-    path = project / "logs/tiny/gaussian-01-dncnn-0.json"
+    path = project / "runs/tiny/logs/gaussian-01/dncnn-0.json"
     record = json.loads(path.read_text())[0] | {"weights_sha256": "0" * 64}
     files.write_json(path, [record])
     (dncnn,) = (one for one in outputs(project) if one.training.cell.model == "dncnn")
@@ -150,24 +158,24 @@ def test_a_log_of_other_weights_is_not_used(project, grid):
 def test_scores_of_other_weights_are_refused_in_one_line(project, grid, tmp_path):
     write_outputs(project, grid)
     other = mlflow_helpers.trained(tmp_path, "dncnn", seed=1)
-    weights = project / "models/tiny/gaussian-01-dncnn-0/weights.safetensors"
+    weights = project / "runs/tiny/models/gaussian-01/dncnn-0/weights.safetensors"
     shutil.copy(other.weights, weights)
     with pytest.raises(ValueError, match="is not what was scored") as caught:
         outputs(project)
-    assert str(caught.value) == f"{weights} is not what was scored; run `dvc repro`"
+    assert str(caught.value) == f"{weights.relative_to(project)} is not what was scored; run `dvc repro`"
 
     write_committed(project, grid)
     committed = project / "weights/tiny/gaussian-01-dncnn-0.safetensors"
     shutil.copy(other.weights, committed)
     with pytest.raises(ValueError, match="is not what was scored") as caught:
-        publish.from_committed(project / "weights/tiny", project / "results/tiny", project / "logs/tiny")
+        publish.from_committed(project / "weights/tiny", project / "results/tiny", loaded(project))
     assert str(caught.value) == f"{committed} is not what was scored; run `dvc repro`"
 
 
 def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     trained, results = outputs(project), write_summary(project)
-    done = publish.publish(trained, "tiny", lambda cell: 32, results)
+    done = publish.publish(trained, "tiny", results)
     cells = [f"gaussian-01-{model}-0" for model in PSNR]
     assert done.runs == cells
     assert done.versions == [f"denoiser-gaussian-01 version {n}" for n in (1, 2, 3)]
@@ -192,7 +200,7 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
     assert [value[:2] for value in histories["epoch_seconds"]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert histories["inference_seconds_per_image"][0][1] == 0.002
     assert ("tiny/clean/train", "a" * 36) in inputs
-    again = publish.publish(outputs(project), "tiny", lambda cell: 32, results)
+    again = publish.publish(outputs(project), "tiny", results)
     assert (again.runs, again.versions, again.aliases, again.summary) == (cells, [], [], False)
     assert state(client) == before
 
@@ -200,13 +208,13 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
 def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypatch):
     write_outputs(project, grid[:2], logged=[one.training.cell.name for one in grid])
     results = write_summary(project)
-    publish.publish(outputs(project), "tiny", lambda cell: 32, results)
+    publish.publish(outputs(project), "tiny", results)
     before = state(client)
     # A file of another name, because this process still has the deleted one open.
     (project / "mlflow.db").unlink()
     shutil.rmtree(project / "mlartifacts")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_helpers.write_database(project / "again.db"))
-    publish.publish(outputs(project), "tiny", lambda cell: 32, results)
+    publish.publish(outputs(project), "tiny", results)
     restored = tracking.connect()
     after = state(restored)
     assert after[0].keys() == before[0].keys()
@@ -221,10 +229,10 @@ def test_lost_artifacts_come_back_into_the_same_versions(client, project, grid):
     write_outputs(project, grid[:2])
     results = write_summary(project)
     trained = outputs(project)
-    publish.publish(trained, "tiny", lambda cell: 32, results)
+    publish.publish(trained, "tiny", results)
     before = state(client)
     shutil.rmtree(project / "mlartifacts")
-    done = publish.publish(trained, "tiny", lambda cell: 32, results)
+    done = publish.publish(trained, "tiny", results)
     assert (done.versions, done.aliases, done.summary) == ([], [], True)
     assert state(client) == before
     for denoiser, _ in registry.denoisers(client):
@@ -234,7 +242,7 @@ def test_lost_artifacts_come_back_into_the_same_versions(client, project, grid):
 def test_better_weights_take_over_and_worse_ones_do_not(client, project, tmp_path):
     def republish(seed, psnr):
         write_outputs(project, [mlflow_helpers.trained(tmp_path, "dncnn", seed=seed, psnr=psnr)])
-        return publish.publish(outputs(project), "tiny", lambda cell: 32, None)
+        return publish.publish(outputs(project), "tiny", None)
 
     assert republish(0, 24.0).versions == ["denoiser-gaussian-01 version 1"]
     assert republish(1, 23.0).aliases == []
@@ -247,11 +255,12 @@ def test_better_weights_take_over_and_worse_ones_do_not(client, project, tmp_pat
 
 
 def test_the_committed_weights_of_the_project_can_be_published(client, project):
-    weights, results = helpers.ROOT / "weights/quick", helpers.ROOT / "results/quick"
+    weights, results = helpers.ROOT / "weights/paper", helpers.ROOT / "results/paper"
     if not weights.is_dir():
         pytest.skip("no weights are committed")
-    everything = publish.from_committed(weights, results, project / "logs")
+    everything = publish.from_committed(weights, results, loaded(helpers.ROOT))
     scored = json.loads((results / "digests.json").read_text())
+    scored.pop("gaussian-01-skip-autoencoder-0", None)  # no longer of the table
     assert {one.training.cell.name for one in everything} == set(scored)
     assert {one.training.weights_sha256 for one in everything} == {one["weights"] for one in scored.values()}
     small = [
@@ -264,7 +273,7 @@ def test_the_committed_weights_of_the_project_can_be_published(client, project):
             ("speckle", "lambdanet-u4-m7"),
         }
     ]
-    done = publish.publish(small, "quick", lambda cell: 8000, results)
+    done = publish.publish(small, "paper", results)
     assert len(done.versions) == 3
     assert done.without_log == done.runs
     assert done.summary
@@ -272,7 +281,7 @@ def test_the_committed_weights_of_the_project_can_be_published(client, project):
         (one.noise, one.model): (one.psnr, one.train_images, aliases)
         for one, aliases in registry.denoisers(client)
     } == {
-        (one.training.cell.noise, one.training.cell.model): (one.training.scores["psnr"], 8000, names)
+        (one.training.cell.noise, one.training.cell.model): (one.training.scores["psnr"], 50_000, names)
         for one, names in zip(
             sorted(small, key=lambda one: (one.training.cell.noise, one.training.cell.model)),
             [
@@ -285,7 +294,7 @@ def test_the_committed_weights_of_the_project_can_be_published(client, project):
     }
     histories = {
         run.data.tags["cell"]: mlflow_helpers.histories(client, run.info.run_id)
-        for run in mlflow_helpers.runs(client, "quick")
+        for run in mlflow_helpers.runs(client, "paper")
         if run.data.tags["task"] == "train"
     }
     for one in small:
@@ -319,7 +328,7 @@ def one_line(done):
 def test_commands_publish_and_list(client, project, grid):
     write_outputs(project, grid)
     write_summary(project)
-    done = run("publish")
+    done = run("publish", "--profile", "tiny")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[0] == "3 runs, 3 new versions, 5 aliases moved"
     assert (
@@ -330,20 +339,20 @@ def test_commands_publish_and_list(client, project, grid):
 
     listed = json.loads(run("models", "--json").stdout)
     assert [(row["model"], row["version"], row["psnr"], row["aliases"]) for row in listed] == [
-        ("autoencoder", 1, 23.0, ["autoencoder"]),
-        ("dncnn", 2, 25.0, ["champion", "compact", "dncnn"]),
-        ("lambdanet", 3, 24.0, ["lambdanet"]),
+        ("lambdanet", 1, 24.0, ["lambdanet"]),
+        ("autoencoder", 2, 23.0, ["autoencoder"]),
+        ("dncnn", 3, 25.0, ["champion", "compact", "dncnn"]),
     ]
     text = run("models").output
     lines = text.splitlines()
     assert " ".join(lines[0].split()) == "noise model version psnr ssim parameters profile created aliases"
-    assert lines[2].split()[:4] == ["gaussian-01", "dncnn", "2", "25.000"]
-    assert lines[2].endswith("champion, compact, dncnn")
+    assert lines[3].split()[:4] == ["gaussian-01", "dncnn", "3", "25.000"]
+    assert lines[3].endswith("champion, compact, dncnn")
     assert text.endswith(f"\n\n{catalogue.RULE}\n")
 
 
 def test_nothing_to_publish_or_to_list_is_one_line(client, project):
-    assert "nothing of the profile tiny is here" in one_line(run("publish"))
+    assert "nothing of the profile tiny is here" in one_line(run("publish", "--profile", "tiny"))
     assert "unknown profile 'huge'" in one_line(run("publish", "--profile", "huge"))
     assert "holds no denoisers" in one_line(run("models"))
     assert run("models", "--json").output == "[]\n"
@@ -353,7 +362,7 @@ def test_without_a_registry_listing_is_one_line_and_makes_none(project, monkeypa
     monkeypatch.chdir(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert "there is no registry yet (mlflow.db)" in one_line(run("models"))
-    assert sorted(path.name for path in project.iterdir()) == ["params.yaml"]
+    assert sorted(path.name for path in project.iterdir()) == ["params.yaml", "profile.yaml"]
 
 
 def test_an_unreachable_server_is_one_line(project, grid, monkeypatch):
@@ -361,14 +370,17 @@ def test_an_unreachable_server_is_one_line(project, grid, monkeypatch):
     monkeypatch.chdir(project)
     uri = f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    for command in ("publish", "models"):
-        assert one_line(run(command)) == f"error: MLflow at {uri} cannot be used: Connection refused\n"
+    for command in (["publish", "--profile", "tiny"], ["models"]):
+        assert one_line(run(*command)) == f"error: MLflow at {uri} cannot be used: Connection refused\n"
 
 
 def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, project, grid):
     write_committed(project, grid[:2])
     done = subprocess.run(
-        [sys.executable, "-m", "lambdanet", "publish"], cwd=project, capture_output=True, text=True
+        [sys.executable, "-m", "lambdanet", "publish", "--profile", "tiny"],
+        cwd=project,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -377,8 +389,8 @@ def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, pr
         "2 runs, 2 new versions, 4 aliases moved",
     ]
     assert len(lines) == 7
-    folders = (project / name / "tiny" for name in ("weights", "results", "logs"))
-    catalogue = publish.catalogue(publish.from_committed(*folders), 32)
+    folders = (project / name / "tiny" for name in ("weights", "results"))
+    catalogue = publish.catalogue(publish.from_committed(*folders, loaded(project)))
     published = [dataclasses.replace(one, created="") for one, _ in registry.denoisers(client)]
     assert published == list(catalogue)
     assert [path.read_bytes() for path in catalogue.values()] == [
@@ -398,7 +410,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
     write_outputs(project, grid)
     trained, built, real = outputs(project), [], registry.register
     monkeypatch.setattr(registry, "register", lambda *words: built.append(words[-1]) or real(*words))
-    done = publish.publish(trained, "tiny", lambda cell: 32, None)
+    done = publish.publish(trained, "tiny", None)
     assert len(done.versions) == 3
     assert len(set(built)) == 3
     assert all(folder.name in "012" and not folder.exists() for folder in built)
@@ -411,7 +423,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
         network, _ = load_weights(registry.fetch(client, denoiser, project / str(denoiser.version)))
         expected = denoise(network, torch.from_numpy(images)).clamp(0, 1).numpy()
         np.testing.assert_allclose(program.predict(images), expected, atol=1e-5)
-    assert publish.publish(trained, "tiny", lambda cell: 32, None).versions == []
+    assert publish.publish(trained, "tiny", None).versions == []
     assert built[3:] == [None] * 3
 
 
@@ -419,7 +431,7 @@ def test_networks_are_built_in_processes_where_there_are_enough(client, project,
 def test_processes_that_die_are_done_without(client, project, grid, monkeypatch):
     write_outputs(project, grid[:2])
     monkeypatch.setattr(building, "_use_one_thread", os.abort)
-    done = publish.publish(outputs(project), "tiny", lambda cell: 32, None)
+    done = publish.publish(outputs(project), "tiny", None)
     assert len(done.versions) == 2
     for denoiser, _ in registry.denoisers(client):
         assert registry.fetch(client, denoiser, project / str(denoiser.version)).is_file()
@@ -431,7 +443,7 @@ def test_a_network_that_cannot_be_built_elsewhere_is_named_and_the_others_regist
     trained = outputs(project)
     trained[0].weights.write_bytes(b"damaged since")
     with pytest.raises(ValueError, match=r"^not registered, all else is done: gaussian-01-autoencoder-0: "):
-        publish.publish(trained, "tiny", lambda cell: 32, None)
+        publish.publish(trained, "tiny", None)
     assert [one.model for one, _ in registry.denoisers(client)] == ["dncnn"]
 
 
@@ -439,7 +451,7 @@ def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, p
     config = {**mlflow_helpers.NETWORKS["lambdanet"], "decoder": "connected", "side": 16}
     one = mlflow_helpers.trained(project / "connected", "connected", config=config, psnr=40.0)
     write_outputs(project, [grid[0]])
-    done = publish.publish([one, *outputs(project)], "tiny", lambda cell: 32, None)
+    done = publish.publish([one, *outputs(project)], "tiny", None)
     assert done.runs == ["gaussian-01-connected-0", "gaussian-01-autoencoder-0"]
     assert done.one_size == ["gaussian-01-connected-0"]
     last = "not registered, as they take images of one size only: gaussian-01-connected-0"
@@ -458,5 +470,5 @@ def test_a_network_that_the_project_no_longer_has_is_named(client, project, grid
     with pytest.raises(
         ValueError, match=r"^not registered, all else is done: .* names no model of lambdanet"
     ):
-        publish.publish([dataclasses.replace(one, training=training)], "tiny", lambda cell: 32, None)
+        publish.publish([dataclasses.replace(one, training=training)], "tiny", None)
     assert registry.denoisers(client) == []

@@ -14,7 +14,7 @@ import mlflow_helpers
 import pytest
 
 from lambdanet import files, tracking
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 from lambdanet.tracking import Training, UnreachableError, log_summary, log_training
 
 pytestmark = mlflow_helpers.WARNINGS
@@ -395,7 +395,7 @@ sys.path.insert(0, sys.argv[1])
 import mlflow.store.tracking.sqlalchemy_store
 import test_tracking
 from lambdanet import tracking
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 
 reading, writing = os.pipe()
 children = []

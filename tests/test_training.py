@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import json
 import math
@@ -12,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
 
-from lambdanet import backends, checkpoint, experiment, files, metrics, models, training
+from lambdanet import backends, checkpoint, config, experiment, files, metrics, models, training
+from lambdanet.config import Training
 from lambdanet.denoise import denoise
 from lambdanet.images import to_tensor
 from lambdanet.models import create_model, save_weights
 from lambdanet.noise import create_noise
-from lambdanet.params import Cell, Training
 from lambdanet.progress import Progress
 from lambdanet.records import read_records
 from lambdanet.training import Pairs, learning_rate, train
@@ -226,19 +227,17 @@ def test_loss_that_is_not_finite_names_its_epoch(run, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_nan_in_the_data_writes_no_model(tmp_path):
+def test_nan_in_the_data_writes_no_model(tmp_path, monkeypatch):
     project = helpers.write_project(tmp_path)
-    noisy = np.load(project / "noisy/train.npy")
+    monkeypatch.chdir(project)
+    run = config.load("profile.yaml").run("gaussian-01", "lambdanet", 0)
+    noisy = np.load(run.noisy / "train.npy")
     noisy[5] = np.nan
-    np.save(project / "noisy/train.npy", noisy)
+    np.save(run.noisy / "train.npy", noisy)
     with pytest.raises(ValueError, match="the loss of epoch 1 is nan"):
-        experiment.train_cell(
-            Cell("tiny", "gaussian-01", "lambdanet", 0), LAMBDANET, GAUSSIAN, settings(fresh_noise=False),
-            project / "clean", project / "noisy", project / "out",
-            checkpoints=project / "checkpoints", log=project / "log.json", device="cpu",
-        )  # fmt: skip
-    assert not list(project.glob("*out*"))
-    (record,) = read_records(project / "log.json")
+        experiment.train_run(dataclasses.replace(run, settings=settings(fresh_noise=False)), device="cpu")
+    assert not list(project.glob("runs/tiny/models/**/*lambdanet*"))
+    (record,) = read_records(run.log)
     assert (record["finished"], record["history"]) == (None, [])
 
 
@@ -326,17 +325,20 @@ def test_checkpoint_whose_newest_is_damaged_resumes_from_the_one_before(run, hal
 
 
 RESULTS = ("weights.safetensors", "model.json", "history.csv")
-LONG = helpers.changed(helpers.PARAMS, ("profiles", "tiny", "models", "dncnn", "epochs"), 100_000)
+LONG = helpers.changed(helpers.PROFILE, ("train", "dncnn", "epochs"), 100_000)
+OUT, CHECKPOINTS = (f"runs/tiny/{kind}/gaussian-01/dncnn-0" for kind in ("models", "checkpoints"))
+LOG = "runs/tiny/logs/gaussian-01/dncnn-0.json"
 WORDS = helpers.train_words("dncnn")
 
 
 def project_of(folder, epochs):
-    path = ("profiles", "tiny", "models", "dncnn", "epochs")
-    return helpers.write_project(folder, helpers.changed(helpers.PARAMS, path, epochs))
+    return helpers.write_project(
+        folder, profile=helpers.changed(helpers.PROFILE, ("train", "dncnn", "epochs"), epochs)
+    )
 
 
 def results(project):
-    files = helpers.contents(project / "out")
+    files = helpers.contents(project / OUT)
     assert sorted(files) == sorted(RESULTS)
     return files
 
@@ -369,12 +371,12 @@ def test_killed_five_times_ends_in_the_same_bytes(uninterrupted, tmp_path):
         process = helpers.start("train", WORDS, project)
         seen = helpers.wait_for_line(process, "/40: loss")
         assert number == 0 or "going on from epoch" in seen
-        helpers.wait_until(lambda: list((project / "checkpoints").glob("*.pt")))  # follows the line
+        helpers.wait_until(lambda: list((project / CHECKPOINTS).glob("*.pt")))  # follows the line
         time.sleep(delay)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        assert not (project / "out").exists()
+        assert not (project / OUT).exists()
     status, _, err = helpers.run("train", WORDS, project)
     assert status == 0, err
     assert "going on from epoch" in err
@@ -386,7 +388,7 @@ import json, os, runpy, signal, sys
 from pathlib import Path
 sys.argv = sys.argv[1:]
 sys.path.insert(0, str(Path(sys.argv[0]).parent))
-import door
+import entry
 from lambdanet import checkpoint, experiment, files
 from lambdanet.progress import Progress
 from lambdanet.provenance import Log
@@ -413,7 +415,8 @@ def after(owner, name, number):
             die()
     setattr(owner, name, wrapper)
 
-def half_written(handle, mode):
+def half_written(path, mode):
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     class Half:
         def __enter__(self): return self
         def __exit__(self, *_): pass
@@ -423,7 +426,7 @@ def half_written(handle, mode):
     return Half()
 
 def half():
-    os.fdopen = half_written
+    files.open = half_written
 
 def saving(number, action):
     return lambda: before(checkpoint, "save", number, action)
@@ -457,8 +460,9 @@ for moment, prepare in MOMENTS.items():
             os._exit(1)
         os._exit(0)
     ends[moment] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if (Path("out") / "weights.safetensors").exists() and moment != "never":
-        os.rename("out", "out-" + moment)
+    out = Path("runs/tiny/models/gaussian-01/dncnn-0")
+    if (out / "weights.safetensors").exists() and moment != "never":
+        os.rename(out, "out-" + moment)
 print(json.dumps(ends), file=open("ends.json", "w"))
 """
 
@@ -474,16 +478,15 @@ def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(uninterrupted, tm
     written = ("before the log", "half of the log written", "before the checkpoints go")
     assert whole == dict.fromkeys([f"out-{moment}" for moment in written], uninterrupted)
     # The second is of the process that found the training whole.
-    first, second = read_records(project / "log.json")
-    assert first["weights_sha256"] == second["weights_sha256"] == files.sha256(project / "out" / RESULTS[0])
+    first, second = read_records(project / LOG)
+    assert first["weights_sha256"] == second["weights_sha256"] == files.sha256(project / OUT / RESULTS[0])
     assert [row["epoch"] for row in first["history"]] == list(range(1, 41))
-    assert list(project.glob(".out.*.part")) == []
-    assert [path.name for path in (project / "checkpoints").iterdir() if "lock" not in path.name] == []
+    assert list((project / OUT).parent.glob(".*.part")) == []
+    assert [path.name for path in (project / CHECKPOINTS).iterdir() if "lock" not in path.name] == []
 
 
 def test_stage_ends_on_a_signal_with_a_checkpoint_and_goes_on(uninterrupted, tmp_path):
     project = project_of(tmp_path, 40)
-    before = sorted(path.name for path in project.iterdir())
     for number, line, status in ((signal.SIGTERM, "epoch 4/40", 143), (signal.SIGINT, "epoch 8/40", 130)):
         process = helpers.start("train", WORDS, project)
         helpers.wait_for_line(process, line)
@@ -492,7 +495,7 @@ def test_stage_ends_on_a_signal_with_a_checkpoint_and_goes_on(uninterrupted, tmp
         assert process.returncode == status
         assert "Traceback" not in err
         assert err.splitlines()[-1].endswith("the checkpoint is written, run again to go on")
-        assert {path.name for path in project.iterdir()} == {"checkpoints", "log.json", *before}
+        assert {path.name for path in (project / "runs/tiny").iterdir()} == {"checkpoints", "data", "logs"}
     status, _, err = helpers.run("train", WORDS, project)
     assert status == 0
     assert "going on from epoch" in err
@@ -500,7 +503,7 @@ def test_stage_ends_on_a_signal_with_a_checkpoint_and_goes_on(uninterrupted, tmp
 
 
 def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch):
-    project = helpers.write_project(tmp_path, LONG)
+    project = helpers.write_project(tmp_path, profile=LONG)
     first = helpers.start("train", WORDS, project)
     try:
         helpers.wait_for_line(first, "epoch 1/")
@@ -509,25 +512,25 @@ def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch)
         assert status == 1
         assert lines == [f"error: process {first.pid} is writing the same output; wait for it or stop it"]
         assert first.poll() is None
-        assert not (project / "out").exists()
+        assert not (project / OUT).exists()
     finally:
         first.kill()
         first.communicate()
 
 
 def test_death_of_dvc_ends_the_trainer(tmp_path):
-    project = helpers.write_project(tmp_path, LONG)
+    project = helpers.write_project(tmp_path, profile=LONG)
     (project / "dvc").write_text(
         "import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]], check=False)\n"
     )
     dvc = helpers.start_dvc(project / "dvc", "train", WORDS, project)
     try:
         helpers.wait_for_line(dvc, "epoch 1/")
-        trainer = int((project / "checkpoints/lock.pid").read_text())
+        trainer = int((project / CHECKPOINTS / "lock.pid").read_text())
         dvc.kill()
         dvc.wait()
         helpers.wait_until(lambda: not helpers.lives(trainer), seconds=10)
-        assert len(list((project / "checkpoints").glob("*.pt"))) > 0
+        assert len(list((project / CHECKPOINTS).glob("*.pt"))) > 0
         assert "the checkpoint is written" in dvc.stderr.read()
     finally:
         dvc.kill()

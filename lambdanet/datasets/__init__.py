@@ -1,20 +1,19 @@
-"""Clean images as arrays: where they come from, how they are stored and read back.
+"""Clean images as arrays: where they come from and how they are stored.
 
 A data set is two uint8 arrays, `train` and `test`, each (n, h, w, 3) of a size of its own, in a fixed order.
 """
 
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from lambdanet import files
+from lambdanet.arrays import SPLITS, digest
+from lambdanet.config import Download
 from lambdanet.datasets import bsds500, cifar10, folder, photos
-from lambdanet.params import Download
 
-SPLITS = ("train", "test")
 Images = dict[str, np.ndarray]
 # Of (what is wanted, source on disk or None, folder for downloads): the images, and what the card
 # says of them, its `origin` first.
@@ -97,30 +96,3 @@ def choose(images: np.ndarray, count: int, seed: int, label: str) -> np.ndarray:
         raise ValueError(f"{label} has {len(images)} images, {count} are asked for")
     picked = np.random.default_rng(seed).choice(len(images), count, replace=False)
     return images[np.sort(picked)]
-
-
-def digest(images: np.ndarray) -> str:
-    """SHA-256 of the pixels, in order."""
-    return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
-
-
-def load_images(folder: Path, split: str) -> np.ndarray:
-    """Map one split of a stored data set, clean or noisy, into memory.
-
-    Raises:
-        ValueError: the file is missing or is no array of RGB images.
-    """
-    path = Path(folder) / f"{split}.npy"
-    try:
-        images = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing; make it with `dvc repro`") from None
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not a readable array ({error}); make it again with `dvc repro`"
-        ) from None
-    if images.ndim != 4 or images.shape[3] != 3 or not images.size:
-        raise ValueError(f"{path} has the shape {images.shape}, must be (n, height, width, 3)")
-    if images.dtype not in (np.uint8, np.float16):
-        raise ValueError(f"{path} holds {images.dtype}, must be uint8 or float16")
-    return images

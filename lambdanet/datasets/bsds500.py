@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from lambdanet.config import DownloadBsds500
 from lambdanet.datasets import archives
 from lambdanet.datasets.archives import Mirror
 from lambdanet.datasets.patches import cut, in_random_order
-from lambdanet.params import DownloadBsds500
 
 MIRRORS = (  # without checksums: GitHub packs its archives anew, and the content is verified
     Mirror(

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from lambdanet import files
+from lambdanet.config import DOWNLOADS, DownloadFolder
 from lambdanet.datasets.patches import cut, in_random_order
-from lambdanet.params import DOWNLOADS, DownloadFolder
 
 
 def load(

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lambdanet import files, records, workers
-from lambdanet.params import Cell, Params
+from lambdanet.config import Cell, Config, Run
 from lambdanet.report import runs, tables
 
 NEEDED = ("lambdanet.report.figures",)  # what the processes that draw load
@@ -19,25 +19,11 @@ PROCESSES = 4  # of these, at most: with more, all would soon wait for the longe
 KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256")
 
 
-def write_report(
-    params: Params,
-    profile: str,
-    scores: Path,
-    models: Path,
-    panels: Path,
-    logs: Path,
-    benchmarks: Path,
-    folder: Path,
-) -> None:
-    """Write a profile's results; cells without a score are shown as not run.
+def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
+    """Write a profile's results; runs without a score are shown as not run.
 
     Args:
-        params: all of params.yaml.
-        profile: whose results.
-        scores: folder with one JSON file a cell, from `evaluate`.
-        models: folder with one folder a cell, from `train`; its history is used.
-        panels: folder with one folder of photographs a cell, from `evaluate`.
-        logs: folder with one JSON file a cell on how it was trained; may be incomplete or absent.
+        config: of the profile; its runs name the files that their stages wrote. Logs may be absent.
         benchmarks: JSON file of the benchmarks, for the networks' times; may be absent.
         folder: replaced as a whole: table2.csv, table2.md, report.html, digests.json (which data and
             weights each score is of), trainings.json (each training's score and how it was trained), the
@@ -45,25 +31,28 @@ def write_report(
             and in sets what the figures on these show.
 
     Raises:
-        ValueError: no cell has a score, or a file is not what it should be.
+        ValueError: no run has a score, or a file is not what it should be.
     """
     from lambdanet.report import figures, page, studies  # here: who reads a table needs no matplotlib
 
-    cells = params.cells(profile)
-    scored = tables.read_scores(cells, scores)
+    known = {run.cell: run for run in config.runs}
+    scored = tables.read_scores(config.table_runs)
     if not scored:
-        raise ValueError(f"{scores} holds no scores of profile {profile}; make them with `dvc repro` first")
-    studied = tables.read_scores(params.study_cells(profile), scores / "studies")
-    on_sets = tables.read_scores(params.set_cells(profile), scores / "sets")
-    everything = scored | studied | on_sets
-    histories = {cell: tables.read_history(models / cell.name / "history.csv") for cell in scored}
+        raise ValueError(
+            f"{config.folders.of('scores')} holds no scores of profile {config.name}; "
+            "make them with `dvc repro` first"
+        )
+    beside = tables.read_scores(config.ablation_runs)
+    on_sets = {cell: score for cell, score in beside.items() if config.is_document(known[cell])}
+    everything = scored | beside
+    histories = {cell: tables.read_history(known[cell].history) for cell in scored}
     logged = {
-        cell: records.find_record(logs / f"{cell.name}.json", weights_sha256=score["weights_sha256"])
+        cell: records.find_record(known[cell].log, weights_sha256=score["weights_sha256"])
         for cell, score in everything.items()
     }
-    described = _descriptions(everything, logged, models, folder)
-    rows = runs.collect(params, profile, everything, described)
-    comparable = runs.is_papers(params, profile)
+    described = _descriptions([known[cell] for cell in everything], everything, logged, folder)
+    rows = runs.collect(config, everything, described)
+    comparable = runs.is_papers(config)
     table = tables.table2([row for row in rows if not row.study and not row.dataset], comparable=comparable)
     processes = min(workers.cores(), PROCESSES)
     with files.new_folder(folder) as new, workers.several(processes, NEEDED) as later:
@@ -72,14 +61,17 @@ def write_report(
         draw(figures.write_convergence, "convergence", histories)
         draw(figures.write_psnr, "psnr", table)
         for noise in dict.fromkeys(cell.noise for cell in scored):
-            folders = _of_first_seed([cell for cell in scored if cell.noise == noise], panels)
+            folders = _of_first_seed([known[cell] for cell in scored if cell.noise == noise])
             draw(figures.write_panel, f"panel-{noise}", folders)
-        of_studies = {
-            cell: tables.read_history(models / "studies" / cell.name / "history.csv") for cell in studied
+        of_ablations = {
+            # Of some, a report from before they were kept has none.
+            cell: tables.read_history(known[cell].history)
+            for cell in beside
+            if known[cell].history.is_file()
         }
-        asked = runs.questions(params, rows)
-        answers = _write_studies(new, draw, asked, rows, of_studies, benchmarks, comparable=comparable)
-        own = _write_sets(new, folder, draw, rows, on_sets, panels / "sets")
+        asked = runs.questions(config, rows)
+        answers = _write_studies(new, draw, asked, rows, of_ablations, benchmarks, comparable=comparable)
+        own = _write_sets(new, folder, draw, rows, on_sets, known)
         if comparable:
             draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
         kept = {
@@ -90,8 +82,8 @@ def write_report(
         draw.finish()
         page.write_page(
             new / "report.html", table, rows, everything, logged, new / "figures", answers, own,
-            comparable=comparable, stages=_examples(params, profile),
-            images=params.download(profile).train_images,
+            comparable=comparable, stages=_examples(config),
+            images=config.download().train_images,
         )  # fmt: skip
 
 
@@ -111,18 +103,18 @@ def _write_numbers(
 
 
 def _descriptions(
-    scores: dict[Cell, dict], logged: dict[Cell, dict | None], models: Path, old: Path
+    scored: list[Run], scores: dict[Cell, dict], logged: dict[Cell, dict | None], old: Path
 ) -> dict[Cell, dict]:
     """How trainings were described when they were made: in their folder, the old report, or their log."""
     path = old / records.TRAININGS
     kept = tables.read_json(path) if path.is_file() else {}
     found = {}
-    for cell, score in scores.items():
+    for run in scored:
+        cell = run.cell
         before = kept.get(cell.name) or {}
-        if before.get("scores", {}).get("weights_sha256") != score["weights_sha256"]:
+        if before.get("scores", {}).get("weights_sha256") != scores[cell]["weights_sha256"]:
             before = {}
-        beside = [models / kind / cell.name / "model.json" for kind in ("", "studies", "sets")]
-        here = next((tables.read_json(one) for one in beside if one.is_file()), None)
+        here = tables.read_json(run.description) if run.description.is_file() else None
         if one := here or before.get("description") or (logged[cell] or {}).get("description"):
             found[cell] = one
     return found
@@ -231,7 +223,7 @@ def _write_following(
 
 
 def _write_sets(
-    new: Path, old: Path, draw: Drawing, rows: list[runs.Row], found: dict[Cell, dict], panels: Path
+    new: Path, old: Path, draw: Drawing, rows: list[runs.Row], found: dict[Cell, dict], known: dict[Cell, Run]
 ) -> list[dict]:
     """What was found on images of their own, for the page: title, text, rows and figures' names.
 
@@ -244,16 +236,17 @@ def _write_sets(
     if found:
         files.write_text(new / "sets.csv", whole.to_csv(index=False, float_format="%.6g"))
     for name in dict.fromkeys(row.dataset for row in rows if row.dataset):
-        # Panels that neither this clone nor git has are no reason to show no numbers.
-        scored = {cell: score for cell, score in found.items() if cell.noise == name}
-        cells = [cell for cell in scored if (panels / cell.name).is_dir()]
+        # Samples that neither this clone nor git has are no reason to show no numbers.
+        names = {row.name for row in rows if row.dataset == name}
+        scored = {cell: score for cell, score in found.items() if cell.model in names}
+        shown_runs = [known[cell] for cell in scored if (known[cell].samples / "levels.csv").is_file()]
         title, text = sets.about(name, rows)
         shown = [f"examples-{name}", f"levels-{name}"]
-        if cells:
-            folders = _of_first_seed(cells, panels)
-            for folder in folders.values():
+        if shown_runs:
+            folders = _of_first_seed(shown_runs)
+            for model, folder in folders.items():
                 for path in folder.iterdir():
-                    files.write_bytes(new / "sets" / folder.name / path.name, path.read_bytes())
+                    files.write_bytes(new / "sets" / model / path.name, path.read_bytes())
             draw(figures.write_levels, f"levels-{name}", sets.levels(folders))
             draw(figures.write_examples, f"examples-{name}", folders)
         elif scored and _has_scores(old, scored):
@@ -273,16 +266,16 @@ def _has_scores(report: Path, scores: dict[Cell, dict]) -> bool:
     return all(kept.get(cell.name, {}).get("scores") == score for cell, score in scores.items())
 
 
-def _examples(params: Params, profile: str) -> list[str]:
-    """A DVC stage that scores or trains a cell of each kind."""
-    kinds = {"evaluate": params.cells, "train": params.study_cells, "examine": params.set_cells}
-    first = {stage: cells(profile)[:1] for stage, cells in kinds.items()}
-    return [params.stage_of(stage, cell) for stage, cells in first.items() for cell in cells]
+def _examples(config: Config) -> list[str]:
+    """Of a stage of each kind, how `dvc` names it."""
+    first = [*config.table_runs[:1], *config.ablation_runs[:1]]
+    stages = [f"evaluate@{config.params.table.noises[0]}", *(run.stage for run in first)]
+    return [config.address(stage) for stage in stages]
 
 
-def _of_first_seed(cells: list[Cell], folder: Path) -> dict[str, Path]:
-    """By model, the folder of its cell with the first seed, in the order of the cells."""
+def _of_first_seed(shown: list[Run]) -> dict[str, Path]:
+    """By model, the samples of its run with the first seed, in the order of the runs."""
     found: dict[str, Path] = {}
-    for cell in cells:
-        found.setdefault(cell.model, folder / cell.name)
+    for run in shown:
+        found.setdefault(run.cell.model, run.samples)
     return found

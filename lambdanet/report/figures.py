@@ -12,8 +12,8 @@ from PIL import Image
 from skimage.io import imread
 
 from lambdanet import files
+from lambdanet.config import Cell
 from lambdanet.datasets import photos
-from lambdanet.params import Cell
 from lambdanet.report.runs import Question
 
 INK, MUTED = "#222222", "#777777"

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from lambdanet import files
-from lambdanet.params import Cell
+from lambdanet.config import Cell
 from lambdanet.report.findings import findings
 from lambdanet.report.runs import STUDY_NOISE, Row
 from lambdanet.report.studies import AUTHORS_BATCHES

@@ -1,17 +1,18 @@
 """A report's input as plain data: rows of trainings, each with its settings and its scores.
 
-`collect` is the only place of the report that knows params.yaml's shape.
+`collect` is the only place of the report that knows the configuration's shape.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
-from lambdanet.params import STUDY_NOISE as STUDY_NOISE
-from lambdanet.params import Cell, Params
+from lambdanet import config as config_module
+from lambdanet.config import Cell, Config
 from lambdanet.report.settings import changed, differing, recipe, structure
 from lambdanet.report.statistics import Sample
 
+STUDY_NOISE = "gaussian-01"  # of the networks that are compared by size
 BASE = "base"  # the study, and its entry, of the network that the others change
 
 
@@ -146,30 +147,27 @@ def _kind(row: Row) -> tuple:
     return row.family, str(row.data["noise"]), *(row.recipe[key] for key in keys)
 
 
-def is_papers(params: Params, profile: str) -> bool:
+def is_papers(config: Config) -> bool:
     """Whether the table's images are the paper's, so that its values are ours to reach."""
-    return params.download(profile).dataset == "cifar10"
+    return config.download().dataset == "cifar10"
 
 
-def collect(
-    params: Params, profile: str, scores: dict[Cell, dict], descriptions: dict[Cell, dict]
-) -> list[Row]:
-    """All rows of a profile, in the order of params.yaml.
+def collect(config: Config, scores: dict[Cell, dict], descriptions: dict[Cell, dict]) -> list[Row]:
+    """All rows of a profile, in the order of Table 2 and of the profile's ablations.
 
     Args:
-        params: all of params.yaml.
-        profile: whose rows.
+        config: of the profile.
         scores: what was measured, of the trainings that were run.
         descriptions: what was recorded of trainings, as `experiment.describe` writes it; may lack any.
     """
-    cells: dict[tuple[str, str], list[Cell]] = {}
-    for cell in [*params.cells(profile), *params.study_cells(profile), *params.set_cells(profile)]:
-        cells.setdefault((cell.noise, cell.model), []).append(cell)
+    planned: dict[tuple[str, str], list[config_module.Run]] = {}
+    for run in config.runs:
+        planned.setdefault((run.cell.noise, run.cell.model), []).append(run)
     rows = []
-    for (noise, name), of_row in cells.items():
-        variation = params.variations.get(name)
-        of_set = variation.set if variation else ""
-        download = params.download(profile, of_set)
+    for (noise, name), of_row in planned.items():
+        entry = config.profile.ablations.get(name)
+        document = bool(entry) and config.params.studies[entry.study].document
+        download = config.download(name)
         rows.append(
             Row(
                 name=name,
@@ -177,19 +175,18 @@ def collect(
                 data={
                     "dataset": download.dataset,
                     "images": download.train_images,
-                    "noise": params.training_noise(of_row[0]),
+                    "noise": of_row[0].noise,
                 },
-                runs=tuple(_run(params, c, scores.get(c), descriptions.get(c)) for c in of_row),
-                study=variation.study if variation else "",
-                dataset=of_set,
+                runs=tuple(_run(run, scores.get(run.cell), descriptions.get(run.cell)) for run in of_row),
+                study=entry.study if entry and not document else "",
+                dataset=entry.study if document else "",
             )
         )
     return rows
 
 
-def _run(params: Params, cell: Cell, scores: dict | None, description: dict | None) -> Run:
-    planned = asdict(params.training(cell.profile, cell.model))
-    hyperparameters = params.model(cell.profile, cell.model)
+def _run(run: config_module.Run, scores: dict | None, description: dict | None) -> Run:
+    cell, planned, hyperparameters = run.cell, asdict(run.settings), run.model
     if description is None:
         return Run(seed=cell.seed, training=planned, hyperparameters=hyperparameters, scores=scores)
     used, network = description["training"], description["model"]
@@ -201,13 +198,13 @@ def _run(params: Params, cell: Cell, scores: dict | None, description: dict | No
     )  # fmt: skip
 
 
-def questions(params: Params, rows: list[Row]) -> list[Question]:
+def questions(config: Config, rows: list[Row]) -> list[Question]:
     """The studies with their rows. Only what has LambdaNet's entries alone has LambdaNet as its base."""
     base = next((row for row in rows if row.study == BASE), None)
     asked = []
-    for name, study in params.studies.items():
+    for name, study in config.params.studies.items():
         entries = [row for row in rows if row.study == name]
-        if name == BASE or not entries:
+        if name == BASE or study.document or not entries:
             continue
         alike = base is not None and {row.family for row in entries} == {base.family}
         own = {"name": name, "title": study.title, "axis": study.axis, "group": study.group}

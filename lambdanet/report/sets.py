@@ -45,7 +45,8 @@ def table(rows: list[Row]) -> pd.DataFrame:
         shown |= {"document_psnr": document[0], "document_train_psnr": document[1]}
         shown |= {"train_size": row.data["images"]}
         if row.done:
-            shown |= {key: row.mean(key) for key in ("psnr", "ssim", "noisy_psnr", "train_psnr")}
+            measured = ("psnr", "ssim", "noisy_psnr", "train_psnr")  # the last of some
+            shown |= {key: row.mean(key) for key in measured if key in row.first.scores}
             shown |= {"parameters": row.parameters, "images": row.first.scores["images"]}
             shown["gain"] = shown["psnr"] - shown["noisy_psnr"]
         found.append(shown)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lambdanet.params import Cell
+from lambdanet.config import Cell
+from lambdanet.config import Run as Planned
 from lambdanet.report.runs import Row, sample
 from lambdanet.report.settings import PAPERS_PARAMETERS
 from lambdanet.report.statistics import mean_interval
@@ -40,14 +41,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_scores(cells: list[Cell], folder: Path) -> dict[Cell, dict]:
-    """The scores of those cells that have a JSON file in a folder, in their order.
+def read_scores(planned: list[Planned]) -> dict[Cell, dict]:
+    """The scores of those runs that have them, in their order.
 
     Raises:
         ValueError: a file is no JSON object.
     """
-    paths = {cell: folder / f"{cell.name}.json" for cell in cells}
-    return {cell: read_json(path) for cell, path in paths.items() if path.is_file()}
+    return {run.cell: read_json(run.scores) for run in planned if run.scores.is_file()}
 
 
 def as_rows(table: pd.DataFrame) -> list[dict]:
@@ -144,24 +144,23 @@ def _table_row(row: Row, rows: list[Row]) -> dict:
     return shown
 
 
-def cell_row(cell: Cell, scores: Path, trained: Path, *, comparable: bool) -> dict[str, object]:
-    """One cell for a person: its score beside the paper's, or before that its last epoch.
+def run_row(run: Planned, *, comparable: bool) -> dict[str, object]:
+    """One run for a person: its score beside the paper's, or before that its last epoch.
 
     Args:
-        cell: which.
-        scores: folder with the profile's CELL.json of `evaluate`.
-        trained: folder with the profile's folders of `train`.
+        run: which.
         comparable: whether its images are the paper's.
 
     Raises:
         ValueError: it was not trained here.
     """
+    cell = run.cell
     row: dict[str, object] = {"noise": cell.noise, "model": cell.model, "seed": cell.seed}
-    if not (path := scores / f"{cell.name}.json").is_file():
-        last = read_history(trained / cell.name / "history.csv").iloc[-1]
+    if not run.scores.is_file():
+        last = read_history(run.history).iloc[-1]
         shown = {"epochs": int(last["epoch"]), "loss": round(float(last["loss"]), 6)}
         return row | shown | {"monitored PSNR (dB)": round(float(last["monitored_psnr"]), 2)}
-    found = read_json(path)
+    found = read_json(run.scores)
     row |= {"PSNR (dB)": round(found["psnr"], 2), "SSIM": round(found["ssim"], 3)}
     if comparable:
         paper = paper_table2().set_index(["noise", "model"])[["paper_psnr", "paper_ssim"]]

@@ -8,8 +8,8 @@ from helpers import GAUSSIAN, TRAIN
 
 from lambdanet import backends, checkpoint, devices, training
 from lambdanet.backends.cuda import graphs
+from lambdanet.config import Training
 from lambdanet.models import create_model
-from lambdanet.params import Training
 from lambdanet.training import Pairs, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

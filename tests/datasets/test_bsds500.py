@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lambdanet import datasets, files, params
+from lambdanet import arrays, config, datasets, files
+from lambdanet.config import DownloadBsds500
 from lambdanet.datasets import archives, bsds500
 from lambdanet.datasets.archives import Mirror
 from lambdanet.datasets.patches import cut
-from lambdanet.params import DownloadBsds500
 
 COUNTS = {"train": 3, "test": 2, "val": 4}
 
@@ -158,12 +158,12 @@ def test_another_seed_is_another_order_and_other_places(source):
 
 def test_prepare_writes_arrays_and_a_card(source, tmp_path):
     card = datasets.prepare(wanted(train=2), tmp_path / "clean", source=str(source), downloads=tmp_path)
-    images = {split: datasets.load_images(tmp_path / "clean", split) for split in datasets.SPLITS}
+    images = {split: arrays.load_images(tmp_path / "clean", split) for split in arrays.SPLITS}
     assert json.loads((tmp_path / "clean/card.json").read_text()) == card
     assert list(card) == ["dataset", "origin", "images", "sha256", "made", "photographs"]
     assert (card["dataset"], card["origin"]) == ("bsds500", "BSDS500")
     assert card["images"] == {"train": 12, "test": 4}
-    assert card["sha256"] == {split: datasets.digest(each) for split, each in images.items()}
+    assert card["sha256"] == {split: arrays.digest(each) for split, each in images.items()}
     assert "6 patches of 40 x 40 of each of 2 images" in card["made"]
     assert "turned by 90 degrees counter-clockwise" in card["made"]
 
@@ -394,5 +394,5 @@ def test_real_bsds500(shared_data):
 
 
 def test_seed_2s_patches_are_85_600():
-    config = params.build(DownloadBsds500, {"dataset": "bsds500", "train": 400, "test": 100}, "")
-    assert config.train_images == 85_600
+    wanted = config.build(DownloadBsds500, {"dataset": "bsds500", "train": 400, "test": 100})
+    assert wanted.train_images == 85_600

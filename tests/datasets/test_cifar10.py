@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from lambdanet import datasets
+from lambdanet.config import Download
 from lambdanet.datasets import cifar10
-from lambdanet.params import Download
 
 COUNTS = {"train": 20, "test": 6}
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from lambdanet import datasets, imagefile
+from lambdanet.config import DownloadFolder
 from lambdanet.datasets import folder
 from lambdanet.datasets.patches import cut
 from lambdanet.imagefile import Photograph
-from lambdanet.params import DownloadFolder
 
 NAMES = ["a.jpg", "b.JPG", "c.png", "d.webp", "e.bmp", "trip/f.jpeg", "trip/day 2/g.png"]
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lambdanet import datasets
+from lambdanet.arrays import digest, load_images
+from lambdanet.config import DOWNLOADS, Download
 from lambdanet.corruption import corrupt, prepare_noisy
-from lambdanet.datasets import choose, digest, load_images, prepare
+from lambdanet.datasets import choose, prepare
 from lambdanet.noise import create_noise
-from lambdanet.params import DOWNLOADS, Download
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from lambdanet.datasets import digest, photos
+from lambdanet.arrays import digest
+from lambdanet.datasets import photos
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import helpers
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 from report_helpers import committed, row
 from scipy import stats
 
-from lambdanet import params
+from lambdanet import config
 from lambdanet.report import figures, runs, studies
 from lambdanet.report.runs import Question
 
@@ -90,8 +89,8 @@ def autoencoder(name, psnrs, **train):
 
 
 def test_a_study_of_another_network_has_no_lambdanet_for_its_base():
-    known = params.load(helpers.ROOT / "params.yaml")
-    rows = runs.collect(known, "paper", {}, {})
+    known, _ = committed("paper")
+    rows = runs.collect(known, {}, {})
     bases = {one.name: one.base and one.base.name for one in runs.questions(known, rows)}
     assert {name for name, base in bases.items() if base is None} == {
         "size", "autoencoder", "autoencoder-settings"
@@ -227,7 +226,7 @@ def test_study_figures_change_with_the_scores(tmp_path, axes):
 def test_figure_9_is_of_cells_that_the_authors_logged(tmp_path):
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.02, 0.01]})
     authors, path = studies.authors_convergence(), tmp_path / "figure.png"
-    known_cell = params.Cell("paper", "gaussian-01", "lambdanet", 0)
+    known_cell = config.Cell("paper", "gaussian-01", "lambdanet", 0)
     other = dataclasses.replace(known_cell, noise="gaussian-03", model="autoencoder")
     assert not figures.write_against_authors(path, {other: history}, authors)
     assert not path.exists()

@@ -2,7 +2,9 @@ import contextlib
 import dataclasses
 import json
 import re
+import shutil
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 
 import helpers
 import numpy as np
@@ -10,8 +12,7 @@ import pytest
 from report_helpers import row
 from skimage.io import imsave
 
-from lambdanet import files, params, workers
-from lambdanet.params import Cell
+from lambdanet import config, files, workers, yaml12
 from lambdanet.report import figures, studies, tables, write_report
 
 HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
@@ -129,40 +130,53 @@ def test_text_and_csv_say_the_same(tmp_path):
     ]  # fmt: skip
 
 
+def project(table, profile="sample", ablations=()):
+    """The project's own configuration, with this table and these ablations, in the current folder."""
+    raw = yaml12.read(helpers.ROOT / config.PARAMS) | {"table": table}
+    source = helpers.ROOT / ("profile.yaml" if profile == "paper" else f"{profile}/profile.yaml")
+    chosen = yaml12.read(source) | {"root": ".", "file": "profile.yaml"}
+    models = [*table["lambdanets"], *table["baselines"]]
+    chosen["train"] = {name: chosen["train"][name] for name in models}
+    chosen["ablations"] = {name: chosen["ablations"][name] for name in ablations}
+    helpers.write_config(Path(), raw, chosen)
+    return config.load("profile.yaml")
+
+
+def write_run(run, content):
+    files.write_json(run.scores, content)
+    files.write_text(run.history, HISTORY)
+
+
+TABLE = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet", "lambdanet-u4-m7"], "baselines": ["dncnn"]}
+
+
 @pytest.fixture
-def written(tmp_path):
-    """Scores, histories, panels and one log of three cells of which the last was not run."""
+def written(tmp_path, monkeypatch):
+    """Scores, histories, samples and one log of three runs of which one was not run."""
     rng = np.random.default_rng(0)
-    grid = [Cell("sample", noise, model, 0) for noise, model in PAIRS]
-    loaded = params.load(helpers.ROOT / "params.yaml")
-    grid_only = dataclasses.replace(
-        loaded,
-        noises={"gaussian-01": loaded.noises["gaussian-01"]},
-        models={model: loaded.models[model] for _, model in PAIRS},
-        studies={}, variations={}, chosen=(),
-    )  # fmt: skip
-    for number, cell in enumerate(grid[:2]):
-        for folder in ("scores", "models", "panels", "logs"):
-            (tmp_path / folder).mkdir(exist_ok=True)
-        content = score(27.0 + number, weights_sha256=f"w{number}")
-        (tmp_path / "scores" / f"{cell.name}.json").write_text(json.dumps(content))
-        (tmp_path / "models" / cell.name).mkdir()
-        (tmp_path / "models" / cell.name / "history.csv").write_text(HISTORY)
-        (tmp_path / "panels" / cell.name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    loaded = project(TABLE)
+    runs = [loaded.run("gaussian-01", model, 0) for _, model in PAIRS[:2]]
+    for number, run in enumerate(runs):
+        write_run(run, score(27.0 + number, weights_sha256=f"w{number}"))
+        run.samples.mkdir(parents=True)
         for name in figures.CORNERS:
             for kind in ("clean", "noisy", "denoised"):
                 picture = rng.integers(0, 256, (512, 512, 3), np.uint8)
-                imsave(tmp_path / "panels" / cell.name / f"{name}-{kind}.png", picture)
+                imsave(run.samples / f"{name}-{kind}.png", picture)
     record = {"device": "cpu <x>", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
     records = [record | {"weights_sha256": "w0"}, record | {"weights_sha256": "other", "commit": "wrong"}]
-    (tmp_path / "logs" / f"{grid[0].name}.json").write_text(json.dumps(records))
-    paths = [tmp_path / name for name in ("scores", "models", "panels", "logs", "benchmarks.json")]
-    return grid_only, paths, tmp_path / "results"
+    files.write_json(runs[0].log, records)
+    return loaded, runs, tmp_path / "results"
+
+
+def write(loaded, out):
+    write_report(loaded, out.with_name("benchmarks.json"), out)
 
 
 def test_report_holds_everything_and_is_the_same_by_several_processes(written, monkeypatch):
-    known, paths, out = written
-    write_report(known, "sample", *paths, out)
+    known, _, out = written
+    write(known, out)
     first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {str(path) for path in first} == {
         "table2.csv", "table2.md", "report.html", "digests.json", "figures/convergence.png",
@@ -172,7 +186,7 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
         "histories/gaussian-01-dncnn-0.csv", "trainings.json",
     }  # fmt: skip
     monkeypatch.setattr(workers, "cores", lambda: 2)
-    write_report(known, "sample", *paths, out)
+    write(known, out)
     assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert (out / "histories/gaussian-01-dncnn-0.csv").read_text() == HISTORY
     numbers = json.loads((out / "scores/gaussian-01-dncnn-0.json").read_text())
@@ -189,21 +203,21 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
 
 
 def test_figures_are_drawn_where_something_kills_the_processes(written, monkeypatch):
-    known, paths, out = written
+    known, _, out = written
 
     def broken():
         raise BrokenExecutor
 
     monkeypatch.setattr(workers, "several", lambda *_: contextlib.nullcontext(lambda *_: broken))
-    write_report(known, "sample", *paths, out)
+    write(known, out)
     assert {path.stem for path in (out / "figures").iterdir()} == {
         "convergence", "psnr", "pareto", "panel-gaussian-01"
     }  # fmt: skip
 
 
 def test_page_says_how_each_cell_was_trained(written):
-    known, paths, out = written
-    write_report(known, "sample", *paths, out)
+    known, _, out = written
+    write(known, out)
     page = (out / "report.html").read_text()
     assert "code of commit <code>abc</code>" in page
     assert "wrong" not in page  # that record belongs to other weights
@@ -214,30 +228,30 @@ def test_page_says_how_each_cell_was_trained(written):
 
 
 def test_nothing_scored_leaves_the_old_results(written):
-    known, (scores, *rest), out = written
-    write_report(known, "sample", scores, *rest, out)
+    known, written_runs, out = written
+    write(known, out)
     before = (out / "table2.md").read_text()
-    for path in scores.iterdir():
-        path.unlink()
+    for run in written_runs:
+        run.scores.unlink()
     with pytest.raises(ValueError, match=r"holds no scores of profile sample; make them with"):
-        write_report(known, "sample", scores, *rest, out)
+        write(known, out)
     assert (out / "table2.md").read_text() == before
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"psnr": NaN'])
 def test_unreadable_score_is_one_line(written, content):
-    known, (scores, *rest), out = written
-    (scores / "gaussian-01-lambdanet-0.json").write_text(content)
-    with pytest.raises(ValueError, match=r"gaussian-01-lambdanet-0\.json (cannot be read|is no JSON object)"):
-        write_report(known, "sample", scores, *rest, out)
+    known, (run, _), out = written
+    run.scores.write_text(content)
+    with pytest.raises(ValueError, match=r"gaussian-01/lambdanet-0\.json (cannot be read|is no JSON object)"):
+        write(known, out)
     assert not out.exists()
 
 
 def test_history_without_its_columns_is_one_line(written):
-    known, (scores, models, *rest), out = written
-    (models / "gaussian-01-lambdanet-0" / "history.csv").write_text("epoch,loss\n1,2\n")
+    known, (run, _), out = written
+    run.history.write_text("epoch,loss\n1,2\n")
     with pytest.raises(ValueError, match="lacks the columns learning_rate, monitored_psnr"):
-        write_report(known, "sample", scores, models, *rest, out)
+        write(known, out)
 
 
 def test_read_table_names_the_missing_file(tmp_path):
@@ -245,25 +259,16 @@ def test_read_table_names_the_missing_file(tmp_path):
         tables.read_table(tmp_path / "table2.csv")
 
 
-def test_one_cell_is_its_score_beside_the_paper_or_before_that_its_last_epoch(tmp_path):
-    def shown(cell, comparable=True):
-        return tables.cell_row(cell, tmp_path / "scores", tmp_path / "models", comparable=comparable)
-
-    cell = Cell("sample", "gaussian-01", "lambdanet", 0)
-    (tmp_path / "models" / cell.name).mkdir(parents=True)
+def test_one_run_is_its_score_beside_the_paper_or_before_that_its_last_epoch(written):
+    loaded, (run, _), _ = written
     with pytest.raises(ValueError, match=r"history.csv cannot be read"):
-        shown(cell)
-    (tmp_path / "models" / cell.name / "history.csv").write_text(HISTORY)
-    trained = shown(cell)
-    assert (trained["epochs"], trained["loss"], trained["monitored PSNR (dB)"]) == (2, 0.01, 21.0)
-    (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / f"{cell.name}.json").write_text(json.dumps(score(27.004)))
-    scored = shown(cell)
+        tables.run_row(loaded.run("gaussian-01", "lambdanet", 7), comparable=True)
+    scored = tables.run_row(run, comparable=True)
     assert [scored[key] for key in ("PSNR (dB)", "paper", "SSIM", "paper's SSIM")] == [27.0, 26.88, 0.8, 0.88]
-    assert not {"paper", "paper's SSIM"} & shown(cell, comparable=False).keys()
-    small = Cell("sample", "speckle", "lambdanet-u4-m7", 0)
-    (tmp_path / "scores" / f"{small.name}.json").write_text(json.dumps(score(24.0)))
-    assert shown(small)["paper"] is None
+    assert not {"paper", "paper's SSIM"} & tables.run_row(run, comparable=False).keys()
+    run.scores.unlink()
+    trained = tables.run_row(run, comparable=True)
+    assert (trained["epochs"], trained["loss"], trained["monitored PSNR (dB)"]) == (2, 0.01, 21.0)
 
 
 def text_of(page):
@@ -274,37 +279,28 @@ def text_of(page):
 
 @pytest.fixture
 def everything(written):
-    """The same with every study and set of the profile scored."""
-    known, (scores, models, panels, *rest), out = written
-    loaded = params.load(helpers.ROOT / "params.yaml")
-    known = dataclasses.replace(
-        known, models=loaded.models, studies=loaded.studies,
-        variations=loaded.variations, chosen=loaded.chosen,
-    )  # fmt: skip
-    measured = score(26.0) | {"train_psnr": 26.5}
-    for number, cell in enumerate(
-        [*known.study_cells("sample", chosen_only=True), *known.set_cells("sample")]
-    ):
-        kind = "sets" if cell.noise in known.sets else "studies"
-        files.write_json(scores / kind / f"{cell.name}.json", measured | {"psnr": 26 + number / 10})
-        files.write_text(models / kind / cell.name / "history.csv", HISTORY)
-    return known, (scores, models, panels, *rest), out
+    """The same with every ablation of the profile scored."""
+    _, runs, out = written
+    names = yaml12.read(helpers.ROOT / "sample/profile.yaml")["ablations"]
+    known = project(TABLE, ablations=names)
+    for number, run in enumerate(known.ablation_runs):
+        of_training = {"train_psnr": 26.5} if run.levels else {}
+        write_run(run, score(26.0) | of_training | {"psnr": 26 + number / 10})
+    return known, runs, out
 
 
 def test_a_page_names_no_data_and_settings_that_were_not_used(everything):
-    known, paths, out = everything
-    write_report(known, "sample", *paths, out)
+    known, _, out = everything
+    write(known, out)
     page = (out / "report.html").read_text()
     said = text_of(page)
     unused = ["BSDS500", "CIFAR", "31.19", "17.74", "exponential", "decay 0.99", "batch size 256", "50,000"]
     unused += ["500 of the test images", "constant 0.001", "authors", "weight decay 1e-05", "Table 2"]
-    assert [word for word in unused if word.lower() in said.lower().replace("do not state", "")] == [
-        "authors"  # in the title of the study that was not run
-    ]
+    assert [word for word in unused if word.lower() in said.lower()] == []
     assert "These are not the paper's images, so nothing here speaks for or against the paper." in said
     assert "PSNR of 100 of the test images" in said
     assert (
-        "dncnn-25: dncnn, depth 4, width 16, residual yes; noise clipped-gaussian sigma 0.0980392, " in said
+        "dncnn-25: dncnn, residual yes, depth 4, width 16; noise clipped-gaussian sigma 0.0980392, " in said
     )
     assert "DnCNN that predicts the noise, on photos" in said
     heads = " ".join(re.findall(r"<th\b[^>]*>(.*?)</th>", page))
@@ -314,22 +310,19 @@ def test_a_page_names_no_data_and_settings_that_were_not_used(everything):
 
 
 def test_the_page_shows_which_settings_follow_the_authors_log(written):
-    known, (scores, models, panels, *rest), out = written
-    loaded = params.load(helpers.ROOT / "params.yaml")
-    entries = {n: v for n, v in loaded.variations.items() if v.study == "autoencoder-settings"}
-    known = dataclasses.replace(
-        loaded, noises=known.noises, variations=entries, sets={}, chosen=tuple(entries),
-        models={name: loaded.models[name] for name in ("lambdanet", "autoencoder")},
-    )  # fmt: skip
-    near, far = [n for n in entries if n in ("autoencoder-batch-128", "autoencoder-batch-256")]
+    _, (run, _), out = written
+    near, far = "autoencoder-batch-128", "autoencoder-batch-256"
+    table = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet"], "baselines": ["autoencoder"]}
+    known = project(table, "paper", [near, far])
+    write_run(known.run("gaussian-01", "lambdanet", 0), score(27.0))
+    shutil.copytree(run.samples, known.run("gaussian-01", "lambdanet", 0).samples)
     for name, loss in ((near, 0.0161), (far, 0.03)):
         for seed in (0, 1):
-            cell = Cell("paper", "gaussian-01", name, seed)
-            content = score(25.0 + seed / 10, noisy_sha256="n")
-            files.write_json(scores / "studies" / f"{cell.name}.json", content)
+            entry = known.ablation(name, seed)
+            files.write_json(entry.scores, score(25.0 + seed / 10, noisy_sha256="n"))
             history = f"{HISTORY.splitlines()[0]}\n1,0.001,0.0325,18.5\n2,0.001,{loss + seed / 1e5},21.0\n"
-            files.write_text(models / "studies" / cell.name / "history.csv", history)
-    write_report(known, "paper", scores, models, panels, *rest, out)
+            files.write_text(entry.history, history)
+    write(known, out)
     said = text_of((out / "report.html").read_text())
     assert f"Nearest to the authors&#39; log is {near}: " in said
     assert f"The next, {far}, is 0.3" in said
@@ -339,22 +332,18 @@ def test_the_page_shows_which_settings_follow_the_authors_log(written):
 
 
 def test_what_was_recorded_with_a_training_is_what_the_page_says_of_it(written):
-    known, (scores, models, *rest), out = written
-    cell = Cell("sample", "gaussian-01", "dncnn", 0)
-    used = dataclasses.asdict(known.training("sample", "dncnn")) | {"weight_decay": 0.5}
-    files.write_json(
-        models / cell.name / "model.json", {"model": known.model("sample", "dncnn"), "training": used}
-    )
-    write_report(known, "sample", scores, models, *rest, out)
+    known, (_, run), out = written
+    used = dataclasses.asdict(run.settings) | {"weight_decay": 0.5}
+    files.write_json(run.description, {"model": run.model, "training": used})
+    write(known, out)
     note = "dncnn: trained with weight decay 0.5 (now 0)"
     assert note in (out / "report.html").read_text()
     assert note in (out / "table2.md").read_text()
-    (models / cell.name / "model.json").unlink()  # the report itself keeps it, with the digest of the weights
-    write_report(known, "sample", scores, models, *rest, out)
+    run.description.unlink()  # the report itself keeps it, with the digest of the weights
+    write(known, out)
     assert note in (out / "table2.md").read_text()
-    path = scores / f"{cell.name}.json"
-    files.write_json(path, json.loads(path.read_text()) | {"weights_sha256": "others"})
-    write_report(known, "sample", scores, models, *rest, out)
+    files.write_json(run.scores, json.loads(run.scores.read_text()) | {"weights_sha256": "others"})
+    write(known, out)
     assert note not in (out / "table2.md").read_text()
 
 

@@ -1,1 +1,0 @@
-lambdanet.py

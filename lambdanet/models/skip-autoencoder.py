@@ -1,1 +1,0 @@
-skip_autoencoder.py

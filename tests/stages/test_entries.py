@@ -1,0 +1,395 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from helpers import DNCNN, GAUSSIAN, LAMBDANET, PARAMS, PROFILE, changed
+
+from lambdanet import experiment, training
+from lambdanet.arrays import digest, load_images
+from lambdanet.datasets import photos
+from lambdanet.models import create_model, load_weights, save_weights
+from lambdanet.records import read_records
+
+TRAIN = helpers.train_words("lambdanet")
+WORDS = {
+    "download": ["profile.yaml", "patches"],
+    "corrupt": ["profile.yaml", "patches", "gaussian-01"],
+    "train": TRAIN,
+    "ablate": ["profile.yaml", "loss-bce"],
+    "evaluate": ["profile.yaml", "gaussian-01"],
+    "evaluate_ablations": ["profile.yaml"],
+    "plot": ["profile.yaml", "benchmarks.json"],
+    "register": ["profile.yaml"],
+}
+USAGES = {
+    "download": "PROFILE.yaml DATASET",
+    "corrupt": "PROFILE.yaml DATASET NOISE",
+    "train": "PROFILE.yaml NOISE MODEL SEED",
+    "ablate": "PROFILE.yaml ABLATION",
+    "evaluate": "PROFILE.yaml NOISE",
+    "evaluate_ablations": "PROFILE.yaml",
+    "plot": "PROFILE.yaml BENCHMARKS",
+    "register": "PROFILE.yaml",
+}
+CLEAN, NOISY = f"{helpers.DATA}/clean", f"{helpers.DATA}/gaussian-01"
+ABLATION = "runs/tiny/models/ablations/loss-bce/0"
+NOTED = ("runs/tiny/logs", "runs/tiny/checkpoints")  # what was begun
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Data, and a trained LambdaNet, for the table and as an ablation."""
+    torch.manual_seed(0)
+    folder = helpers.write_project(tmp_path)
+    for place in (helpers.OUT, ABLATION):
+        save_weights(folder / place / "weights.safetensors", create_model(**LAMBDANET), {"model": LAMBDANET})
+    return folder
+
+
+def everything(folder):
+    """All files but the logs and a checkpoint folder's lock."""
+    return {path: value for path, value in helpers.contents(folder).items() if not path.startswith(NOTED)}
+
+
+@pytest.fixture
+def refused(stage, project):
+    """Run a stage that must fail: its one line, after a look that nothing was left behind."""
+
+    def refused(name, words=None):
+        before = everything(project)
+        status, lines = stage(name, words or WORDS[name], project)
+        assert status == 1
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        assert everything(project) == before
+        for log in (project / "runs/tiny/logs").rglob("*.json"):
+            for record in read_records(log):
+                assert record["finished"] is None
+                assert "weights_sha256" not in record
+        return lines[0].removeprefix("error: ")
+
+    return refused
+
+
+def replaced(words, old, new):
+    return [new if word == old else word for word in words]
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("words", [[], ["too", "many"] * 10], ids=len)
+def test_wrong_words_give_the_usage(name, words, refused):
+    script = helpers.ROOT / "stages" / f"{name}.py"
+    assert refused(name, [*words, *"words"]) == f"usage: python {script} {USAGES[name]}"
+
+
+@pytest.mark.parametrize("name", ["download", "train"])
+def test_process_ends_with_status_1_and_one_line(name, project):
+    (project / "params.yaml").write_text("noises: [")
+    before = everything(project)
+    status, out, err = helpers.run(name, WORDS[name], project)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: params.yaml is not valid YAML: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert everything(project) == before
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_missing_params_are_named(name, refused, project):
+    (project / "params.yaml").unlink()
+    assert refused(name) == "params.yaml is missing; run this in the project's folder"
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_bad_settings_are_named(name, refused, project):
+    helpers.write_config(project, profile=changed(PROFILE, ("train", "dncnn", "decay"), 2))
+    assert refused(name) == "profile.yaml: train.dncnn.decay is 2, must be at most 1"
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_profile_that_is_a_folder_is_named(name, refused, project):
+    (project / "profile.yaml").unlink()
+    (project / "profile.yaml").mkdir()
+    assert "profile.yaml" in refused(name)
+
+
+@pytest.mark.parametrize("name", ["corrupt", "train", "evaluate"])
+def test_unknown_noise_lists_the_known(name, refused):
+    message = refused(name, replaced(WORDS[name], "gaussian-01", "fog"))
+    assert message == "unknown noise 'fog'; params.yaml has gaussian-01, speckle"
+
+
+def test_unknown_names_list_the_known(refused):
+    message = refused("train", replaced(TRAIN, "lambdanet", "resnet"))
+    assert message == "unknown model 'resnet'; Table 2 has lambdanet, autoencoder, dncnn"
+    message = refused("ablate", ["profile.yaml", "loss"])
+    assert message == "unknown ablation 'loss'; profile.yaml has loss-bce"
+    message = refused("download", ["profile.yaml", "mnist"])
+    assert message == "unknown data set 'mnist'; profile.yaml has patches"
+
+
+@pytest.mark.parametrize("seed", ["x", "-1", "1.5", "", "²", str(10**30)])
+def test_seed_must_be_a_whole_number(seed, refused):
+    message = refused("train", replaced(TRAIN, "0", seed))
+    assert message == f"the seed is {seed!r}, must be a whole number from 0 to 4294967295"
+
+
+@pytest.mark.parametrize("name", ["corrupt", "train", "ablate", "evaluate", "evaluate_ablations"])
+def test_missing_data_says_how_to_make_it(name, refused, project):
+    shutil.rmtree(project / CLEAN)
+    split = "test" if name.startswith("evaluate") else "train"
+    assert refused(name) == f"{CLEAN}/{split}.npy is missing; make it with `dvc repro`"
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_missing_noisy_data_is_named(name, refused, project):
+    shutil.rmtree(project / NOISY)
+    assert refused(name).startswith(f"{NOISY}/")
+
+
+@pytest.mark.parametrize(("name", "place"), [("evaluate", helpers.OUT), ("evaluate_ablations", ABLATION)])
+def test_nothing_trained_is_one_line(name, place, refused, project):
+    shutil.rmtree(project / place)
+    kind = place.split("/")[3]
+    assert refused(name) == f"nothing was trained of what runs/tiny/scores/{kind} is for; run `dvc repro`"
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch marker",)
+
+
+def write_objects(path):
+    np.save(path, np.array([Bomb()], dtype=object), allow_pickle=True)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGE = {
+    "cut": cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"\0" * 300),
+    "pickled objects": write_objects,
+    "one image": lambda path: np.save(path, np.zeros((16, 16, 3), np.uint8)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("corrupt", CLEAN),
+        ("train", CLEAN),
+        ("train", NOISY),
+        ("evaluate", CLEAN),
+        ("evaluate", NOISY),
+    ],
+)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_data_is_named(name, folder, damage, refused, project):
+    path = project / folder / "test.npy"
+    DAMAGE[damage](path)
+    assert f"{folder}/test.npy" in refused(name)
+    assert not (project / "marker").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_data_of_different_shapes_is_refused(name, refused, project):
+    np.save(project / NOISY / "test.npy", np.zeros((3, 16, 16, 3), np.float16))
+    assert refused(name) == "clean and noisy images differ in shape: (8, 16, 16, 3) and (3, 16, 16, 3)"
+
+
+def wanted(project, **keys):
+    helpers.write_config(project, profile=changed(PROFILE, ("datasets", "patches"), keys))
+
+
+def test_unknown_dataset_lists_the_known(refused, project):
+    wanted(project, dataset="mnist", train=1, test=1)
+    assert refused("download") == (
+        "dataset is 'mnist', neither one of photos, cifar10, cifar10-split, bsds500 nor a folder that exists"
+    )
+
+
+def test_too_many_images_are_refused(refused, project):
+    wanted(project, dataset="photos", train=6001, test=1)
+    assert refused("download") == "photos's train split has 6000 images, 6001 are asked for"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"], ids=["missing", "empty", "garbage"])
+@pytest.mark.parametrize("dataset", ["cifar10", "bsds500"])
+def test_bad_archive_on_disk_is_named(dataset, content, refused, project, monkeypatch):
+    wanted(project, dataset=dataset, train=1, test=1)
+    if content is not None:
+        (project / "archive").write_bytes(content)
+    monkeypatch.setenv(f"LAMBDANET_{dataset.upper()}", "archive")
+    assert "archive" in refused("download")
+
+
+@pytest.mark.parametrize("name", ["corrupt", "train"])
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"name": "gaussian", "sigma": -1}, "sigma of noise 'gaussian' is -1, must be a number above 0"),
+        (
+            {"name": "gaussian", "sigma": "0.1"},
+            "sigma of noise 'gaussian' is '0.1', must be a number above 0",
+        ),
+        ({"name": "salt-and-pepper", "amount": 2}, "amount is 2, must be at most 1"),
+    ],
+    ids=str,
+)
+def test_bad_noise_parameters_are_named(name, parameters, text, refused, project):
+    helpers.write_config(project, changed(PARAMS, ("noises", "gaussian-01"), parameters))
+    assert refused(name) == text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [({"m": 4}, "m is 4, must be odd"), ({"m": "5"}, "m"), ({"m": 2.5}, "m")], ids=str
+)
+def test_bad_hyperparameters_are_named(change, text, refused, project):
+    helpers.write_config(project, changed(PARAMS, ("models", "lambdanet"), LAMBDANET | change))
+    assert text in refused("train")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cpu:x", ""])
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_unknown_device_is_named(device, name, refused, monkeypatch):
+    monkeypatch.setenv("LAMBDANET_DEVICE", device)
+    assert f"device {device!r}" in refused(name)
+
+
+def test_images_too_small_to_score_are_refused(refused, project):
+    helpers.write_project(project, size=8)
+    assert refused("evaluate") == "SSIM needs images of at least 11 x 11, these are 8 x 8"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", b"\x80\x02cos\nsystem\nU\x0ctouch marker\x85R."],
+    ids=["empty", "garbage", "pickle"],
+)
+def test_bad_weights_are_named(content, refused, project):
+    (project / helpers.OUT / "weights.safetensors").write_bytes(content)
+    assert refused("evaluate").startswith(f"{helpers.OUT}/weights.safetensors: no")
+    assert not (project / "marker").exists()
+
+
+def test_weights_of_another_model_are_named(refused, project):
+    path = f"{helpers.OUT}/weights.safetensors"
+    save_weights(project / path, create_model(**DNCNN), {"model": LAMBDANET})
+    assert refused("evaluate").startswith(f"{path}: the weights do not fit the model they name: ")
+
+
+def test_output_that_cannot_be_written_is_named(refused, project):
+    (project / "runs/tiny/checkpoints").write_text("")
+    assert "runs/tiny/checkpoints" in refused("train")
+    (project / "runs/tiny/samples").write_text("")
+    assert "runs/tiny/samples" in refused("evaluate")
+
+
+def test_download_writes_the_profiles_images(stage, project):
+    assert stage("download", WORDS["download"], project) == (0, [])
+    card = json.loads((project / CLEAN / "card.json").read_text())
+    train = load_images(project / CLEAN, "train")
+    assert card["sha256"]["train"] == digest(train)
+    assert card["images"] == {"train": 32, "test": 8}
+    known = {patch.tobytes() for patch in photos.load()[0]["train"]}
+    assert all(patch.tobytes() in known for patch in train)
+
+
+def test_corrupt_writes_noisy_images(stage, project):
+    assert stage("corrupt", WORDS["corrupt"], project) == (0, [])
+    for split, seed in (("train", 0), ("test", 1)):
+        expected = helpers.noisy(load_images(project / CLEAN, split), GAUSSIAN, seed)
+        np.testing.assert_array_equal(load_images(project / NOISY, split), expected)
+
+
+def test_ablate_trains_every_seed_and_evaluate_ablations_scores_them(stage, project):
+    entry = PROFILE["ablations"]["loss-bce"] | {"seeds": [3, 0], "levels": True}
+    helpers.write_config(project, profile=changed(PROFILE, ("ablations", "loss-bce"), entry))
+    shutil.rmtree(project / ABLATION)
+    assert stage("ablate", WORDS["ablate"], project)[0] == 0
+    weights = {}
+    for seed in (0, 3):
+        network, description = load_weights(project / ABLATION.replace("/0", f"/{seed}/weights.safetensors"))
+        assert description["cell"] == {
+            "profile": "tiny", "noise": "gaussian-01", "model": "loss-bce", "seed": seed
+        }  # fmt: skip
+        assert description["training"]["loss"] == "bce"
+        weights[seed] = next(network.parameters())
+    assert not torch.equal(weights[0], weights[3])
+    assert list((project / "runs/tiny/checkpoints/ablations/loss-bce").glob("*/*.pt")) == []
+    assert stage("evaluate_ablations", WORDS["evaluate_ablations"], project) == (0, [])
+    for seed in (0, 3):
+        scores = json.loads((project / f"runs/tiny/scores/ablations/loss-bce/{seed}.json").read_text())
+        assert scores["seed"] == seed
+        assert 5 < scores["train_psnr"] < 30
+        folder = project / f"runs/tiny/samples/ablations/loss-bce/{seed}"
+        assert {path.name for path in folder.iterdir()} == {
+            "levels.csv", *(f"{n}-{kind}.png" for n in (0, 1) for kind in ("clean", "noisy", "denoised"))
+        }  # fmt: skip
+
+
+def test_an_interrupted_ablation_keeps_the_seeds_that_were_done(stage, project, monkeypatch):
+    """DVC removes the output before it runs the stage again."""
+    entry = PROFILE["ablations"]["loss-bce"] | {"seeds": [0, 1]}
+    helpers.write_config(project, profile=changed(PROFILE, ("ablations", "loss-bce"), entry))
+    real, trained = experiment.train_run, []
+
+    def fails_at_the_second(run, **words):
+        if run.cell.seed:
+            raise ValueError("killed")
+        real(run, **words)
+
+    monkeypatch.setattr(experiment, "train_run", fails_at_the_second)
+    assert stage("ablate", WORDS["ablate"], project)[0] == 1
+    first = (project / ABLATION / "weights.safetensors").read_bytes()
+    shutil.rmtree(project / "runs/tiny/models/ablations/loss-bce")
+    monkeypatch.setattr(experiment, "train_run", real)
+    learn = training.learning_rate  # called once a step
+    monkeypatch.setattr(training, "learning_rate", lambda *words: trained.append(1) or learn(*words))
+    status, lines = stage("ablate", WORDS["ablate"], project)
+    assert status == 0
+    assert any("gaussian-01-loss-bce-0: going on from epoch 2.0 of 2" in line for line in lines), lines
+    assert (project / ABLATION / "weights.safetensors").read_bytes() == first
+    assert len(trained) == 2 * 4 + 2  # steps, and a row an epoch, of the second seed alone
+
+
+def test_threads_of_a_training_are_the_declared_ones(stage, project):
+    helpers.write_config(project, profile=PROFILE | {"threads": 2})
+    assert stage("train", TRAIN, project)[0] == 0
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+def test_stages_call_no_name_of_this_machine(project):
+    for script in (helpers.ROOT / "stages").glob("*.py"):
+        assert str(Path.home()) not in script.read_text()
+
+
+HEAVY = {"torch._dynamo", "torch._inductor", "sympy", "scipy", "skimage", "matplotlib", "pandas", "mlflow"}
+HEAVY |= {"torch"}
+# What a stage may load of these; each takes about a second, and there are dozens of stages.
+LOADS = {
+    "download": {"scipy", "skimage"},
+    "corrupt": {"torch"},
+    "train": {"torch"},
+    "evaluate": {"torch", "scipy", "skimage"},
+    "evaluate_ablations": {"torch"},
+}
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_stages_load_only_what_they_need(name, project):
+    report = f"\nprint(*sorted({HEAVY} & set(sys.modules)))\n"
+    words = helpers.train_words("dncnn") if name == "train" else WORDS[name]
+    status, out, err = helpers.run(name, words, project, helpers.RUN_STAGE + report)
+    assert status == 0, err
+    assert set(out.splitlines()[-1].split()) == LOADS[name]
