@@ -202,7 +202,7 @@ def test_settings_are_frozen(loaded):
             for seed in ("x", "-1", "1.5", "", "²", str(2**32))
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_looking_up_an_unknown_name_lists_the_known(load, call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
