@@ -25,7 +25,7 @@ def layer(width=6, k=3, heads=2, m=3, content=True, seed=0):
 
 def test_parameters_are_at_most_those_of_the_papers_lambdanet():
     model = create_model("lambda-resnet")
-    assert count_parameters(model) == 8_351
+    assert count_parameters(model) == 8_859
     assert count_parameters(create_model("lambdanet")) == 9_083
 
 
@@ -86,6 +86,17 @@ def test_network_adds_what_its_blocks_make_of_the_noisy_image():
     each = convolved(x, "blocks.1.layers.0", padding=1, groups=4)
     x = x + convolved(each, "blocks.1.layers.1").relu()
     torch.testing.assert_close(model(y), y + convolved(x, "last", padding=1))
+
+
+@pytest.mark.parametrize("blocks", ["cl", "lcl"])
+def test_gradients_do_not_depend_on_the_layout_in_memory(blocks):
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = create(blocks=blocks).double().to(memory_format=layout)
+        y = images(2, 3, 8, 9, dtype=torch.float64).contiguous(memory_format=layout)
+        model(y).square().sum().backward()
+        found.append([one.grad for one in model.parameters()])
+    torch.testing.assert_close(*found)
 
 
 def test_it_starts_near_the_noisy_image():
