@@ -26,6 +26,7 @@ NETWORKS = {
     "autoencoder": helpers.AUTOENCODER,
     "cnn": {"name": "cnn", "width": 4},
     "dncnn": helpers.DNCNN | {"width": 2},
+    "lambda-resnet": {"name": "lambda-resnet", "blocks": "cl", "width": 4, "k": 2, "heads": 2, "m": 3},
     "lambdanet": helpers.LAMBDANET,
     "skip-autoencoder": {"name": "skip-autoencoder", "width": 2},
 }

@@ -13,7 +13,7 @@ from lambdanet.models import MODELS, create_model, load_weights
 CPU = torch.device("cpu")
 WEIGHTS = helpers.ROOT / "weights/quick"
 TRAINED = ("autoencoder", "dncnn", "lambdanet", "lambdanet-u4-m7")
-UNTRAINED = {"cnn", "skip-autoencoder"}  # no weights of these in git; their own tests have their tiles
+UNTRAINED = {"cnn", "lambda-resnet", "skip-autoencoder"}  # none in git; their own tests have their tiles
 SIZES = [(1, 1), (1, 40), (5, 7), (33, 31), (70, 45), (64, 97)]
 
 

@@ -13,6 +13,7 @@ from lambdanet import files
 from lambdanet.models.autoencoder import AutoEncoder
 from lambdanet.models.cnn import ConvNet
 from lambdanet.models.dncnn import DnCNN
+from lambdanet.models.lambda_resnet import LambdaResNet
 from lambdanet.models.lambdanet import LambdaNet
 from lambdanet.models.skip_autoencoder import SkipAutoEncoder
 
@@ -20,6 +21,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "autoencoder": AutoEncoder,
     "cnn": ConvNet,
     "dncnn": DnCNN,
+    "lambda-resnet": LambdaResNet,
     "lambdanet": LambdaNet,
     "skip-autoencoder": SkipAutoEncoder,
 }
