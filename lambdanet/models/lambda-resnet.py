@@ -1,1 +1,0 @@
-lambda_resnet.py
