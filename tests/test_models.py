@@ -70,7 +70,7 @@ def images(*shape, seed=0, dtype=torch.float32):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_code_is_found_by_the_models_name(name):
-    file = Path(models.__file__).parent / f"{name}.py"
+    file = Path(models.__file__).parent / f"{name.replace('-', '_')}.py"
     assert file.resolve() == Path(inspect.getfile(MODELS[name])).resolve()
     assert f"class {MODELS[name].__name__}(" in models.source(name)
 

@@ -113,9 +113,9 @@ def test_a_runs_datasets_are_the_images_with_their_digests(client):
     assert len(inputs) == 4
     assert found == {
         ("tiny/clean/train", "a" * 36): {"mlflow.data.context": "training"},
-        ("tiny/noisy/gaussian-01/train", "b" * 36): {"mlflow.data.context": "training"},
+        ("tiny/gaussian-01/train", "b" * 36): {"mlflow.data.context": "training"},
         ("tiny/clean/test", "c" * 36): {"mlflow.data.context": "testing"},
-        ("tiny/noisy/gaussian-01/test", "d" * 36): {"mlflow.data.context": "testing"},
+        ("tiny/gaussian-01/test", "d" * 36): {"mlflow.data.context": "testing"},
     }
     assert all(
         ("a" if "clean/train" in one.dataset.name else "") * 64 in one.dataset.source for one in inputs
@@ -126,7 +126,7 @@ def test_without_a_log_the_test_images_come_from_the_scores(client):
     scores = SCORES | {"clean_sha256": "1" * 64, "noisy_sha256": "2" * 64}
     run_id = log_training(client, of(1, "FINISHED", record={}, scores=scores))
     names = {one.dataset.name: one.dataset.digest for one in client.get_run(run_id).inputs.dataset_inputs}
-    assert names == {"tiny/clean/test": "1" * 36, "tiny/noisy/gaussian-01/test": "2" * 36}
+    assert names == {"tiny/clean/test": "1" * 36, "tiny/gaussian-01/test": "2" * 36}
     found = mlflow_helpers.histories(client, run_id)
     assert found["psnr"][0][:2] == (0, 25.5)
     assert "training_seconds" not in found
