@@ -5,6 +5,7 @@
 Not a dependency in DVC: it prints how far a training is.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -93,5 +94,9 @@ class Progress:
         return f", {tqdm.format_interval(passed)}{rest}"
 
     def note(self, text: str) -> None:
-        """Print one line above the bar."""
-        tqdm.write(f"{self.label}: {text}", file=sys.stderr)
+        """Print one line above the bar.
+
+        Whoever reads it may have been killed; a training does not end by that, and not without a checkpoint.
+        """
+        with contextlib.suppress(OSError):
+            tqdm.write(f"{self.label}: {text}", file=sys.stderr)
