@@ -243,7 +243,7 @@ def open_registry() -> MlflowClient:
     if (path := sqlite_file()) and not path.exists():
         raise ValueError(
             f"there is no registry yet ({path.name}); make it with `make repro` or, from the committed "
-            "weights, `lambdanet publish --profile quick`; or name weights: --weights weights/quick"
+            "weights, `lambdanet publish --profile paper`; or name weights: --weights weights/paper"
         )
     return connect()
 

@@ -39,7 +39,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
     if not scored:
         raise ValueError(
             f"{config.folders.of('scores')} holds no scores of profile {config.name}; "
-            "make them with `dvc repro` first"
+            f"make them with `dvc repro {config.pipeline}` first"
         )
     beside = tables.read_scores(config.ablation_runs)
     on_sets = {cell: score for cell, score in beside.items() if config.is_document(known[cell])}
