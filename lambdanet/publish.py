@@ -157,7 +157,7 @@ def publish(trained: list[Trained], profile: str, results: Path | None) -> Publi
                     done.versions.append(f"{version.name} version {version.version}")
     with tracking.reaching():
         for noise in noises:
-            if not registry.registered(client, noise):
+            if not registry.has_versions(client, noise):
                 continue  # none of its networks could be built
             for alias, one in registry.assign_aliases(client, noise).items():
                 holder = (

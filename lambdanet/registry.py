@@ -108,9 +108,9 @@ def _build_like(program: ExportedProgram, traced: Path, weights: Path, folder: P
     portable.verify(program.module(), network)
 
 
-def registered(client: MlflowClient, noise: str) -> set[str]:
-    """The digests of the weights that a noise's model has versions of."""
-    return {version.tags["weights_sha256"] for version in _versions(client, PREFIX + noise)}
+def has_versions(client: MlflowClient, noise: str) -> bool:
+    """Whether there is a denoiser for a noise."""
+    return bool(_versions(client, PREFIX + noise))
 
 
 def register(
