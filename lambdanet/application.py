@@ -36,7 +36,7 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
     """The denoisers to use: one, or one for each noise where `noise` is None.
 
     Args:
-        weights: a weights file; a folder like weights/quick, with the scores in results/quick beside
+        weights: a weights file; a folder like weights/paper, with the scores in results/paper beside
             weights/; or None: MLflow's registry.
         alias: of the catalogue.
         noise: which noise they shall be for; None: one for each.

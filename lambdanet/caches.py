@@ -1,4 +1,4 @@
-"""Where a user's machine keeps what can be made again: compiled kernels, and which parameters are valid.
+"""Where a user's machine keeps what can be made again: the compiled kernels.
 
 Not a dependency in DVC: it says where what can be made again is kept.
 """

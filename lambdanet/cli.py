@@ -174,7 +174,7 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="A weights file, or a folder of them such as weights/quick, instead of MLflow's registry.",
+    help="A weights file, or a folder of them such as weights/paper, instead of MLflow's registry.",
 )
 @DEVICE
 def denoise(
@@ -261,7 +261,7 @@ def publish(profile: str) -> None:
         click.echo(f"{len(missing)} trainings from {weights}, as DVC's outputs of them are not here")
         trained += missing
     if not trained:
-        raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro` first")
+        raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro {loaded.pipeline}` first")
     summary = results if (results / "table2.md").is_file() else None
     for line in publish.publish(trained, profile, summary).lines():
         click.echo(line)
@@ -306,7 +306,9 @@ def show(profile: str, name: str | None, as_json: bool) -> None:
     )
     click.echo("CIFAR-10:   dvc repro quick/dvc.yaml")
     click.echo("runs:       make ui, then open http://127.0.0.1:5000")
-    click.echo("your image: lambdanet denoise photo.png -o clean.png --blind")
+    weights = Path("weights") / profile  # where they are in git, no registry is needed
+    committed = f" --weights {weights}" if weights.is_dir() else ""
+    click.echo(f"your image: lambdanet denoise photo.png -o clean.png --blind{committed}")
 
 
 def _show_run(profile: str, name: str, as_json: bool) -> None:

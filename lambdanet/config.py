@@ -407,10 +407,14 @@ class Config:
         """Whether an ablation is another document's experiment."""
         return self.params.studies[self.profile.ablations[run.cell.model].study].document
 
+    @property
+    def pipeline(self) -> str:
+        """The dvc.yaml of this profile, from the project's folder."""
+        return str(Path(self.profile.file).parent / "dvc.yaml")
+
     def address(self, stage: str) -> str:
         """How `dvc` names a stage of this profile in the project's folder."""
-        folder = Path(self.profile.file).parent
-        return stage if folder == Path() else f"{folder / 'dvc.yaml'}:{stage}"
+        return stage if self.pipeline == "dvc.yaml" else f"{self.pipeline}:{stage}"
 
     def data(self, dataset: str, kind: str = "clean") -> Path:
         """The folder of a data set's clean images, or of those with a noise."""

@@ -43,8 +43,9 @@ def main(log: Path) -> None:
         except ValueError as error:  # unreachable, or its experiment was deleted
             retry_at = time.monotonic() + RETRY_SECONDS
             if not said:
-                print(f"{error}; {CONSOLATION}", file=sys.stderr)
-                print("said", flush=True)
+                with contextlib.suppress(OSError):  # nobody may read it any more
+                    print(f"{error}; {CONSOLATION}", file=sys.stderr)
+                    print("said", flush=True)
             said = True
 
 

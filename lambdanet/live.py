@@ -115,7 +115,8 @@ class _Follower:
             self.process.kill()
             self.process.wait()
             if not self.process.stdout.read():
-                print(f"MLflow answers too slowly; {CONSOLATION}", file=sys.stderr)
+                with contextlib.suppress(OSError):  # nobody may read it any more
+                    print(f"MLflow answers too slowly; {CONSOLATION}", file=sys.stderr)
         self.process.stdout.close()
 
     def _say(self, word: str) -> None:

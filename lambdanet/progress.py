@@ -1,11 +1,9 @@
 """Show a training's progress: a bar in a terminal, a plain line per epoch anywhere else.
 
-`LAMBDANET_PROGRESS=lines` has lines in a terminal too, where several trainings share it.
-
 Not a dependency in DVC: it prints how far a training is.
 """
 
-import os
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -33,9 +31,8 @@ class Progress:
         self.first = self.done = done
         self.started = self.shown = self.noted = time.monotonic()
         self.epoch_started = None if done % steps else self.started
-        plain = os.environ.get("LAMBDANET_PROGRESS") == "lines" or not sys.stderr.isatty()
         self.bar = tqdm(
-            total=epochs * steps, initial=done, desc=label, unit="step", disable=plain,
+            total=epochs * steps, initial=done, desc=label, unit="step", disable=not sys.stderr.isatty(),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} + {remaining} left{postfix}", leave=False,
         )  # fmt: skip
         self.last_psnr = ""
@@ -93,5 +90,9 @@ class Progress:
         return f", {tqdm.format_interval(passed)}{rest}"
 
     def note(self, text: str) -> None:
-        """Print one line above the bar."""
-        tqdm.write(f"{self.label}: {text}", file=sys.stderr)
+        """Print one line above the bar.
+
+        Whoever reads it may have been killed; a training does not end by that, and not without a checkpoint.
+        """
+        with contextlib.suppress(OSError):
+            tqdm.write(f"{self.label}: {text}", file=sys.stderr)

@@ -1,12 +1,13 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
 import functools
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from lambdanet import building, files, registry, tracking
+from lambdanet import files, registry, tracking
 from lambdanet.catalogue import Denoiser
 from lambdanet.config import Cell, Config, Run
 from lambdanet.models import create_model, read_description
@@ -130,17 +131,9 @@ def publish(trained: list[Trained], profile: str, results: Path | None) -> Publi
     """
     done, errors = Published(), []
     client = tracking.connect()
-    with tracking.reaching():
-        noises = dict.fromkeys(one.training.cell.noise for one in trained if one.registered)
-        known = {noise: registry.registered(client, noise) for noise in noises}
-    new = [
-        one.weights
-        for one in trained
-        if one.registered
-        and one.training.weights_sha256 not in known[one.training.cell.noise]
-        and one.any_size
-    ]
-    with building.networks(new) as built:
+    noises = dict.fromkeys(one.training.cell.noise for one in trained if one.registered)
+    with tempfile.TemporaryDirectory() as temporary:
+        builder = registry.Builder(Path(temporary))
         for one in trained:
             name = one.training.cell.name
             with tracking.reaching():  # each by itself: a training that ends now may want to say so
@@ -155,7 +148,7 @@ def publish(trained: list[Trained], profile: str, results: Path | None) -> Publi
                     continue
                 try:
                     version = registry.register(
-                        client, one.training, run_id, one.weights, _images(one), built(one.weights)
+                        client, one.training, run_id, one.weights, _images(one), builder
                     )
                 except ValueError as error:
                     errors.append(f"{name}: {error}")
@@ -164,7 +157,7 @@ def publish(trained: list[Trained], profile: str, results: Path | None) -> Publi
                     done.versions.append(f"{version.name} version {version.version}")
     with tracking.reaching():
         for noise in noises:
-            if not registry.registered(client, noise):
+            if not registry.has_versions(client, noise):
                 continue  # none of its networks could be built
             for alias, one in registry.assign_aliases(client, noise).items():
                 holder = (

@@ -1,6 +1,7 @@
 """MLflow's registry: a registered model for each noise, a version for each trained network."""
 
 import contextlib
+import json
 import shutil
 import tempfile
 import uuid
@@ -22,7 +23,7 @@ from torch.export import ExportedProgram
 
 from lambdanet import files, portable
 from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases, newest, tests
-from lambdanet.models import load_weights
+from lambdanet.models import load_weights, read_description
 from lambdanet.tracking import Training, connect, experiment_id, moved_from, moved_line, sqlite_file
 
 PREFIX = "denoiser-"
@@ -35,7 +36,7 @@ TEXTS = ("noise", "model", "profile", "clean_sha256", "noisy_sha256", "weights_s
 def build(weights: Path, folder: Path) -> ExportedProgram:
     """Trace a network into the folder of an MLflow model, of no run yet, and compare it with the network.
 
-    Takes seconds and knows nothing of a server: several can be built at once, each in a process.
+    Takes seconds.
 
     Args:
         weights: file of `save_weights`; goes along, for those who have this project.
@@ -72,25 +73,26 @@ def build(weights: Path, folder: Path) -> ExportedProgram:
     return program
 
 
-def build_alike(folders: dict[Path, Path]) -> dict[Path, ValueError]:
-    """`build` for networks that differ in their weights only: one is traced, the others take its program.
+class Builder:
+    """Builds MLflow models: of each architecture one network is traced, the others take its program."""
 
-    Args:
-        folders: by file of weights; made.
+    def __init__(self, place: Path) -> None:
+        self._place, self._traced, self._count = place, {}, 0
 
-    Returns:
-        By file of weights, what `build` raises; nothing of those that were built.
-    """
-    failed, traced = {}, None
-    for weights, folder in folders.items():
-        try:
-            if traced is None:
-                traced = build(weights, folder), folder
-            else:
-                _build_like(*traced, weights, folder)
-        except ValueError as error:
-            failed[weights] = error
-    return failed
+    def build(self, weights: Path) -> Path:
+        """Make the folder of a network's MLflow model, below `place`.
+
+        Raises:
+            ValueError: of `build`.
+        """
+        architecture = json.dumps(read_description(weights)["model"], sort_keys=True)
+        self._count += 1
+        folder = self._place / str(self._count)
+        if architecture in self._traced:
+            _build_like(*self._traced[architecture], weights, folder)
+        else:
+            self._traced[architecture] = build(weights, folder), folder
+        return folder
 
 
 def _build_like(program: ExportedProgram, traced: Path, weights: Path, folder: Path) -> None:
@@ -106,9 +108,9 @@ def _build_like(program: ExportedProgram, traced: Path, weights: Path, folder: P
     portable.verify(program.module(), network)
 
 
-def registered(client: MlflowClient, noise: str) -> set[str]:
-    """The digests of the weights that a noise's model has versions of."""
-    return {version.tags["weights_sha256"] for version in _versions(client, PREFIX + noise)}
+def has_versions(client: MlflowClient, noise: str) -> bool:
+    """Whether there is a denoiser for a noise."""
+    return bool(_versions(client, PREFIX + noise))
 
 
 def register(
@@ -117,7 +119,7 @@ def register(
     run_id: str,
     weights: Path,
     train_images: int,
-    built: Path | None = None,
+    builder: Builder,
 ) -> ModelVersion | None:
     """Register a scored network as a version of its noise's model, unless these weights are one.
 
@@ -127,7 +129,7 @@ def register(
         run_id: its run.
         weights: file of `save_weights`.
         train_images: how many it was trained on.
-        built: of `build`; None: built here.
+        builder: of the version's files, if they are missing.
 
     Returns:
         The new version; None where there was one.
@@ -159,16 +161,17 @@ def register(
     if known:
         if not _has_files(client, known):
             # `version.model_id` is empty in what a database gives back.
-            _log_model(client, weights, built, run_id, known.source.removeprefix("models:/"))
+            _log_model(client, builder.build(weights), run_id, known.source.removeprefix("models:/"))
         decisive = newest([_denoiser(version) for version in versions])
         if ours.train_images == decisive.train_images and tests(ours) != tests(decisive):
             tags["published"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         _describe(client, known, tags, description)
         return None
+    folder = builder.build(weights)  # first: what fails here leaves nothing in MLflow
     model = client.create_logged_model(
         experiment_id(client, cell.profile), cell.name, run_id, tags, {"model": cell.model}, "denoiser"
     )
-    _log_model(client, weights, built, run_id, model.model_id)
+    _log_model(client, folder, run_id, model.model_id)
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     return client.create_model_version(
@@ -240,20 +243,16 @@ def open_registry() -> MlflowClient:
     if (path := sqlite_file()) and not path.exists():
         raise ValueError(
             f"there is no registry yet ({path.name}); make it with `make repro` or, from the committed "
-            "weights, `lambdanet publish --profile quick`; or name weights: --weights weights/quick"
+            "weights, `lambdanet publish --profile paper`; or name weights: --weights weights/paper"
         )
     return connect()
 
 
-def _log_model(client: MlflowClient, weights: Path, built: Path | None, run_id: str, model_id: str) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = built or Path(temporary, "model")
-        if not built:
-            build(weights, folder)
-        card = Model.load(str(folder))
-        card.run_id, card.model_id = run_id, model_id
-        card.save(str(folder / "MLmodel"))
-        client.log_model_artifacts(model_id, str(folder))
+def _log_model(client: MlflowClient, folder: Path, run_id: str, model_id: str) -> None:
+    card = Model.load(str(folder))
+    card.run_id, card.model_id = run_id, model_id
+    card.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(model_id, str(folder))
 
 
 def _describe(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:

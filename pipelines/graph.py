@@ -61,11 +61,10 @@ def dvc_file(profile: str, folder: Path = Path()) -> str:
 
 
 def root_profile(folder: Path) -> str:
-    """The name of the profile that a folder's own dvc.yaml runs."""
-    for name in ("profile.yaml", "params.yaml"):
-        if (folder / name).is_file() and isinstance(found := _yaml(folder / name).get("profile"), str):
-            return found
-    return "paper"
+    """The name of the profile that a folder's own dvc.yaml runs, `paper` where none stands there."""
+    path = folder / "profile.yaml"
+    found = _yaml(path).get("profile") if path.is_file() else None
+    return found if isinstance(found, str) else "paper"
 
 
 def profiles(folder: Path) -> list[str]:

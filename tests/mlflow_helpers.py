@@ -9,7 +9,7 @@ import helpers
 import pytest
 import torch
 
-from lambdanet import building, files, registry, tracking
+from lambdanet import files, registry, tracking
 from lambdanet.config import Cell
 from lambdanet.models import count_parameters, create_model, save_weights
 from lambdanet.publish import Trained
@@ -57,21 +57,12 @@ def use_database(folder, monkeypatch):
 
 
 _folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
-_traced = {}
+BUILDER = registry.Builder(Path(_folder.name))
 
 
-def trace_once(monkeypatch, build=registry.build):
-    """Have each architecture traced once in a process: later ones take its program with their weights."""
-
-    def alike(weights, folder):
-        model = building._architecture(weights)
-        if model not in _traced:
-            kept = Path(_folder.name, str(len(_traced)))
-            _traced[model] = build(weights, kept), kept
-        registry._build_like(*_traced[model], weights, folder)
-        return _traced[model][0]
-
-    monkeypatch.setattr(registry, "build", alike)
+def trace_once(monkeypatch):
+    """Have `publish` trace each architecture once in all tests of this process, as `BUILDER` does."""
+    monkeypatch.setattr(registry, "Builder", lambda _: BUILDER)
 
 
 def closed_port():

@@ -193,11 +193,15 @@ def test_show_prints_the_table_and_where_to_go_on(lambdanet, project):
         run = [f"{float(row['psnr']):.2f}", f"{int(row['parameters']):,}"] if row["psnr"] else ["not", "run"]
         assert {row["model"], *run} <= set(line.split())
     said = [line for line in done.stdout.splitlines() if line.startswith(("report:", "runs:", "your image:"))]
+    hint = "your image: lambdanet denoise photo.png -o clean.png --blind"
     assert said == [
         "report:     results/paper/report.html",
         "runs:       make ui, then open http://127.0.0.1:5000",
-        "your image: lambdanet denoise photo.png -o clean.png --blind",
+        hint,
     ]
+    (project / "weights").symlink_to(ROOT / "weights")
+    again = lambdanet("show", "--profile", "paper").stdout.splitlines()
+    assert again[-1] == f"{hint} --weights weights/paper"
 
 
 def test_exported_weights_are_those_that_were_scored(project, lambdanet):

@@ -10,8 +10,6 @@ from lambdanet.models import count_parameters, create_model
 from lambdanet.models.cnn import ConvNet
 from lambdanet.training import LOSSES
 
-CPU = torch.device("cpu")
-
 
 def images(*shape, seed=0, dtype=torch.float32):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

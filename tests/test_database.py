@@ -36,7 +36,7 @@ from lambdanet import registry, tracking
 one = mlflow_helpers.trained(Path(), "cnn")
 client = tracking.connect()
 run_id = tracking.log_training(client, one.training)
-registry.register(client, one.training, run_id, one.weights, 32)
+registry.register(client, one.training, run_id, one.weights, 32, registry.Builder(Path("built")))
 ((denoiser, _),) = registry.denoisers(registry.open_registry())
 fetched = registry.fetch(client, denoiser, Path("fetched"))
 assert fetched.read_bytes() == one.weights.read_bytes()

@@ -36,9 +36,9 @@ def with_history(one):
     )
 
 
-def register(client, one):
+def register(client, one, folder):
     run_id = tracking.log_training(client, one.training)
-    return registry.register(client, one.training, run_id, one.weights, 32)
+    return registry.register(client, one.training, run_id, one.weights, 32, registry.Builder(folder))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def registered(tmp_path_factory):
         found = {}
         for name in NAMES:
             one = with_history(mlflow_helpers.trained(folder, name))
-            version = register(client, one)
+            version = register(client, one, tmp_path_factory.mktemp(name))
             program = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
             found[name] = load_weights(one.weights)[0], program
         yield found
@@ -126,7 +126,7 @@ def test_a_program_that_was_traced_for_some_sizes_only_is_not_registered(tmp_pat
     client = mlflow_helpers.use_database(tmp_path, monkeypatch)
     monkeypatch.setattr(portable, "dynamic_sizes", lambda network: contextlib.nullcontext())
     with pytest.raises(ValueError, match="the traced network refuses images of 8 x 8") as caught:
-        register(client, mlflow_helpers.trained(tmp_path, "autoencoder"))
+        register(client, mlflow_helpers.trained(tmp_path, "autoencoder"), tmp_path / "built")
     assert "\n" not in str(caught.value)
     assert client.search_model_versions("name='denoiser-gaussian-01'") == []
 

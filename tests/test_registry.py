@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import re
 import shutil
@@ -23,13 +24,12 @@ NAME = "denoiser-gaussian-01"
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    mlflow_helpers.trace_once(monkeypatch)
     return mlflow_helpers.use_database(tmp_path, monkeypatch)
 
 
 def register(client, one, train_images=32):
     run_id = tracking.log_training(client, one.training)
-    return registry.register(client, one.training, run_id, one.weights, train_images)
+    return registry.register(client, one.training, run_id, one.weights, train_images, mlflow_helpers.BUILDER)
 
 
 def holders(client, name=NAME):
@@ -219,7 +219,6 @@ def test_tampered_weights_are_not_given_out_and_are_mended(client, tmp_path):
 
 @pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
 def test_a_folder_that_was_moved_or_copied_is_named_and_the_old_place_left_alone(tmp_path, monkeypatch, move):
-    mlflow_helpers.trace_once(monkeypatch)
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     client = mlflow_helpers.use_database(old, monkeypatch)
@@ -281,10 +280,13 @@ def test_of_networks_that_differ_in_weights_one_is_traced_for_all(tmp_path, monk
     ones[1].weights.write_bytes(b"damaged")
     traced, real = [], registry.build
     monkeypatch.setattr(registry, "build", lambda *words: traced.append(words) or real(*words))
-    folders = {one.weights: tmp_path / f"built-{number}" for number, one in enumerate(ones)}
-    failed = registry.build_alike(folders)
-    assert [*failed] == [ones[1].weights]
-    assert "not a readable safetensors file" in str(failed[ones[1].weights])
+    builder, folders = registry.Builder(tmp_path / "built"), {}
+    for one in ones:
+        with contextlib.suppress(ValueError):
+            folders[one.weights] = builder.build(one.weights)
+    assert [*folders] == [ones[0].weights, ones[2].weights]
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        builder.build(ones[1].weights)
     assert len(traced) == 1
     cards = []
     for one in (ones[0], ones[2]):

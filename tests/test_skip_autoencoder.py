@@ -9,7 +9,6 @@ from lambdanet.images import to_tensor
 from lambdanet.models import count_parameters, create_model
 from lambdanet.models.skip_autoencoder import DEEPEST, SkipAutoEncoder
 
-CPU = torch.device("cpu")
 LEVELS = (1, 2, 3)
 WIDE = {  # of the convolutions that mirror each other, and of the first and the last
     1: 9 * (3 * 32 + 32 * 32 + 32 * 3) + 3 + 2 * 2 * 32,

@@ -383,6 +383,24 @@ def test_killed_five_times_ends_in_the_same_bytes(uninterrupted, tmp_path):
     assert results(project) == uninterrupted
 
 
+def test_a_training_whose_reader_was_killed_writes_its_checkpoint(tmp_path):
+    project = helpers.write_project(tmp_path, profile=LONG)
+    process = helpers.start("train", WORDS, project)
+    helpers.wait_for_line(process, "/100000: loss")
+    process.stdout.close(), process.stderr.close()
+
+    def done():
+        return max((int(path.stem) for path in (project / CHECKPOINTS).glob("*.pt")), default=0)
+
+    then = done()
+    # Several epochs, of each of which it prints a line.
+    helpers.wait_until(lambda: done() > then + 50 or process.poll() is not None)
+    before = done()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(helpers.PATIENCE) == 143
+    assert done() >= before
+
+
 DRIVER = """
 import json, os, runpy, signal, sys
 from pathlib import Path

@@ -1,19 +1,18 @@
 """From the scores of a profile's cells to its tables, figures and page."""
 
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lambdanet import files, records, workers
+from lambdanet import files, records
 from lambdanet.config import Cell, Config, Run
 from lambdanet.report import runs, tables
 
-NEEDED = ("lambdanet.report.figures",)  # what the processes that draw load
-PROCESSES = 4  # of these, at most: with more, all would soon wait for the longest figure
+# Draws a figure of a report: `draw(write, name, *arguments)`, with a function of `report.figures`.
+Draw = Callable[..., None]
 
 # Of a training's log. No times: the same trainings on the same kind of machine give the same report.
 KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256")
@@ -40,7 +39,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
     if not scored:
         raise ValueError(
             f"{config.folders.of('scores')} holds no scores of profile {config.name}; "
-            "make them with `dvc repro` first"
+            f"make them with `dvc repro {config.pipeline}` first"
         )
     beside = tables.read_scores(config.ablation_runs)
     on_sets = {cell: score for cell, score in beside.items() if config.is_document(known[cell])}
@@ -54,9 +53,11 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
     rows = runs.collect(config, everything, described)
     comparable = runs.is_papers(config)
     table = tables.table2([row for row in rows if not row.study and not row.dataset], comparable=comparable)
-    processes = min(workers.cores(), PROCESSES)
-    with files.new_folder(folder) as new, workers.several(processes, NEEDED) as later:
-        draw = Drawing(new / "figures", later)
+    with files.new_folder(folder) as new:
+
+        def draw(write: Callable, name: str, *arguments: Any) -> None:
+            write(_figure(new, name), *arguments)
+
         _write_numbers(new, scored, histories, table)
         draw(figures.write_convergence, "convergence", histories)
         draw(figures.write_psnr, "psnr", table)
@@ -79,7 +80,6 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
             for cell, score in everything.items()
         }
         files.write_json(new / records.TRAININGS, kept)
-        draw.finish()
         page.write_page(
             new / "report.html", table, rows, everything, logged, new / "figures", answers, own,
             comparable=comparable, stages=_examples(config),
@@ -120,27 +120,8 @@ def _descriptions(
     return found
 
 
-class Drawing:
-    """A report's figures, each drawn by whoever is free."""
-
-    def __init__(self, folder: Path, later: workers.Later) -> None:
-        self._folder, self._later, self._begun = folder, later, {}
-
-    def __call__(self, write: Callable, name: str, *arguments: Any) -> None:
-        """Begin a figure: `write(path, *arguments)`."""
-        path = self._folder / f"{name}.png"
-        self._begun[name] = self._later(write, path, *arguments), write, path, arguments
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._begun
-
-    def finish(self) -> None:
-        """Wait until all are there."""
-        for result, write, path, arguments in self._begun.values():
-            try:
-                result()
-            except BrokenExecutor:  # something kills these processes
-                write(path, *arguments)
+def _figure(report: Path, name: str) -> Path:
+    return report / "figures" / f"{name}.png"
 
 
 def _in_short(record: dict | None) -> dict | None:
@@ -164,7 +145,7 @@ class Answers:
 
 def _write_studies(
     new: Path,
-    draw: Drawing,
+    draw: Draw,
     asked: list[runs.Question],
     rows: list[runs.Row],
     histories: dict[Cell, pd.DataFrame],
@@ -202,7 +183,7 @@ def _write_studies(
 
 
 def _write_following(
-    new: Path, draw: Drawing, question: runs.Question, histories: dict[Cell, pd.DataFrame]
+    new: Path, draw: Draw, question: runs.Question, histories: dict[Cell, pd.DataFrame]
 ) -> list[str]:
     """How a study's losses follow the authors' log: a table, a figure, and what they say."""
     from lambdanet.report import figures, studies
@@ -223,7 +204,7 @@ def _write_following(
 
 
 def _write_sets(
-    new: Path, old: Path, draw: Drawing, rows: list[runs.Row], found: dict[Cell, dict], known: dict[Cell, Run]
+    new: Path, old: Path, draw: Draw, rows: list[runs.Row], found: dict[Cell, dict], known: dict[Cell, Run]
 ) -> list[dict]:
     """What was found on images of their own, for the page: title, text, rows and figures' names.
 
@@ -250,10 +231,10 @@ def _write_sets(
             draw(figures.write_levels, f"levels-{name}", sets.levels(folders))
             draw(figures.write_examples, f"examples-{name}", folders)
         elif scored and _has_scores(old, scored):
-            for path in (old / "figures" / f"{figure}.png" for figure in shown):
+            for path in (_figure(old, name) for name in shown):
                 if path.is_file():
                     files.write_bytes(new / "figures" / path.name, path.read_bytes())
-        there = [f for f in shown if f in draw or (new / "figures" / f"{f}.png").is_file()]
+        there = [f for f in shown if _figure(new, f).is_file()]
         of_set = tables.as_rows(whole[whole["set"] == name])
         sections.append({"name": name, "title": title, "text": text, "rows": of_set, "figures": there})
     return sections

@@ -39,6 +39,15 @@ def test_stages_needs_and_reasons_are_those_of_dvc(project):
     assert graph.load().plan()[0] == "a: changed deps: source modified"
 
 
+def test_the_root_s_profile_is_the_one_that_its_profile_yaml_names(project):
+    assert graph.root_profile(project) == "paper"
+    (project / "profile.yaml").write_text("profile: mine\nout: other\n")
+    assert graph.root_profile(project) == "mine"
+    assert graph.dvc_file("mine", project) == graph.dvc_file("", project) == "dvc.yaml"
+    with pytest.raises(ValueError, match=r"^unknown profile 'paper'; there are mine$"):
+        graph.dvc_file("paper", project)
+
+
 def test_what_dvc_does_not_exchange_is_local(project):
     outs = {"kept": ["kept"], "shown": [{"shown": {"cache": False}}], "old": [{"old": {"persist": True}}]}
     stages = {name: {"cmd": f"touch {name}", "deps": ["source"], "outs": out} for name, out in outs.items()}

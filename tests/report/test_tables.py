@@ -1,9 +1,7 @@
-import contextlib
 import dataclasses
 import json
 import re
 import shutil
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import helpers
@@ -12,7 +10,7 @@ import pytest
 from report_helpers import row
 from skimage.io import imsave
 
-from lambdanet import config, files, workers, yaml12
+from lambdanet import config, files, yaml12
 from lambdanet.report import figures, studies, tables, write_report
 
 HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
@@ -174,7 +172,7 @@ def write(loaded, out):
     write_report(loaded, out.with_name("benchmarks.json"), out)
 
 
-def test_report_holds_everything_and_is_the_same_by_several_processes(written, monkeypatch):
+def test_report_holds_everything_and_is_the_same_when_it_is_written_again(written):
     known, _, out = written
     write(known, out)
     first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -185,7 +183,6 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
         "scores/gaussian-01-dncnn-0.json", "histories/gaussian-01-lambdanet-0.csv",
         "histories/gaussian-01-dncnn-0.csv", "trainings.json",
     }  # fmt: skip
-    monkeypatch.setattr(workers, "cores", lambda: 2)
     write(known, out)
     assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert (out / "histories/gaussian-01-dncnn-0.csv").read_text() == HISTORY
@@ -200,19 +197,6 @@ def test_report_holds_everything_and_is_the_same_by_several_processes(written, m
         "scores": score(28.0, weights_sha256="w1"), "log": None, "description": None
     }  # fmt: skip
     assert kept["gaussian-01-lambdanet-0"]["log"]["commit"] == "abc"
-
-
-def test_figures_are_drawn_where_something_kills_the_processes(written, monkeypatch):
-    known, _, out = written
-
-    def broken():
-        raise BrokenExecutor
-
-    monkeypatch.setattr(workers, "several", lambda *_: contextlib.nullcontext(lambda *_: broken))
-    write(known, out)
-    assert {path.stem for path in (out / "figures").iterdir()} == {
-        "convergence", "psnr", "pareto", "panel-gaussian-01"
-    }  # fmt: skip
 
 
 def test_page_says_how_each_cell_was_trained(written):
