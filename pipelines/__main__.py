@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipelines import graph, placement
+from pipelines import graph, placement, workspace
 
 PAGES = Path(".cluster")
 
@@ -68,6 +68,13 @@ def train(
     limit_hours: float,
 ) -> None:  # fmt: skip
     """Train MODEL on NOISE, in a workspace of its own: the commit, not what is edited here."""
+    try:
+        clone = workspace.base()
+        file = graph.dvc_file(profile, clone)
+        if not revision:  # another commit's graph is known in its workspace only
+            graph.training(clone, file, noise, model, seed)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     _prepare_prefect(needs_server=queue, lines=True)
     words = {"noise": noise, "model": model, "profile": profile, "seed": seed, "overrides": list(overrides),
              "revision": revision, "limit_hours": limit_hours}  # fmt: skip

@@ -11,6 +11,7 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from pipelines import flows, graph
 
+THERE = "there are gaussian-01-cnn, gaussian-01-deep-cnn, speckle-cnn, speckle-deep-cnn"
 TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
 
 
@@ -70,7 +71,9 @@ def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "rain", "cnn"], "error: dvc.yaml has no training of 'cnn' on 'rain'"),
+        (["train", "rain", "cnn"], f"error: dvc.yaml has no training of 'cnn' on 'rain'; {THERE}"),
+        (["train", "01", "cnn"], f"error: dvc.yaml has no training of 'cnn' on '01'; {THERE}"),
+        (["train", "rain", "cnn", "--revision", "HEAD"], "error: dvc.yaml has no training of 'cnn' on "),
         (["train", "speckle", "cnn", "--revision", "nowhere"], "error: there is no revision 'nowhere'"),
         (["train", "speckle", "cnn", "--revision", "--all"], "error: '--all' is no revision of git"),
         ([*TRAIN, "--set", "rate"], "error: "),
@@ -81,6 +84,9 @@ def test_what_cannot_be_trained_is_one_line(project, words, said):
     assert status == 1
     assert err.splitlines()[-1].startswith(said)
     assert "Traceback" not in err
+    if "there are" in said:
+        assert not (project / ".cluster").exists()
+        assert not (project / ".dvc/tmp/lambdanet/workspaces").exists()
 
 
 def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a_schedule_that_is_off():
