@@ -137,4 +137,8 @@ def _answers(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m pipelines")
+    try:
+        main(prog_name="python -m pipelines")
+    except ModuleNotFoundError as missing:
+        name = missing.name.partition(".")[0]
+        sys.exit(f"error: the package {name} is not installed; `make setup` installs all in .venv")

@@ -3,6 +3,7 @@
 import re
 import signal
 import sqlite3
+import subprocess
 import sys
 
 import pytest
@@ -127,6 +128,18 @@ def test_a_damaged_profile_is_one_line(tmp_path, words):
     assert err.startswith(
         f"error: {'' if words[0] == 'reproduce' else f'{project}/'}profile.yaml is not valid YAML: "
     )
+
+
+@pytest.mark.parametrize("package", ["dvc", "prefect"])
+def test_a_package_that_is_not_installed_is_one_line(tmp_path, package):
+    project = scratch.project(tmp_path / "project")
+    lacks = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = ['reproduce']"
+    command = [sys.executable, "-c", f"{lacks}; runpy.run_module('pipelines', run_name='__main__')"]
+    done = subprocess.run(
+        command, cwd=project, env=scratch.environment(project), capture_output=True, text=True
+    )
+    said = f"error: the package {package} is not installed; `make setup` installs all in .venv\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
 def test_outside_of_a_project_it_says_so(tmp_path):
