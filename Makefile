@@ -12,10 +12,10 @@ repro: $(READY)     ## run the pipeline of the profile sample and print its tabl
 	@lambdanet check
 	@python -m pipelines reproduce --profile sample; status=$$?; lambdanet show --profile sample; exit $$status
 
-reproduce: $(READY) ## another profile: make reproduce PROFILE=quick JOBS=2; without PROFILE the root's dvc.yaml
+reproduce: $(READY) ## another profile: make reproduce PROFILE=quick JOBS=2; without PROFILE the paper's
 	@lambdanet check
-	python -m pipelines reproduce $(if $(PROFILE),--profile $(PROFILE)) $(if $(JOBS),--jobs $(JOBS))
-	@lambdanet show $(if $(PROFILE),--profile $(PROFILE))
+	python -m pipelines reproduce --profile $(or $(PROFILE),paper) $(if $(JOBS),--jobs $(JOBS))
+	@lambdanet show --profile $(or $(PROFILE),paper)
 
 test: $(READY)      ## lint and run the tests
 	ruff check .

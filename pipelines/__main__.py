@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipelines import graph, placement
+from pipelines import graph, placement, workspace
 
 PAGES = Path(".cluster")
 
@@ -68,6 +68,13 @@ def train(
     limit_hours: float,
 ) -> None:  # fmt: skip
     """Train MODEL on NOISE, in a workspace of its own: the commit, not what is edited here."""
+    try:
+        clone = workspace.base()
+        file = graph.dvc_file(profile, clone)
+        if not revision:  # another commit's graph is known in its workspace only
+            graph.training(clone, file, noise, model, seed)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     _prepare_prefect(needs_server=queue, lines=True)
     words = {"noise": noise, "model": model, "profile": profile, "seed": seed, "overrides": list(overrides),
              "revision": revision, "limit_hours": limit_hours}  # fmt: skip
@@ -130,4 +137,8 @@ def _answers(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m pipelines")
+    try:
+        main(prog_name="python -m pipelines")
+    except ModuleNotFoundError as missing:
+        name = missing.name.partition(".")[0]
+        sys.exit(f"error: the package {name} is not installed; `make setup` installs all in .venv")

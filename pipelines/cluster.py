@@ -68,7 +68,11 @@ def init() -> None:
 )
 @click.option("--flows", is_flag=True, help=f"Serve pool {POOLS[1]} instead: the flow `reproduce`.")
 @click.option("--dask", metavar="ADDRESS", help="Join a Dask scheduler instead: stages of `reproduce`.")
-def workers(name: str | None, count: int | None, flows: bool, dask: str | None) -> None:
+@click.option(
+    "--host", default=LOOPBACK, show_default=True,
+    help="Of --dask: address that the scheduler and other workers reach this machine by.",
+)  # fmt: skip
+def workers(name: str | None, count: int | None, flows: bool, dask: str | None, host: str) -> None:
     """Become this machine's worker; it ends with SIGTERM or Ctrl-C."""
     _need_server()
     _need_project()
@@ -80,7 +84,7 @@ def workers(name: str | None, count: int | None, flows: bool, dask: str | None) 
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
     if dask:
-        command = _dask_worker(dask, name, count)
+        command = _dask_worker(dask, host, name, count)
     else:
         pool, limit = (POOLS[1], "20") if flows else (POOLS[0], str(count))
         command = ["prefect", "worker", "start", "--type", "process", "--pool", pool, "--limit", limit,
@@ -88,13 +92,15 @@ def workers(name: str | None, count: int | None, flows: bool, dask: str | None) 
     os.execve(sys.executable, [sys.executable, "-m", *command], os.environ | settings)
 
 
-def _dask_worker(address: str, name: str, count: int) -> list[str]:
+def _dask_worker(address: str, host: str, name: str, count: int) -> list[str]:
     module = "dask_cuda.cli" if placement.gpus() else "distributed.cli.dask_worker"
     if not importlib.util.find_spec(module.partition(".")[0]):
         sys.exit(f"error: --dask needs {module.partition('.')[0]}: pip install 'lambdanet[dask]'")
+    # Dask executes what it is sent; without --host it would listen on all addresses.
+    common = [address, "--host", host, "--name", name, "--no-dashboard"]
     if placement.gpus():
-        return [module, "worker", address, "--name", name]  # one worker a GPU
-    return [module, address, "--nworkers", str(count), "--nthreads", "1", "--name", name, "--no-dashboard"]
+        return [module, "worker", *common]  # one worker a GPU
+    return [module, *common, "--nworkers", str(count), "--nthreads", "1"]
 
 
 @main.command()

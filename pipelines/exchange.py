@@ -1,10 +1,11 @@
-"""Results of a worker without the project's file system: through DVC's remote, checkpoints beside it.
+"""Results of a worker without the project's file system: through DVC's remote, with its checkpoints.
 
 Outputs and the run-cache are DVC's. Checkpoints and logs, which DVC does not know, lie at
-`<remote>-state/<key>/`, where the key names the commit and the stage: two commits do not touch each
-other's.
+`<remote>/lambdanet-state/<key>/`, where the key names the commit and the stage: two commits do not touch
+each other's. `dvc gc --cloud` leaves them alone: it removes `files/md5/XX/...`, and `XX/...` of DVC 2.
 """
 
+import contextlib
 import re
 import time
 import uuid
@@ -24,7 +25,7 @@ _PERMANENT = re.compile(
 
 
 class Beside:
-    """The checkpoints and logs of one key, beside the DVC remote of a project's folder."""
+    """The checkpoints and logs of one key, in the DVC remote of a project's folder."""
 
     def __init__(self, folder: Path, key: str) -> None:
         """Open the default remote.
@@ -43,7 +44,7 @@ class Beside:
             what = "machines without a shared file system exchange outputs through a default DVC remote"
             raise ValueError(f"{what}: dvc remote add --local --default NAME URL")
         self.fs, path = found
-        self.at = f"{path}-state/{self.key}"
+        self.at = f"{path}/lambdanet-state/{self.key}"
 
     def answers(self) -> bool:
         """Whether the remote can be reached."""
@@ -156,7 +157,8 @@ def run(
         with artifacts.every(COPY_SECONDS, beside.push):
             ended = _until_the_remote_answers(run_stage, beside, say)
     except BaseException:  # SIGTERM too: the last checkpoint is not to be lost
-        patiently(beside.push, "copying checkpoints", say, seconds=10)
+        with contextlib.suppress(Exception):  # what stopped it says more
+            patiently(beside.push, "copying checkpoints", say, seconds=10)
         raise
     for words in deliveries:
         patiently(
@@ -196,7 +198,10 @@ def patiently(
             return call()
         except stage.StoppedError:
             raise
-        except Exception as error:  # each file system has its own
+        except Exception as error:
+            # Each file system has errors of its own; Python's, but for the system's, are mistakes in code.
+            if type(error).__module__ == "builtins" and not isinstance(error, OSError):
+                raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             if _PERMANENT.search(reason):
                 raise stage.StageError(f"{what} failed: {reason}") from None

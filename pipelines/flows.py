@@ -31,7 +31,7 @@ def _choice(values: list[str]) -> Any:
     return Field(json_schema_extra={"enum": values})  # a list to choose from in Prefect's form
 
 
-Profile = Annotated[str, _choice(graph.profiles(graph.ROOT))]
+Profile = Annotated[str, _choice(["", *graph.profiles(graph.ROOT)])]
 Noise = Annotated[str, _choice(graph.names("noises"))]
 Model = Annotated[str, _choice(graph.names("models"))]
 Positive = Annotated[float, Field(gt=0)]

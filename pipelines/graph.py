@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from lambdanet import yaml12
+
 ROOT = Path(__file__).resolve().parent.parent
 DVC_FILE = "dvc.yaml"
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -156,10 +158,12 @@ def training(folder: Path, file: str, noise: str, model: str, seed: int) -> tupl
     Raises:
         ValueError: no stage trains this model on this noise.
     """
-    pattern = re.compile(rf"((?:.*:)?train[\w-]*@(?:[\w-]+-)?{re.escape(f'{noise}-{model}')}-)(\d+)")
-    found = {match[2]: match[1] for name in stages(folder, file) if (match := pattern.fullmatch(name))}
+    pattern = re.compile(r"((?:.*:)?train[\w-]*@(.+)-)(\d+)")
+    known = [match for name in stages(folder, file) if (match := pattern.fullmatch(name))]
+    found = {match[3]: match[1] for match in known if match[2] == f"{noise}-{model}"}
     if not found:
-        raise ValueError(f"{file} has no training of {model!r} on {noise!r}: `dvc stage list {file}`")
+        there = ", ".join(dict.fromkeys(match[2] for match in known))
+        raise ValueError(f"{file} has no training of {model!r} on {noise!r}; there are {there or 'none'}")
     if str(seed) in found:
         return f"{found[str(seed)]}{seed}", []
     own = (Path(file).parent / "profile.yaml").as_posix()
@@ -227,5 +231,5 @@ def _has_graph(folder: Path) -> bool:
 
 
 def _yaml(path: Path) -> dict:
-    found = yaml.safe_load(path.read_text())
+    found = yaml12.read(path)
     return found if isinstance(found, dict) else {}

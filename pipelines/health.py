@@ -18,9 +18,9 @@ from importlib import metadata
 from pathlib import Path
 
 import requests
-import yaml
 from packaging.requirements import Requirement
 
+from lambdanet import yaml12
 from pipelines import graph, workspace
 
 OK, NOTE, BAD = "ok", "note", "BAD"
@@ -156,10 +156,11 @@ def _data() -> Iterator[Line]:
 
 def _outputs(cache: Path) -> Iterator[tuple[Path, str]]:
     """The files of all outputs, with their digests."""
-    for file in sorted(Path().glob("*/dvc.lock")) + [Path("dvc.lock")] * Path("dvc.lock").is_file():
-        if file in workspace.damaged(Path()):
+    damaged = workspace.damaged(Path())
+    for file in (one for pattern in ("*/dvc.lock", "dvc.lock") for one in sorted(Path().glob(pattern))):
+        if file in damaged:
             continue
-        stages = (yaml.safe_load(file.read_text()) or {}).get("stages") or {}
+        stages = (yaml12.read(file) or {}).get("stages") or {}
         for out in (out for entry in stages.values() for out in entry.get("outs", []) if "md5" in out):
             path, md5 = Path(out["path"]), out["md5"]
             listing = cache / md5[:2] / md5[2:]
@@ -200,7 +201,7 @@ def _prefect(api: str) -> Iterator[Line]:
 
     pools = {pool["name"] for pool in ask("work_pools/filter", limit=200)}
     deployed = {one["name"] for one in ask("deployments/filter", limit=200)}
-    wanted = {one["name"] for one in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
+    wanted = {one["name"] for one in yaml12.read(Path("prefect.yaml"))["deployments"]}
     lacking = [f"pool {name}" for name in POOLS if name not in pools]
     lacking += [f"deployment {name}" for name in sorted(wanted - deployed)]
     if lacking:
@@ -222,6 +223,10 @@ def _prefect(api: str) -> Iterator[Line]:
 
 def main() -> None:
     """Print all findings."""
+    try:
+        workspace.temporary(Path())
+    except workspace.WorkspaceError as error:
+        sys.exit(f"error: {error}")
     for level, what, advice in (*clone("--fix" in sys.argv[1:]), *servers()):
         print(level, what, advice, sep="\t", flush=True)
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import filelock
 import psutil
 
-from pipelines import stage
+from pipelines import stage, workspace
 
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
 LOCAL = "local"
+_NO_PAGES = {"dashboard_address": "127.0.0.1:0"}  # Dask's own listen on all addresses
 MEMORY = 2 * 2**30  # bytes for a stage on a CPU
 _UUID = re.compile(r"^GPU \d+: .*\(UUID: (GPU-[\w-]+)\)", re.MULTILINE)
 WHERE = "local, dask:ADDRESS, slurm[:QUEUE], ssh:HOST,HOST or cuda"
@@ -108,6 +109,7 @@ def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
 
 def _dask(kind: str, rest: str, jobs: int) -> dict:
     import dask
+    from distributed.security import Security
 
     # A worker that dies takes its stage with it three times by default before Dask gives the stage up.
     dask.config.set({"distributed.scheduler.allowed-failures": 10})
@@ -118,20 +120,34 @@ def _dask(kind: str, rest: str, jobs: int) -> dict:
 
         # cores, memory, walltime, job_extra_directives: the section jobqueue.slurm of Dask's configuration.
         queue = {"queue": rest} if rest else {}
+        shared = str(workspace.temporary(Path.cwd()))
+        keys = {"security": Security.temporary(), "shared_temp_directory": shared}
         settings = {"cores": 1, "processes": 1, "memory": dask.config.get("jobqueue.slurm.memory") or "16GB"}
         return {
             "cluster_class": SLURMCluster,
-            "cluster_kwargs": settings | queue,
+            "cluster_kwargs": settings | queue | keys | {"scheduler_options": _NO_PAGES},
             "adapt_kwargs": {"minimum": 1, "maximum": jobs},
         }
     if kind == "ssh" and rest:
         from distributed import SSHCluster
 
-        hosts = rest.split(",")
+        hosts, security = rest.split(","), Security.temporary()
+        # The hosts' processes take these from Dask's configuration here, which SSHCluster sends them.
+        dask.config.set({"distributed.comm.require-encryption": True} | {
+            f"distributed.comm.tls.{role}.{part}": value
+            for role in ("scheduler", "worker", "client")
+            for part, value in security.get_tls_config_for_role(role).items() if part in ("key", "cert")
+        } | {"distributed.comm.tls.ca-file": security.tls_ca_file})  # fmt: skip
         worker = {"nthreads": 1, "n_workers": 1}
+        scheduler = {"protocol": "tls://", **_NO_PAGES}
         return {
             "cluster_class": SSHCluster,
-            "cluster_kwargs": {"hosts": [hosts[0], *hosts], "worker_options": worker},
+            "cluster_kwargs": {
+                "hosts": [hosts[0], *hosts],
+                "worker_options": worker,
+                "scheduler_options": scheduler,
+                "security": security,
+            },
         }
     if kind == "cuda":
         from dask_cuda import LocalCUDACluster

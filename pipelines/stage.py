@@ -18,7 +18,7 @@ GRACE_SECONDS = 25
 _PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 _DIE_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" else []
 _BUSY = ("Unable to acquire lock", "is busy", "rwlock")
-_KILLED = re.compile(r"exited with (-\d+|1(?:3[4-9]|4[0-3]))\b")
+_KILLED = re.compile(r"exited with (-9|-15|137|143)\b")  # not 134, 139: a crash is a mistake in code
 _MEMORY = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
 _PROGRESS = re.compile(r"^[\w.-]+: ((?:epoch|step|going on|resum\w+) .*)$")
 # Dask's workers set these to 1; the number of threads is a parameter of the stage, not of where it runs.
@@ -137,9 +137,9 @@ def _failure(name: str, text: str, status: int, limit: float | None) -> StageErr
         return StageError(f"{name} ran out of memory ({said[:200]}); lower its batch_size, or run fewer jobs")
     if any(word in text for word in _BUSY):
         return BusyError(f"DVC was busy when it came to {name}; {look}")
-    if (match := _KILLED.search(text)) or status < 0:
-        return KilledError(f"{name} was killed ({match[0] if match else f'status {status}'}); {look}")
-    ended = re.search(r"exited with \d+", text)
+    ended = re.search(r"exited with -?\d+", text)
+    if _KILLED.search(text) or status in (-signal.SIGKILL, -signal.SIGTERM):
+        return KilledError(f"{name} was killed ({ended[0] if ended else f'status {status}'}); {look}")
     return StageError(f"{name} failed: {said[:300] or (ended[0] if ended else f'status {status}')}; {look}")
 
 

@@ -12,9 +12,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import filelock
-import yaml
 
-from lambdanet import files
+from lambdanet import files, yaml12
 from pipelines import graph
 
 KEPT_DAYS = 14
@@ -26,7 +25,7 @@ _NETWORK = re.compile(
     "unable to access.*(50[0-9]|Failed to connect)|Network is unreachable|cannot lock ref"
 )
 # What a run writes itself.
-RESULTS = (":!dvc.lock", ":!results", ":!weights")
+RESULTS = (":!dvc.lock", ":!*/dvc.lock", ":!results", ":!weights")
 
 
 class WorkspaceError(ValueError):
@@ -166,7 +165,9 @@ def _make(clone: Path, commit: str, folder: Path) -> None:
     git(part, "checkout", "--quiet", "--detach", commit)
     git(part, "remote", "rename", "origin", "clone")
     if "origin" in git(clone, "remote").split():
-        git(part, "remote", "add", "origin", git(clone, "remote", "get-url", "origin"))
+        url = git(clone, "remote", "get-url", "origin")
+        # A password is not copied; git asks its credential helper.
+        git(part, "remote", "add", "origin", re.sub("^(https?://)[^/]*@", r"\1", url))
     shutil.rmtree(part / ".dvc/cache", ignore_errors=True)
     cache = graph.cache(clone)
     cache.mkdir(parents=True, exist_ok=True)
@@ -236,8 +237,8 @@ def _committed(folder: Path, name: Path) -> str:
 
 def _is_whole(text: str) -> bool:
     try:
-        found = yaml.safe_load(text)  # JSON is YAML
-    except yaml.YAMLError:
+        found = yaml12.load(text)  # JSON is YAML
+    except ValueError:
         return False
     # A dvc.lock that was cut off may well be YAML; its last stage lacks something then.
     stages = found.get("stages") or {} if isinstance(found, dict) else None

@@ -94,8 +94,11 @@ def test_a_training_is_found_by_noise_model_and_seed(project):
     assert graph.training(project, small, "speckle", "cnn", 7) == (
         f"{small}:train@speckle-cnn-7", ["small/profile.yaml:seeds=[7]"],
     )  # fmt: skip
-    with pytest.raises(ValueError, match="has no training of 'cnn' on 'rain'"):
-        graph.training(project, "dvc.yaml", "rain", "cnn", 0)
+    for noise in ("rain", "01"):
+        with pytest.raises(
+            ValueError, match=f"no training of 'cnn' on '{noise}'; there are gaussian-01-cnn, "
+        ):
+            graph.training(project, "dvc.yaml", noise, "cnn", 0)
 
 
 SOURCES = sorted((scratch.ROOT / "pipelines").glob("*.py"))

@@ -49,3 +49,24 @@ def test_the_module_prints_a_line_a_finding(tmp_path):
         "no DVC remote: outputs stay on this machine",
         "no cluster is named",
     ]
+
+
+def test_outside_of_a_project_it_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "pipelines.health"]
+    environment = scratch.environment(tmp_path / "x")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    said = f"error: {tmp_path} is no DVC project; run this in the project's folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_a_workspace_has_no_password_and_lock_files_are_no_changes(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    scratch.profiles(project)
+    scratch.git(project, "remote", "add", "origin", "https://me:s3cr3t@host.example/x.git")
+    head = workspace.resolve(project, "")
+    with workspace.opened(project, head, "name", print) as folder:
+        assert "s3cr3t" not in (folder / ".git/config").read_text()
+        assert workspace.git(folder, "remote", "get-url", "origin") == "https://host.example/x.git"
+    (project / "small/dvc.lock").write_text("schema: '2.0'\n")
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    assert workspace.git(project, "status", "--porcelain", "--", ".", *workspace.RESULTS) == ""

@@ -3,6 +3,7 @@
 import re
 import signal
 import sqlite3
+import subprocess
 import sys
 
 import helpers
@@ -115,10 +116,34 @@ def test_what_cannot_be_done_is_one_line(tmp_path, words, said):
 
 def test_a_dead_server_is_one_line(tmp_path):
     project = scratch.project(tmp_path / "project")
+    scratch.profiles(project)
     url = "http://127.0.0.1:9/api"
     said = f"error: Prefect's server {url} does not answer; start it, or unset PREFECT_API_URL\n"
     assert scratch.run(project, "reproduce", PREFECT_API_URL=url) == (1, "", said)
     assert scratch.run(project, "train", "speckle", "cnn", PREFECT_API_URL=url) == (1, "", said)
+
+
+@pytest.mark.parametrize("words", [["reproduce"], ["train", "speckle", "cnn"]])
+def test_a_damaged_profile_is_one_line(tmp_path, words):
+    project = scratch.project(tmp_path / "project")
+    (project / "profile.yaml").write_text("profile: [\n")
+    status, out, err = scratch.run(project, *words, "--profile", "small")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(
+        f"error: {'' if words[0] == 'reproduce' else f'{project}/'}profile.yaml is not valid YAML: "
+    )
+
+
+@pytest.mark.parametrize("package", ["dvc", "prefect"])
+def test_a_package_that_is_not_installed_is_one_line(tmp_path, package):
+    project = scratch.project(tmp_path / "project")
+    lacks = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = ['reproduce']"
+    command = [sys.executable, "-c", f"{lacks}; runpy.run_module('pipelines', run_name='__main__')"]
+    done = subprocess.run(
+        command, cwd=project, env=scratch.environment(project), capture_output=True, text=True
+    )
+    said = f"error: the package {package} is not installed; `make setup` installs all in .venv\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
 def test_outside_of_a_project_it_says_so(tmp_path):

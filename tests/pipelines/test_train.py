@@ -7,9 +7,11 @@ import pytest
 import scratch
 import yaml
 from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from pipelines import flows, graph
 
+THERE = "there are gaussian-01-cnn, gaussian-01-deep-cnn, speckle-cnn, speckle-deep-cnn"
 TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
 
 
@@ -69,7 +71,9 @@ def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "rain", "cnn"], "error: dvc.yaml has no training of 'cnn' on 'rain'"),
+        (["train", "rain", "cnn"], f"error: dvc.yaml has no training of 'cnn' on 'rain'; {THERE}"),
+        (["train", "01", "cnn"], f"error: dvc.yaml has no training of 'cnn' on '01'; {THERE}"),
+        (["train", "rain", "cnn", "--revision", "HEAD"], "error: dvc.yaml has no training of 'cnn' on "),
         (["train", "speckle", "cnn", "--revision", "nowhere"], "error: there is no revision 'nowhere'"),
         (["train", "speckle", "cnn", "--revision", "--all"], "error: '--all' is no revision of git"),
         ([*TRAIN, "--set", "rate"], "error: "),
@@ -80,6 +84,9 @@ def test_what_cannot_be_trained_is_one_line(project, words, said):
     assert status == 1
     assert err.splitlines()[-1].startswith(said)
     assert "Traceback" not in err
+    if "there are" in said:
+        assert not (project / ".cluster").exists()
+        assert not (project / ".dvc/tmp/lambdanet/workspaces").exists()
 
 
 def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a_schedule_that_is_off():
@@ -91,10 +98,14 @@ def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a
         assert set(one["parameters"]) <= set(schema["properties"])
         assert all(field.get("description") for field in schema["properties"].values())
         assert [schedule["active"] for schedule in one["schedules"]] == [False]
+        for profile in ("", "paper", "quick"):  # as Prefect's server checks a run
+            validate(one["parameters"] | {"profile": profile}, schema, raise_on_error=True)
+        with pytest.raises(ValidationError, match="'pape' is not one of"):
+            validate(one["parameters"] | {"profile": "pape"}, schema, raise_on_error=True)
     properties = flow.parameters.model_dump()["properties"]
     assert properties["model"]["enum"] == graph.names("models")
     assert properties["noise"]["enum"] == graph.names("noises")
-    assert properties["profile"]["enum"] == graph.profiles(scratch.ROOT)
+    assert properties["profile"]["enum"] == ["", *graph.profiles(scratch.ROOT)]
     assert properties["seed"]["type"] == "integer"
 
 
