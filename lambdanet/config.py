@@ -195,7 +195,6 @@ class Ablation:
         hyperparameters: all that differ from the network's defaults.
         train: how it is trained.
         seeds: one training for each.
-        levels: whether it is scored by noise level and on training images too.
     """
 
     study: Name
@@ -207,7 +206,6 @@ class Ablation:
     hyperparameters: Hyperparameters
     train: Training
     seeds: Seeds
-    levels: Flag = False
 
 
 class _Mapping(BaseModel):
@@ -264,6 +262,7 @@ class Profile(_Mapping):
         datasets: clean images by name.
         pairs: which of them are stored with which noise.
         train: how each model of Table 2 is trained.
+        levels: the ablations that are scored by noise level and on training images too.
         ablations: all other trainings.
     """
 
@@ -276,6 +275,7 @@ class Profile(_Mapping):
     datasets: dict[Name, AnyDownload]
     pairs: dict[Name, Pair]
     train: dict[Name, ModelTraining]
+    levels: tuple[Name, ...]
     ablations: dict[Name, Ablation] = {}
 
 
@@ -438,7 +438,11 @@ class Config:
         """
         entry = look_up(self.profile.ablations, name, "ablation", self.profile.file)
         cell = Cell(self.name, entry.test_noise, name, _seed(seed))
-        of = {"stage": f"ablate@{name}", "place": f"ablations/{name}/{cell.seed}", "levels": entry.levels}
+        of = {
+            "stage": f"ablate@{name}",
+            "place": f"ablations/{name}/{cell.seed}",
+            "levels": name in self.profile.levels,
+        }
         return self._resolve(cell, self.noise(entry.noise), entry.test_noise, entry.dataset, **of)
 
     def _resolve(self, cell: Cell, noise: dict, test_noise: str, dataset: str, **of: Any) -> Run:
@@ -662,6 +666,8 @@ def _check_profile(file: Path, params: Params, profile: Profile) -> None:
         _known("train", name, models, "the models of Table 2")
         config = params.models[name] | entry.hyperparameters
         _check_factory(f"train.{name}.hyperparameters", config, "model", signatures.models)
+    for name in profile.levels:
+        _known("levels", name, profile.ablations, "ablations")
     for name, entry in profile.ablations.items():
         _check_ablation(f"ablations.{name}", name, entry, params, profile, pairs)
 

@@ -300,13 +300,17 @@ BAD = {
         ((*BCE, "study"), "lost"),
         "ablations.loss-bce.study is 'lost', must be one of studies: base, loss",
     ),
+    "levels of no ablation": (
+        (("levels",), ["dncnn"]),
+        "levels is 'dncnn', must be one of ablations: loss-bce",
+    ),
     "unknown noise": (
         ((*BCE, "noise"), "fog"),
         "ablations.loss-bce.noise is 'fog', must be one of noises: gaussian-01, speckle",
     ),
     "unknown network": (
         ((*BCE, "model"), "unet"),
-        "ablations.loss-bce: unknown model 'unet'; choose one of autoencoder, cnn, dncnn, lambdanet, ",
+        "ablations.loss-bce: unknown model 'unet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, ",
     ),
     "code that DVC would not see": (
         ((*BCE, "code"), "dncnn"),

@@ -48,13 +48,12 @@ def made(once, tmp_path, monkeypatch):
 def once(tmp_path_factory):
     """A project with the outputs of three runs, and the report and weights of these."""
     folder = tmp_path_factory.mktemp("made")
-    document = PROFILE["ablations"]["loss-bce"] | {"study": "split", "levels": True}
+    document = PROFILE["ablations"]["loss-bce"] | {"study": "split"}
     params = helpers.PARAMS | {
         "studies": helpers.PARAMS["studies"] | {"split": {"title": "A", "document": True}}
     }
-    helpers.write_config(
-        folder, params, PROFILE | {"ablations": PROFILE["ablations"] | {"cnn-bce": document}}
-    )
+    ablations = {"levels": ["cnn-bce"], "ablations": PROFILE["ablations"] | {"cnn-bce": document}}
+    helpers.write_config(folder, params, PROFILE | ablations)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         loaded = config.load("profile.yaml")

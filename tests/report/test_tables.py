@@ -138,6 +138,7 @@ def project(table, profile="sample", ablations=()):
     models = [*table["lambdanets"], *table["baselines"]]
     chosen["train"] = {name: chosen["train"][name] for name in models}
     chosen["ablations"] = {name: chosen["ablations"][name] for name in ablations}
+    chosen["levels"] = [name for name in chosen["levels"] if name in ablations]
     helpers.write_config(Path(), raw, chosen)
     return config.load("profile.yaml")
 
