@@ -298,6 +298,8 @@ def show(profile: str, name: str | None, as_json: bool) -> None:
         _show_run(profile, name or "", as_json)
         return
     folder = Path("results") / profile
+    if not folder.is_dir():
+        config.find(profile)
     table = tables.read_table(folder / "table2.csv")
     click.echo(tables.as_text(table))
     click.echo(f"\nreport:     {folder / 'report.html'}")

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from lambdanet import signatures, yaml12
 
+FOLDERS = ("ablations", "clean")  # of runs/, beside those with the name of a noise or a data set
 LARGEST_SEED = 2**32 - 1
 PARAMS, PROFILE = "params.yaml", "profile.yaml"
 
@@ -276,7 +277,7 @@ class Profile(_Mapping):
     pairs: dict[Name, Pair]
     train: dict[Name, ModelTraining]
     levels: tuple[Name, ...]
-    ablations: dict[Name, Ablation] = {}
+    ablations: Annotated[dict[Name, Ablation], Field(min_length=1)]  # DVC needs a stage of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -618,12 +619,15 @@ def _must_be(kind: str, limits: dict) -> str:
     for key, word in words.items():
         if key in limits:
             return f"{word} {limits[key]:g}"
+    if limits.get("field_type") == "Dictionary":
+        kind = "dict_type"
     if kind == "literal_error":
         return f"one of {limits['expected'].replace(' or ', ', ').replace(chr(39), '')}"
     return _KINDS.get(kind, kind.replace("_", " "))
 
 
 def _check_params(params: Params) -> None:
+    _not_a_folder("noises", params.noises)
     for name, config in params.noises.items():
         _check_factory(f"noises.{name}", config, "noise", signatures.noises, exactly=True)
     for name, config in params.models.items():
@@ -646,13 +650,17 @@ def _check_profile(file: Path, params: Params, profile: Profile) -> None:
         raise ValueError(f"root is {profile.root!r}, must lead from {file.parent} to the project's folder")
     if file.resolve() != Path(profile.file).resolve():
         raise ValueError(f"file is {profile.file!r}, must be {file}")
+    if file.resolve().parent != Path().resolve():
+        if profile.profile != (wanted := file.resolve().parent.name):
+            raise ValueError(f"profile is {profile.profile!r}, must be {wanted!r}, the name of its folder")
+    elif (other := Path(profile.profile, PROFILE)).exists():
+        raise ValueError(f"profile is {profile.profile!r}, which is the name of {other}; choose another one")
+    _not_a_folder("datasets", profile.datasets)
     _unique("seeds", profile.seeds)
     _known("dataset", profile.dataset, profile.datasets, "datasets")
     for key, pair in profile.pairs.items():
         _known(f"pairs.{key}.dataset", pair.dataset, profile.datasets, "datasets")
         _known(f"pairs.{key}.noise", pair.noise, params.noises, "noises")
-        if pair.noise == "clean":
-            raise ValueError(f"pairs.{key}.noise is 'clean', which names the images without noise")
     pairs = [(pair.dataset, pair.noise) for pair in profile.pairs.values()]
     _unique("pairs", pairs)
     for noise in params.table.noises:
@@ -709,6 +717,12 @@ def _check_factory(where: str, config: dict, kind: str, registry: Callable, *, e
 def _known(where: str, name: str, known: Iterable[str], of: str) -> None:
     if name not in known:
         raise ValueError(f"{where} is {name!r}, must be one of {of}: {', '.join(known) or 'none'}")
+
+
+def _not_a_folder(where: str, names: Iterable[str]) -> None:
+    for name in FOLDERS:
+        if name in names:
+            raise ValueError(f"{where}.{name}: a folder below runs/ has this name; choose another one")
 
 
 def _unique(where: str, values: Iterable) -> None:

@@ -159,6 +159,7 @@ def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet)
         (["evaluate", "params.yaml", "speckle"], "params.yaml: not a readable safetensors file"),
         (["models"], "there is no registry yet (mlflow.db)"),
         (["show"], "results/sample/table2.csv cannot be read"),
+        (["show", "--profile", "nope"], "unknown profile 'nope'; there are sample"),
         (["export-weights"], "results/sample/digests.json cannot be read"),
         (["restore"], "results/sample/trainings.json cannot be read"),
     ],
