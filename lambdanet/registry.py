@@ -21,7 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from torch.export import ExportedProgram
 
 from lambdanet import files, portable
-from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases, newest, tests
+from lambdanet.catalogue import NO_REGISTRY, RESERVED, RULE, Denoiser, aliases, newest, tests
 from lambdanet.models import load_weights
 from lambdanet.tracking import Training, connect, experiment_id, moved_from, moved_line, sqlite_file
 
@@ -242,10 +242,7 @@ def open_registry() -> MlflowClient:
         UnreachableError: MLflow does not answer.
     """
     if (path := sqlite_file()) and not path.exists():
-        raise ValueError(
-            f"there is no registry yet ({path.name}); make it with `make repro` or, from the committed "
-            "weights, `lambdanet publish --profile quick`; or name weights: --weights weights/quick"
-        )
+        raise ValueError(NO_REGISTRY.replace("mlflow.db", path.name))
     return connect()
 
 
