@@ -12,6 +12,10 @@ RULE = (
     "architecture. With several seeds the mean of a model's decides, and its best seed stands for it; at "
     "equal PSNR fewer parameters win, then the older version."
 )
+NO_REGISTRY = (
+    "there is no registry yet (mlflow.db); make it with `make repro` or, from the committed "
+    "weights, `lambdanet publish --profile paper`; or name weights: --weights weights/paper"
+)
 RESERVED = ("champion", "compact")
 
 

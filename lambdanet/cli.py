@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from lambdanet import __version__, config
+from lambdanet import __version__, catalogue, config
 
 # As in stages/entry.py: threads that spin long while they wait are ruinous on a shared machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -29,6 +29,8 @@ class OneLineErrors(click.Group):
             return super().invoke(context)
         except (ValueError, OSError) as error:
             sys.exit(f"error: {' '.join(str(error).split())}")
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: {error}; install what this project needs by `make setup`")
 
 
 PROFILE = click.option(
@@ -113,14 +115,13 @@ def train(
     given = {name: value for name, value in changes.items() if value is not None}
     run = _run(loaded, noise, model, seed)
     settings = config.build(config.Training, dataclasses.asdict(run.settings) | given, "options")
-    from lambdanet import experiment, live  # after the words were checked: torch takes seconds
-
     if out.exists() and not (
         out.is_dir()
         and {path.name for path in out.iterdir()}
         <= {path.name for path in (run.weights, run.description, run.history)}
     ):
         raise ValueError(f"{out} exists and is not the folder of a training; name another one")
+    from lambdanet import experiment, live  # after the words were checked: torch takes seconds
 
     files = {"log": out.with_name(f"{out.name}.log.json"), "folder": out}
     files["checkpoints"] = out.with_name(f".{out.name}.checkpoints")
@@ -144,11 +145,13 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 
     The images are those of Table 2, or of the ablation that the weights are of.
     """
+    loaded = config.load(config.find(profile))
+    loaded.noise(noise)
+    if not weights.exists():
+        raise ValueError(f"{weights}: no such weights file")
     from lambdanet import scoring
     from lambdanet.models import read_description
 
-    loaded = config.load(config.find(profile))
-    loaded.noise(noise)
     described = read_description(weights).get("cell") or {}
     model = described.get("model")
     model = model if model in loaded.profile.ablations else loaded.models[0]
@@ -208,6 +211,8 @@ def denoise(
         imagefile.check(next(iter(planned)))
     for note in notes:
         click.echo(note, err=True)
+    if weights is None:
+        _need_registry()
     from lambdanet import application  # after the words were checked: torch takes seconds
 
     with application.denoisers(weights, alias or "champion", noise) as choices:
@@ -219,7 +224,8 @@ def denoise(
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object a version.")
 def models(as_json: bool) -> None:
     """List the denoisers in MLflow's registry, and what their aliases stand for."""
-    from lambdanet import catalogue, registry, tracking
+    _need_registry()
+    from lambdanet import registry, tracking
 
     client = registry.open_registry()
     with tracking.reaching():
@@ -249,9 +255,9 @@ def publish(profile: str) -> None:
     Taken from DVC's outputs where they are, else from weights/PROFILE and results/PROFILE. Where to is
     MLFLOW_TRACKING_URI, by default mlflow.db in the current folder.
     """
+    loaded = config.load(config.find(profile))
     from lambdanet import publish
 
-    loaded = config.load(config.find(profile))
     _, results, weights = loaded.folders
     trained = publish.from_outputs(loaded)
     here = {one.training.cell for one in trained}
@@ -292,12 +298,14 @@ def ui(port: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="That run for a program, with its page in MLflow.")
 def show(profile: str, name: str | None, as_json: bool) -> None:
     """Print the table of a profile, where its report lies and what to do next."""
-    from lambdanet.report import tables
-
     if name or as_json:
         _show_run(profile, name or "", as_json)
         return
     folder = Path("results") / profile
+    if not folder.is_dir():
+        config.find(profile)
+    from lambdanet.report import tables
+
     table = tables.read_table(folder / "table2.csv")
     click.echo(tables.as_text(table))
     click.echo(f"\nreport:     {folder / 'report.html'}")
@@ -312,12 +320,12 @@ def show(profile: str, name: str | None, as_json: bool) -> None:
 
 
 def _show_run(profile: str, name: str, as_json: bool) -> None:
-    from lambdanet.report import runs, tables
-
     loaded = config.load(config.find(profile))
     run = next((one for one in loaded.runs if one.cell.name == name), None)
     if run is None:
-        raise click.ClickException(f"profile {profile} has no run {name!r}; they are NOISE-MODEL-SEED")
+        raise ValueError(f"profile {profile} has no run {name!r}; they are NOISE-MODEL-SEED")
+    from lambdanet.report import runs, tables
+
     row, url = tables.run_row(run, comparable=runs.is_papers(loaded)), None
     if as_json:
         from lambdanet import tracking
@@ -333,9 +341,9 @@ def _show_run(profile: str, name: str, as_json: bool) -> None:
 @PROFILE
 def export_weights(profile: str) -> None:
     """Copy the weights behind a profile's committed table to weights/PROFILE, for git."""
+    loaded = config.load(config.find(profile))
     from lambdanet import restoring
 
-    loaded = config.load(config.find(profile))
     count = restoring.export_weights(loaded, loaded.folders.weights)
     click.echo(f"{loaded.folders.weights}: {count} weights files, each the one that its score names")
 
@@ -344,15 +352,21 @@ def export_weights(profile: str) -> None:
 @PROFILE
 def restore(profile: str) -> None:
     """Put back what a profile's committed report was made of, to make it again with one training more."""
+    loaded = config.load(config.find(profile))
     from lambdanet import restoring
 
-    loaded = config.load(config.find(profile))
     _, results, weights = loaded.folders
     done = restoring.restore(loaded, results, weights)
     click.echo(
         f"put back for {profile}: {done.scores} scores, {done.trainings} trainings, "
         f"{done.samples} folders of sample images"
     )
+
+
+def _need_registry() -> None:
+    """Before MLflow is loaded; of another store than the usual file `open_registry` says it."""
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not Path("mlflow.db").exists():
+        raise ValueError(catalogue.NO_REGISTRY)
 
 
 def _refuse_taken(port: int) -> None:

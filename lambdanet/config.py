@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from lambdanet import signatures, yaml12
 
+FOLDERS = ("ablations", "clean")  # of runs/, beside those with the name of a noise or a data set
 LARGEST_SEED = 2**32 - 1
 PARAMS, PROFILE = "params.yaml", "profile.yaml"
 
@@ -195,7 +196,6 @@ class Ablation:
         hyperparameters: all that differ from the network's defaults.
         train: how it is trained.
         seeds: one training for each.
-        levels: whether it is scored by noise level and on training images too.
     """
 
     study: Name
@@ -207,7 +207,6 @@ class Ablation:
     hyperparameters: Hyperparameters
     train: Training
     seeds: Seeds
-    levels: Flag = False
 
 
 class _Mapping(BaseModel):
@@ -264,6 +263,7 @@ class Profile(_Mapping):
         datasets: clean images by name.
         pairs: which of them are stored with which noise.
         train: how each model of Table 2 is trained.
+        levels: the ablations that are scored by noise level and on training images too.
         ablations: all other trainings.
     """
 
@@ -276,7 +276,8 @@ class Profile(_Mapping):
     datasets: dict[Name, AnyDownload]
     pairs: dict[Name, Pair]
     train: dict[Name, ModelTraining]
-    ablations: dict[Name, Ablation] = {}
+    levels: tuple[Name, ...]
+    ablations: Annotated[dict[Name, Ablation], Field(min_length=1)]  # DVC needs a stage of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -442,7 +443,11 @@ class Config:
         """
         entry = look_up(self.profile.ablations, name, "ablation", self.profile.file)
         cell = Cell(self.name, entry.test_noise, name, _seed(seed))
-        of = {"stage": f"ablate@{name}", "place": f"ablations/{name}/{cell.seed}", "levels": entry.levels}
+        of = {
+            "stage": f"ablate@{name}",
+            "place": f"ablations/{name}/{cell.seed}",
+            "levels": name in self.profile.levels,
+        }
         return self._resolve(cell, self.noise(entry.noise), entry.test_noise, entry.dataset, **of)
 
     def _resolve(self, cell: Cell, noise: dict, test_noise: str, dataset: str, **of: Any) -> Run:
@@ -618,12 +623,15 @@ def _must_be(kind: str, limits: dict) -> str:
     for key, word in words.items():
         if key in limits:
             return f"{word} {limits[key]:g}"
+    if limits.get("field_type") == "Dictionary":
+        kind = "dict_type"
     if kind == "literal_error":
         return f"one of {limits['expected'].replace(' or ', ', ').replace(chr(39), '')}"
     return _KINDS.get(kind, kind.replace("_", " "))
 
 
 def _check_params(params: Params) -> None:
+    _not_a_folder("noises", params.noises)
     for name, config in params.noises.items():
         _check_factory(f"noises.{name}", config, "noise", signatures.noises, exactly=True)
     for name, config in params.models.items():
@@ -646,13 +654,17 @@ def _check_profile(file: Path, params: Params, profile: Profile) -> None:
         raise ValueError(f"root is {profile.root!r}, must lead from {file.parent} to the project's folder")
     if file.resolve() != Path(profile.file).resolve():
         raise ValueError(f"file is {profile.file!r}, must be {file}")
+    if file.resolve().parent != Path().resolve():
+        if profile.profile != (wanted := file.resolve().parent.name):
+            raise ValueError(f"profile is {profile.profile!r}, must be {wanted!r}, the name of its folder")
+    elif (other := Path(profile.profile, PROFILE)).exists():
+        raise ValueError(f"profile is {profile.profile!r}, which is the name of {other}; choose another one")
+    _not_a_folder("datasets", profile.datasets)
     _unique("seeds", profile.seeds)
     _known("dataset", profile.dataset, profile.datasets, "datasets")
     for key, pair in profile.pairs.items():
         _known(f"pairs.{key}.dataset", pair.dataset, profile.datasets, "datasets")
         _known(f"pairs.{key}.noise", pair.noise, params.noises, "noises")
-        if pair.noise == "clean":
-            raise ValueError(f"pairs.{key}.noise is 'clean', which names the images without noise")
     pairs = [(pair.dataset, pair.noise) for pair in profile.pairs.values()]
     _unique("pairs", pairs)
     for noise in params.table.noises:
@@ -666,6 +678,8 @@ def _check_profile(file: Path, params: Params, profile: Profile) -> None:
         _known("train", name, models, "the models of Table 2")
         config = params.models[name] | entry.hyperparameters
         _check_factory(f"train.{name}.hyperparameters", config, "model", signatures.models)
+    for name in profile.levels:
+        _known("levels", name, profile.ablations, "ablations")
     for name, entry in profile.ablations.items():
         _check_ablation(f"ablations.{name}", name, entry, params, profile, pairs)
 
@@ -707,6 +721,12 @@ def _check_factory(where: str, config: dict, kind: str, registry: Callable, *, e
 def _known(where: str, name: str, known: Iterable[str], of: str) -> None:
     if name not in known:
         raise ValueError(f"{where} is {name!r}, must be one of {of}: {', '.join(known) or 'none'}")
+
+
+def _not_a_folder(where: str, names: Iterable[str]) -> None:
+    for name in FOLDERS:
+        if name in names:
+            raise ValueError(f"{where}.{name}: a folder below runs/ has this name; choose another one")
 
 
 def _unique(where: str, values: Iterable) -> None:

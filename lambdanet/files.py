@@ -26,6 +26,7 @@ import filelock
 import numpy as np
 
 T = TypeVar("T")
+_OLD = ".old.part"  # behind a temporary folder's name: what it replaces
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
@@ -93,26 +94,37 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _part(path)
+    old = temporary.with_name(f"{temporary.name}{_OLD}")
     temporary.mkdir()
     try:
         yield temporary
         _keep_mode(path, temporary)
         if path.exists():
-            old = temporary.with_name(f"{temporary.name}.old.part")
             os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
     except BaseException:
+        _put_back(old, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def discard_parts(path: Path) -> None:
-    """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock."""
-    for part in Path(path).parent.glob(f".{glob.escape(_short(Path(path).name))}.*.part"):
+    """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock.
+
+    What it had moved aside and not replaced yet goes back to `path`.
+    """
+    path = Path(path)
+    left = f".{glob.escape(_short(path.name))}.{'[0-9a-f]' * 8}.part"
+    for old in path.parent.glob(left + _OLD):
+        _put_back(old, path)
+    for part in [*path.parent.glob(left), *path.parent.glob(left + _OLD)]:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        os.replace(old, path)
 
 
 def _part(path: Path) -> Path:

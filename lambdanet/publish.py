@@ -176,9 +176,10 @@ def _images(one: Trained) -> int:
     return one.training.record.get("data", {}).get("train", {}).get("images") or one.train_images
 
 
-def write_receipt(path: Path, trained: list[Trained]) -> None:
-    """Say which weights were published; the same weights always give the same bytes."""
-    files.write_json(path, {one.training.cell.name: one.training.weights_sha256 for one in trained})
+def write_receipt(path: Path, trained: list[Trained], why: str = "") -> None:
+    """Say which weights were published, or `why` none; the same weights always give the same bytes."""
+    registered = {one.training.cell.name: one.training.weights_sha256 for one in trained}
+    files.write_json(path, {"registered": registered} | ({"why": why} if why else {}))
 
 
 def _trained(

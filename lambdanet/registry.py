@@ -22,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 from torch.export import ExportedProgram
 
 from lambdanet import files, portable
-from lambdanet.catalogue import RESERVED, RULE, Denoiser, aliases, newest, tests
+from lambdanet.catalogue import NO_REGISTRY, RESERVED, RULE, Denoiser, aliases, newest, tests
 from lambdanet.models import load_weights, read_description
 from lambdanet.tracking import Training, connect, experiment_id, moved_from, moved_line, sqlite_file
 
@@ -123,6 +123,8 @@ def register(
 ) -> ModelVersion | None:
     """Register a scored network as a version of its noise's model, unless these weights are one.
 
+    Call it within `tracking.reaching`, which lets one process at a time into a SQLite file.
+
     Args:
         client: of `tracking.connect`.
         training: scored.
@@ -141,11 +143,10 @@ def register(
     if cell.model in RESERVED:
         raise ValueError(f"a model cannot be named {cell.model}: it is an alias of the registry")
     name = PREFIX + cell.noise
-    with contextlib.suppress(MlflowException):  # it is there
-        client.create_registered_model(name, description=_about(cell.noise))
+    _make_registered_model(client, name, _about(cell.noise))
     scores = training.scores
     versions = _versions(client, name)
-    known = next((v for v in versions if v.tags["weights_sha256"] == training.weights_sha256), None)
+    known = _find(versions, training.weights_sha256)
     logged = training.record.get("data", {}).get("train", {}).get("images")
     if known and not logged:  # today's params.yaml must not rewrite how many images it was trained on
         train_images = int(known.tags["train_images"])
@@ -173,6 +174,9 @@ def register(
     )
     _log_model(client, folder, run_id, model.model_id)
     client.finalize_logged_model(model.model_id, "READY")
+    if _find(_versions(client, name), training.weights_sha256):  # another process registered them just now
+        client.delete_logged_model(model.model_id)
+        return None
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     return client.create_model_version(
         name, f"models:/{model.model_id}", run_id, tags, description=description, model_id=model.model_id
@@ -241,10 +245,7 @@ def open_registry() -> MlflowClient:
         UnreachableError: MLflow does not answer.
     """
     if (path := sqlite_file()) and not path.exists():
-        raise ValueError(
-            f"there is no registry yet ({path.name}); make it with `make repro` or, from the committed "
-            "weights, `lambdanet publish --profile paper`; or name weights: --weights weights/paper"
-        )
+        raise ValueError(NO_REGISTRY.replace("mlflow.db", path.name))
     return connect()
 
 
@@ -253,6 +254,18 @@ def _log_model(client: MlflowClient, folder: Path, run_id: str, model_id: str) -
     card.run_id, card.model_id = run_id, model_id
     card.save(str(folder / "MLmodel"))
     client.log_model_artifacts(model_id, str(folder))
+
+
+def _make_registered_model(client: MlflowClient, name: str, description: str) -> None:
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _find(versions: list[ModelVersion], weights_sha256: str) -> ModelVersion | None:
+    return next((one for one in versions if one.tags["weights_sha256"] == weights_sha256), None)
 
 
 def _describe(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:

@@ -61,7 +61,7 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
 def export_weights(config: Config, out: Path) -> int:
     """Copy the weights behind a report, for git: one RUN.safetensors for each run of its table.
 
-    Those of ablations go to a folder of that name, as far as they are here.
+    Those of ablations go to a folder of that name, as far as they are here or in `out`.
 
     Args:
         config: of the profile; its results have digests.json and trainings.json.
@@ -79,18 +79,18 @@ def export_weights(config: Config, out: Path) -> int:
     known = {
         name: one["scores"]["weights_sha256"] for name, one in _read(results / records.TRAININGS).items()
     }
-    beside = [run for run in config.ablation_runs if run.weights.is_file()]
-    beside = [run for run in beside if files.sha256(run.weights) == known.get(run.cell.name)]
+    wanted = {f"{name}.safetensors": (runs.get(name), digest) for name, digest in scored.items()}
+    for run in config.ablation_runs:
+        name = f"ablations/{run.cell.name}.safetensors"
+        if run.cell.name in known and (run.weights.is_file() or (out / name).is_file()):
+            wanted[name] = run, known[run.cell.name]
     with files.new_folder(out) as new:
-        for name, digest in scored.items():
-            path = runs[name].weights if name in runs else Path(name)
+        for name, (run, digest) in wanted.items():
+            path = run.weights if run and run.weights.is_file() else out / name
             if not path.is_file() or files.sha256(path) != digest:
                 raise ValueError(f"{path} is missing or is not what was scored; run `dvc repro`")
-            files.write_bytes(new / f"{name}.safetensors", path.read_bytes())
-        for run in beside:
-            name = f"ablations/{run.cell.name}.safetensors"
-            files.write_bytes(new / name, run.weights.read_bytes())
-    return len(scored) + len(beside)
+            files.write_bytes(new / name, path.read_bytes())
+    return len(wanted)
 
 
 def _read(path: Path) -> dict:

@@ -5,6 +5,7 @@ python -m pipelines reproduce --profile sample train --jobs 2
 python -m pipelines train speckle dncnn --profile quick --seed 3
 """
 
+import contextlib
 import os
 import sys
 import urllib.request
@@ -42,7 +43,10 @@ def reproduce(
 ) -> None:
     """Run what is out of date; TARGETS are stages, or kinds of stages such as `train`; default: all."""
     try:
-        wanted = graph.load(graph.dvc_file(profile), targets)
+        file = graph.dvc_file(profile)
+        # Before the graph is read: DVC would wait for the other's stages without a word.
+        with contextlib.nullcontext() if dry_run else workspace.alone(file):
+            wanted = graph.load(file, targets)
     except ValueError as error:
         sys.exit(f"error: {error}")
     if dry_run or not wanted.to_run():

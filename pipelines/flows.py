@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import filelock
 from prefect import flow, get_run_logger, task
 from prefect.futures import PrefectFuture
 from prefect.states import Failed, State
@@ -217,7 +216,7 @@ def reproduce(
     """
     try:
         file = graph.dvc_file(profile)
-        with _alone(file):
+        with workspace.alone(file):
             wanted = graph.load(file, targets)
             if dry_run or not wanted.to_run():
                 for line in wanted.plan():
@@ -399,22 +398,6 @@ def _delivered(name: str, order: Order, key: str, experiment: str) -> str:
     if experiment:
         delivery = ("exp", "push", "--force", "origin", experiment)
     return exchange.run(name, order.folder, key, lambda: tagged(name, order), say, (delivery,))
-
-
-@contextlib.contextmanager
-def _alone(file: str) -> Iterator[None]:
-    """Hold a profile of this folder for one `reproduce`; a second one waits for the first."""
-    path = workspace.temporary(Path.cwd()) / f"reproduce-{file.replace('/', '-')}.lock"
-    lock = filelock.FileLock(path, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"another `reproduce` of {file} runs here; waiting for it", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _sign(folder: Path) -> str:

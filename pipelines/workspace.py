@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
@@ -187,6 +188,22 @@ def _refuse_relative(config: Path) -> None:
         url = parser.get(section, "url", fallback="/")
         if "://" not in url and not Path(url).is_absolute():
             raise WorkspaceError(f"{config}: url {url} is relative; write it as an absolute path")
+
+
+@contextlib.contextmanager
+def alone(file: str) -> Iterator[None]:
+    """Hold a profile of this folder for one `reproduce`; a second one waits for the first."""
+    path = temporary(Path.cwd()) / f"reproduce-{file.replace('/', '-')}.lock"
+    lock = filelock.FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"another `reproduce` of {file} runs here; waiting for it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def damaged(folder: Path) -> list[Path]:

@@ -37,6 +37,8 @@ def run(main: Callable[..., None], usage: str) -> None:
         main(*words)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}; install what this project needs by `make setup`")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -62,6 +62,7 @@ PROFILE = {
     "datasets": {"patches": {"dataset": "photos", "train": 32, "test": 8}},
     "pairs": {name: {"dataset": "patches", "noise": name} for name in PARAMS["noises"]},
     "train": {name: TRAIN | {"epochs": 2} for name in PARAMS["models"]},
+    "levels": [],
     "ablations": {
         "loss-bce": {
             "study": "loss",

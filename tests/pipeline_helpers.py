@@ -36,12 +36,13 @@ PROFILE = {
     "datasets": {"photos": {"dataset": "photos", "train": 64, "test": 20}},
     "pairs": {noise: {"dataset": "photos", "noise": noise} for noise in NOISES},
     "train": {"lambdanet-u4-m7": TRAIN | {"epochs": 2}, "autoencoder": TRAIN},
+    "levels": ["cnn-bce"],
     "ablations": {
         "base": ablation("base", "lambdanet", "lambdanet", hyperparameters=HYPERPARAMETERS),
         "channels-d8": ablation(
             "channels", "lambdanet", "lambdanet", hyperparameters=HYPERPARAMETERS | {"d": 8}, seeds=[0, 1]
         ),
-        "cnn-bce": ablation("split", "cnn", "cnn", hyperparameters={"width": 4}, levels=True),
+        "cnn-bce": ablation("split", "cnn", "cnn", hyperparameters={"width": 4}),
     },
 }
 

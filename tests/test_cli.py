@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from lambdanet.cli import main
 from lambdanet.models import create_model, save_weights
@@ -159,6 +160,7 @@ def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet)
         (["evaluate", "params.yaml", "speckle"], "params.yaml: not a readable safetensors file"),
         (["models"], "there is no registry yet (mlflow.db)"),
         (["show"], "results/sample/table2.csv cannot be read"),
+        (["show", "--profile", "nope"], "unknown profile 'nope'; there are sample"),
         (["export-weights"], "results/sample/digests.json cannot be read"),
         (["restore"], "results/sample/trainings.json cannot be read"),
     ],
@@ -167,6 +169,53 @@ def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, say
     before = sorted(project.rglob("*"))
     assert says in one_line(lambdanet(*words))
     assert sorted(project.rglob("*")) == before
+
+
+UNKNOWN = "error: unknown profile 'nope'; there are sample"
+EARLY = [
+    (["train", "speckle", "dncnn", "--out", "."], "error: . exists and is not the folder of a training"),
+    (["train", "speckle", "dncnn", "--out", "x", "--profile", "nope"], UNKNOWN),
+    (["evaluate", "params.yaml", "speckle", "--profile", "nope"], UNKNOWN),
+    (["evaluate", "params.yaml", "rain"], "error: unknown noise 'rain'; params.yaml has gaussian-01"),
+    (["evaluate", "none.safetensors", "speckle"], "error: none.safetensors: no such weights file"),
+    (["models"], "error: there is no registry yet (mlflow.db)"),
+    (["denoise", "a.png", "-o", "b.png", "--blind"], "error: there is no registry yet (mlflow.db)"),
+    *(
+        ([command, "--profile", "nope"], UNKNOWN)
+        for command in ("publish", "restore", "export-weights", "show")
+    ),
+    (["show", "--run", "x"], "error: profile sample has no run 'x'; they are NOISE-MODEL-SEED"),
+]
+
+
+def test_mistakes_are_found_before_torch_and_mlflow_are_loaded(project, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Image.new("RGB", (16, 16)).save(project / "a.png")
+    code = """
+import json, sys
+from click.testing import CliRunner
+from lambdanet.cli import main
+for words in json.loads(sys.argv[1]):
+    print(json.dumps(CliRunner().invoke(main, words).output), file=sys.stderr)
+    assert not {"torch", "mlflow"} & set(sys.modules), words
+"""
+    words = json.dumps([words for words, _ in EARLY])
+    done = subprocess.run([sys.executable, "-c", code, words], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line[: len(start)] for line, (_, start) in zip(said, EARLY, strict=True)] == [s for _, s in EARLY]
+    assert {line.count("\n") for line in said} == {1}
+    assert sorted(path.name for path in project.iterdir()) == ["a.png", "params.yaml", "sample"]
+
+
+def test_a_missing_package_is_one_line(project, monkeypatch):
+    (project / "mlflow.db").touch()
+    code = "import sys; sys.modules['mlflow'] = None; from lambdanet.cli import main; main(['models'])"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: import of mlflow halted; ")
+    assert done.stderr.endswith("; install what this project needs by `make setup`\n")
 
 
 def test_the_device_is_also_that_of_the_environment(project, lambdanet, monkeypatch):

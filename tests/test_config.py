@@ -224,6 +224,14 @@ def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
     assert (one.name, one.address("plot")) == ("small", "small/dvc.yaml:plot")
     with pytest.raises(ValueError, match=r"unknown profile 'huge'; there are tiny, small$"):
         config.find("huge")
+    (tmp_path / "copy").mkdir()
+    copy = PROFILE | {"root": "..", "file": "copy/profile.yaml"}
+    (tmp_path / "copy/profile.yaml").write_text(yaml.safe_dump(copy))
+    with pytest.raises(ValueError, match=r"profile is 'tiny', must be 'copy', the name of its folder$"):
+        config.load("copy/profile.yaml")
+    helpers.write_config(tmp_path, profile=PROFILE | {"profile": "small"})
+    with pytest.raises(ValueError, match=r"profile is 'small', which is the name of small/profile\.yaml; "):
+        config.load("profile.yaml")
 
 
 DNCNN = ("train", "dncnn")
@@ -266,7 +274,7 @@ BAD = {
             ("patches", 1.5, "a whole number"),
         ]
     },
-    **{f"no {key}": (remove(key), f"{key} is missing") for key in PROFILE if key not in ("ablations",)},
+    **{f"no {key}": (remove(key), f"{key} is missing") for key in PROFILE},
     "no model": (remove(*DNCNN), "train.dncnn is missing"),
     "no epochs": (remove(*DNCNN, "epochs"), "train.dncnn.epochs is missing"),
     "no loss of an ablation": (remove(*BCE, "train", "loss"), "ablations.loss-bce.train.loss is missing"),
@@ -296,9 +304,21 @@ BAD = {
         (("ablations", "dncnn"), PROFILE["ablations"]["loss-bce"]),
         "ablations.dncnn: a model has this name",
     ),
+    "no ablation": ((("ablations",), {}), "ablations is {}, must be keys with values"),
+    **{
+        f"data set named {name}": (
+            (("datasets", name), PROFILE["datasets"]["patches"]),
+            f"datasets.{name}: a folder below runs/ has this name; choose another one",
+        )
+        for name in ("ablations", "clean")
+    },
     "unknown study": (
         ((*BCE, "study"), "lost"),
         "ablations.loss-bce.study is 'lost', must be one of studies: base, loss",
+    ),
+    "levels of no ablation": (
+        (("levels",), ["dncnn"]),
+        "levels is 'dncnn', must be one of ablations: loss-bce",
     ),
     "unknown noise": (
         ((*BCE, "noise"), "fog"),
@@ -306,7 +326,7 @@ BAD = {
     ),
     "unknown network": (
         ((*BCE, "model"), "unet"),
-        "ablations.loss-bce: unknown model 'unet'; choose one of autoencoder, cnn, dncnn, lambdanet, ",
+        "ablations.loss-bce: unknown model 'unet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, ",
     ),
     "code that DVC would not see": (
         ((*BCE, "code"), "dncnn"),
@@ -386,6 +406,13 @@ BAD_PARAMS = {
         (("noises", "a b"), {"name": "gaussian", "sigma": 1}),
         "noises.a b: a name must be lower-case letters, digits and single dashes",
     ),
+    **{
+        f"noise named {name}": (
+            (("noises", name), helpers.GAUSSIAN),
+            f"noises.{name}: a folder below runs/ has this name; choose another one",
+        )
+        for name in ("ablations", "clean")
+    },
     "unknown noise": ((("noises", "speckle"), {"name": "fog"}), "noises.speckle: unknown noise 'fog'; "),
     "parameter of a noise": (
         (("noises", "gaussian-01"), {"name": "gaussian", "std": 1}),

@@ -156,6 +156,17 @@ def test_only_plot_writes_into_git():
     assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.split() == ignored
 
 
+def test_what_evaluates_ablations_depends_on_which_are_scored_by_noise_level(resolved):
+    stages, loaded, _ = resolved
+    assert stages["evaluate-ablations"]["params"] == {loaded.profile.file: ["levels"]}
+    assert not any(
+        "levels" in names
+        for name, stage in stages.items()
+        if name.startswith("ablate@")
+        for names in stage["params"].values()
+    )
+
+
 def test_every_path_carries_the_profile():
     for stage in STAGES:
         for out in content(stage)["outs"]:
@@ -171,7 +182,8 @@ def resolved(request):
         f"stages = Index.from_file(Repo(), {str(Path(request.param, 'dvc.yaml'))!r}).stages\n"
         "root = lambda path: path.replace(chr(92), '/')\n"
         "print(json.dumps({s.name: {'cmd': s.cmd, 'outs': [o.fs_path for o in s.outs],"
-        " 'deps': [d.fs_path for d in s.deps]} for s in stages}))"
+        " 'deps': [d.fs_path for d in s.deps], 'params': {root(d.def_path): list(d.params) for d in s.params}"
+        "} for s in stages}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300

@@ -85,7 +85,9 @@ def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path):
 
 def test_parts_that_a_killed_process_left_are_discarded_and_no_others(tmp_path):
     left = tmp_path / ".a[1].0123abcd.part"
-    others = [tmp_path / name for name in ("a[1]", ".a1.0123abcd.part", ".b.0123abcd.part")]
+    others = [
+        tmp_path / name for name in ("a[1]", ".a1.0123abcd.part", ".a[1].b.0123abcd.part", ".b.0123abcd.part")
+    ]
     for path in (left, *others):
         path.mkdir()
     files.discard_parts(tmp_path / "a[1]")
@@ -168,6 +170,39 @@ def test_failed_new_folder_leaves_the_old(tmp_path, error):
             raise error
     assert helpers.contents(tmp_path) == {"out/old": b"old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()], ids=repr)
+def test_new_folder_that_fails_between_its_renames_leaves_the_old(tmp_path, monkeypatch, error):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old").write_text("old")
+    real, calls = os.replace, []
+
+    def fail_at_second(*paths):
+        calls.append(paths)
+        if len(calls) == 2:
+            raise error
+        real(*paths)
+
+    monkeypatch.setattr(os, "replace", fail_at_second)
+    with pytest.raises(type(error)), files.new_folder(tmp_path / "out"):
+        pass
+    assert len(calls) == 3
+    assert helpers.contents(tmp_path) == {"out/old": b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_moved_aside_goes_back(tmp_path):
+    for name in (".a.0123abcd.part", ".a.0123abcd.part.old.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    for _ in range(2):
+        files.discard_parts(tmp_path / "a")
+        assert helpers.contents(tmp_path) == {"a/f": b".a.0123abcd.part.old.part"}
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    (tmp_path / ".a.4567abcd.part.old.part").mkdir()  # its successor took the place
+    files.discard_parts(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_failed_new_folder_leaves_nothing_where_nothing_was(tmp_path):

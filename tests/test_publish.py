@@ -310,7 +310,8 @@ def test_a_receipt_has_the_same_bytes_each_time(project, grid):
         publish.write_receipt(project / "receipts" / name, outputs(project))
     first = (project / "receipts/a.json").read_bytes()
     assert first == (project / "receipts/b.json").read_bytes()
-    assert json.loads(first) == {one.training.cell.name: one.training.weights_sha256 for one in grid}
+    digests = {one.training.cell.name: one.training.weights_sha256 for one in grid}
+    assert json.loads(first) == {"registered": digests}
 
 
 def run(*words):
@@ -371,6 +372,27 @@ def test_an_unreachable_server_is_one_line(project, grid, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for command in (["publish", "--profile", "tiny"], ["models"]):
         assert one_line(run(*command)) == f"error: MLflow at {uri} cannot be used: Connection refused\n"
+
+
+def test_register_without_a_server_warns_and_does_not_fail_the_reproduction(
+    stage, project, grid, client, monkeypatch
+):
+    write_outputs(project, grid)
+    here, away = tracking.uri(), f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
+    why = f"MLflow at {away} cannot be used: Connection refused"
+    again = "dvc repro --force --single-item register"
+    warning = f"warning: not registered: {why}; later run `{again}`"
+    assert stage("register", ["profile.yaml"], project) == (0, [warning])
+    receipt = project / "runs/tiny/receipt.json"
+    assert json.loads(receipt.read_text()) == {"registered": {}, "why": why}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    (project / "results/tiny/figures").mkdir(parents=True)
+    for name in ("table2.md", "table2.csv", "report.html"):
+        (project / "results/tiny" / name).write_text("x")
+    assert stage("register", ["profile.yaml"], project)[0] == 0
+    digests = {one.training.cell.name: one.training.weights_sha256 for one in grid}
+    assert json.loads(receipt.read_text()) == {"registered": digests}
 
 
 def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, project, grid):

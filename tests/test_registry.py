@@ -11,6 +11,7 @@ import mlflow_helpers
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from lambdanet import portable, registry, tracking
 from lambdanet.catalogue import RULE
@@ -38,6 +39,32 @@ def holders(client, name=NAME):
 
 def versions(client):
     return [denoiser.version for denoiser, _ in registry.denoisers(client)]
+
+
+def test_two_processes_that_register_the_same_weights_make_one_version(client, tmp_path, monkeypatch):
+    one, real, others = mlflow_helpers.trained(tmp_path), registry._log_model, []
+
+    def log_and_be_late(*words):
+        real(*words)
+        if not others:
+            others.append(None)  # the other process's is not late
+            others.append(register(client, one))
+
+    monkeypatch.setattr(registry, "_log_model", log_and_be_late)
+    assert register(client, one) is None
+    assert [others[1].version, versions(client)] == [1, [1]]
+    experiment = client.get_experiment_by_name("lambdanet/tiny").experiment_id
+    logged = client.search_logged_models([experiment])
+    assert [f"models:/{model.model_id}" for model in logged] == [others[1].source]
+
+
+def test_a_lost_connection_is_no_registered_model(client, tmp_path, monkeypatch):
+    def fail(*words, **more):
+        raise MlflowException("API request failed: Connection refused")
+
+    monkeypatch.setattr(client, "create_registered_model", fail)
+    with pytest.raises(MlflowException, match="Connection refused"):
+        register(client, mlflow_helpers.trained(tmp_path))
 
 
 def test_every_network_becomes_a_version_with_what_is_known_of_it(client, tmp_path):

@@ -48,13 +48,12 @@ def made(once, tmp_path, monkeypatch):
 def once(tmp_path_factory):
     """A project with the outputs of three runs, and the report and weights of these."""
     folder = tmp_path_factory.mktemp("made")
-    document = PROFILE["ablations"]["loss-bce"] | {"study": "split", "levels": True}
+    document = PROFILE["ablations"]["loss-bce"] | {"study": "split"}
     params = helpers.PARAMS | {
         "studies": helpers.PARAMS["studies"] | {"split": {"title": "A", "document": True}}
     }
-    helpers.write_config(
-        folder, params, PROFILE | {"ablations": PROFILE["ablations"] | {"cnn-bce": document}}
-    )
+    ablations = {"levels": ["cnn-bce"], "ablations": PROFILE["ablations"] | {"cnn-bce": document}}
+    helpers.write_config(folder, params, PROFILE | ablations)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         loaded = config.load("profile.yaml")
@@ -126,16 +125,28 @@ def test_trainings_without_weights_in_git_get_their_histories(made):
     assert contents(ablation.folder) == {Path("history.csv"): HISTORY.encode()}
 
 
-def test_weights_of_another_training_than_was_scored_stay_behind(made):
+def test_weights_of_another_training_than_was_scored_are_not_exported(made):
     loaded, (_, ablation, _) = made
+    before = contents(WEIGHTS)
     save_weights(ablation.weights, create_model("cnn"), {"model": {"name": "cnn"}})
-    assert restoring.export_weights(loaded, WEIGHTS) == 2
-    assert sorted(str(path) for path in contents(WEIGHTS)) == [
-        "ablations/gaussian-01-cnn-bce-0.safetensors", "gaussian-01-autoencoder-0.safetensors"
-    ]  # fmt: skip
+    with pytest.raises(ValueError, match=rf"^{ablation.weights} is missing or is not what was scored; "):
+        restoring.export_weights(loaded, WEIGHTS)
+    assert contents(WEIGHTS) == before
     (RESULTS / "trainings.json").write_text("[]")
     with pytest.raises(ValueError, match=r"trainings\.json cannot be read"):
         restoring.export_weights(loaded, WEIGHTS)
+
+
+def test_committed_weights_stay_where_the_training_is_not_here(made):
+    loaded, (table, ablation, document) = made
+    before = contents(WEIGHTS)
+    for run in (table, ablation):
+        shutil.rmtree(run.folder)
+    assert restoring.export_weights(loaded, WEIGHTS) == 3
+    assert contents(WEIGHTS) == before
+    (WEIGHTS / f"ablations/{ablation.cell.name}.safetensors").unlink()  # neither here nor there
+    assert restoring.export_weights(loaded, WEIGHTS) == 2
+    assert f"ablations/{document.cell.name}.safetensors" in map(str, contents(WEIGHTS))
 
 
 def test_weights_that_are_not_those_scored_are_refused(made):

@@ -135,9 +135,10 @@ def project(table, profile="sample", ablations=()):
     chosen = yaml12.read(source) | {"root": ".", "file": "profile.yaml"}
     models = [*table["lambdanets"], *table["baselines"]]
     chosen["train"] = {name: chosen["train"][name] for name in models}
-    chosen["ablations"] = {name: chosen["ablations"][name] for name in ablations}
     helpers.write_config(Path(), raw, chosen)
-    return config.load("profile.yaml")
+    loaded = config.load("profile.yaml")
+    kept = {name: loaded.profile.ablations[name] for name in ablations}
+    return dataclasses.replace(loaded, profile=loaded.profile.model_copy(update={"ablations": kept}))
 
 
 def write_run(run, content):

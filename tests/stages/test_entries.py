@@ -312,8 +312,9 @@ def test_corrupt_writes_noisy_images(stage, project):
 
 
 def test_ablate_trains_every_seed_and_evaluate_ablations_scores_them(stage, project):
-    entry = PROFILE["ablations"]["loss-bce"] | {"seeds": [3, 0], "levels": True}
-    helpers.write_config(project, profile=changed(PROFILE, ("ablations", "loss-bce"), entry))
+    entry = PROFILE["ablations"]["loss-bce"] | {"seeds": [3, 0]}
+    profile = PROFILE | {"levels": ["loss-bce"], "ablations": {"loss-bce": entry}}
+    helpers.write_config(project, profile=profile)
     shutil.rmtree(project / ABLATION)
     assert stage("ablate", WORDS["ablate"], project)[0] == 0
     weights = {}
