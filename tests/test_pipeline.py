@@ -223,6 +223,10 @@ def test_changed_ablation_reruns_itself_and_what_collects_ablations(clone):
     clone.write("sample/profile.yaml", raw)
     assert clone.repro() == {"ablate@channels-d8", "evaluate-ablations", *COLLECTED}
     assert clone.repro() == set()
+    raw["levels"] = ["base"]  # how it is scored
+    clone.write("sample/profile.yaml", raw)
+    assert clone.repro() == {"evaluate-ablations", *COLLECTED}
+    assert "&id" not in (clone.folder / "sample/dvc.lock").read_text()
 
 
 @pytest.mark.slow
