@@ -128,7 +128,7 @@ def test_text_and_csv_say_the_same(tmp_path):
     ]  # fmt: skip
 
 
-def project(table, profile="sample", ablations=()):
+def project(table, profile="sample", ablations=(), seeds=(0,)):
     """The project's own configuration, with this table and these ablations, in the current folder."""
     raw = yaml12.read(helpers.ROOT / config.PARAMS) | {"table": table}
     source = helpers.ROOT / ("profile.yaml" if profile == "paper" else f"{profile}/profile.yaml")
@@ -137,7 +137,7 @@ def project(table, profile="sample", ablations=()):
     chosen["train"] = {name: chosen["train"][name] for name in models}
     helpers.write_config(Path(), raw, chosen)
     loaded = config.load("profile.yaml")
-    kept = {name: loaded.profile.ablations[name] for name in ablations}
+    kept = {name: dataclasses.replace(loaded.profile.ablations[name], seeds=seeds) for name in ablations}
     return dataclasses.replace(loaded, profile=loaded.profile.model_copy(update={"ablations": kept}))
 
 
@@ -298,7 +298,7 @@ def test_the_page_shows_which_settings_follow_the_authors_log(written):
     _, (run, _), out = written
     near, far = "autoencoder-batch-128", "autoencoder-batch-256"
     table = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet"], "baselines": ["autoencoder"]}
-    known = project(table, "paper", [near, far])
+    known = project(table, "paper", [near, far], seeds=(0, 1))
     write_run(known.run("gaussian-01", "lambdanet", 0), score(27.0))
     shutil.copytree(run.samples, known.run("gaussian-01", "lambdanet", 0).samples)
     for name, loss in ((near, 0.0161), (far, 0.03)):
