@@ -93,7 +93,7 @@ def test_a_study_of_another_network_has_no_lambdanet_for_its_base():
     rows = runs.collect(known, {}, {})
     bases = {one.name: one.base and one.base.name for one in runs.questions(known, rows)}
     assert {name for name, base in bases.items() if base is None} == {
-        "size", "autoencoder", "autoencoder-settings"
+        "size", "autoencoder", "autoencoder-settings", "lambda-resnet"
     }  # fmt: skip
     assert set(bases.values()) == {"base", None}
     one, two = (
