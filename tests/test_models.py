@@ -240,7 +240,8 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
     [
         (
             {"name": "resnet"},
-            "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, lambdanet, skip-autoencoder",
+            "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, lambdanet, "
+            "skip-autoencoder",
         ),
         (
             {"name": "lambdanet", "q": 1},
