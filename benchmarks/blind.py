@@ -12,11 +12,12 @@ import click
 import numpy as np
 import torch
 
-from lambdanet import application, blind, config
-from lambdanet.arrays import load_images
-from lambdanet.images import to_tensor
+from lambdanet import config
+from lambdanet.data.arrays import load_images
+from lambdanet.data.images import to_tensor
+from lambdanet.data.noise import create_noise
+from lambdanet.inference import blind, photographs
 from lambdanet.models import load_weights
-from lambdanet.noise import create_noise
 
 SEED = 17  # another than the one that `blind` uses itself
 
@@ -31,7 +32,7 @@ def main(profile: str, alias: str, images: int) -> None:
     stored = load_images(loaded.data(loaded.profile.dataset), "test")
     picked = np.linspace(0, len(stored) - 1, min(images, len(stored))).round().astype(int)
     clean = to_tensor(stored[picked])
-    with application.denoisers(Path("weights", profile), alias, None) as choices:
+    with photographs.denoisers(Path("weights", profile), alias, None) as choices:
         models = [load_weights(choice.weights) for choice in choices]
     noises = {d["cell"]["noise"]: create_noise(**d["noise"]) for _, d in models}
     names, right = list(noises), 0

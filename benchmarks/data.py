@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks import peers, pictures
 from benchmarks.measuring import interleave, medians
 from benchmarks.tables import Table, command
-from lambdanet import metrics
-from lambdanet.images import to_tensor
-from lambdanet.noise import create_noise
+from lambdanet.data.images import to_tensor
+from lambdanet.data.noise import create_noise
+from lambdanet.evaluation import metrics
 
 OURS, SKIMAGE, TORCHMETRICS = "ours", "scikit-image", "torchmetrics"
 NOISES = {  # ours, and scikit-image's words for the same

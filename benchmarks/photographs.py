@@ -24,7 +24,7 @@ from benchmarks import pictures
 from benchmarks.measuring import duration
 from benchmarks.tables import Table, Value, command
 from lambdanet import devices
-from lambdanet.denoise import TILE, denoise_photograph
+from lambdanet.inference.denoise import TILE, denoise_photograph
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ("lambdanet", "lambdanet-u4-m7", "autoencoder", "dncnn")

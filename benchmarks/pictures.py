@@ -7,7 +7,7 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from lambdanet.images import to_tensor
+from lambdanet.data.images import to_tensor
 from lambdanet.models import load_weights
 
 SIGMA = 0.1

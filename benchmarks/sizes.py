@@ -16,7 +16,7 @@ from benchmarks import pictures
 from benchmarks.measuring import interleave, medians
 from benchmarks.tables import Table, command
 from lambdanet import config
-from lambdanet.denoise import denoise
+from lambdanet.inference.denoise import denoise
 from lambdanet.models import count_parameters, create_model
 from lambdanet.report.studies import multiply_adds
 

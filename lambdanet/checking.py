@@ -32,8 +32,8 @@ def check(names: list[str] | None = None) -> list[str]:
 
 def _make_all(loaded: Iterator[Config]) -> None:
     """Create every noise and network, whose values only their functions check."""
+    from lambdanet.data.noise import create_noise
     from lambdanet.models import check_hyperparameters
-    from lambdanet.noise import create_noise
 
     for one in loaded:
         for name, parameters in one.params.noises.items():
@@ -51,7 +51,8 @@ def _make_all(loaded: Iterator[Config]) -> None:
 
 
 def _check_images(one: Config, file: str) -> None:
-    from lambdanet.datasets import DATASETS, folder
+    from lambdanet.data import folder
+    from lambdanet.data.datasets import DATASETS
 
     for name, download in one.profile.datasets.items():
         if download.dataset not in DATASETS:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import click
 
-from lambdanet import __version__, catalogue, config
+from lambdanet import __version__, config
+from lambdanet.inference import catalogue
 
 # As in stages/entry.py: threads that spin long while they wait are ruinous on a shared machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -121,7 +122,8 @@ def train(
         <= {path.name for path in (run.weights, run.description, run.history)}
     ):
         raise ValueError(f"{out} exists and is not the folder of a training; name another one")
-    from lambdanet import experiment, live  # after the words were checked: torch takes seconds
+    from lambdanet.tracking import live
+    from lambdanet.training import experiment  # after the words were checked: torch takes seconds
 
     files = {"log": out.with_name(f"{out.name}.log.json"), "folder": out}
     files["checkpoints"] = out.with_name(f".{out.name}.checkpoints")
@@ -149,7 +151,7 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
     loaded.noise(noise)
     if not weights.exists():
         raise ValueError(f"{weights}: no such weights file")
-    from lambdanet import scoring
+    from lambdanet.evaluation import scoring
     from lambdanet.models import read_description
 
     described = read_description(weights).get("cell") or {}
@@ -196,7 +198,8 @@ def denoise(
     upright, with the colour profile and EXIF. Of several files, those that cannot be read are named, the
     others are denoised, and the exit status is 1. A name that begins with a dash goes behind --.
     """
-    from lambdanet import imagefile, targets
+    from lambdanet.data import imagefile
+    from lambdanet.inference import targets
 
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, not always text
     single = weights is not None and not weights.is_dir()
@@ -213,10 +216,10 @@ def denoise(
         click.echo(note, err=True)
     if weights is None:
         _need_registry()
-    from lambdanet import application  # after the words were checked: torch takes seconds
+    from lambdanet.inference import photographs  # after the words were checked: torch takes seconds
 
-    with application.denoisers(weights, alias or "champion", noise) as choices:
-        for line in application.denoise_files(planned, choices, device=device):
+    with photographs.denoisers(weights, alias or "champion", noise) as choices:
+        for line in photographs.denoise_files(planned, choices, device=device):
             click.echo(line, err=out == targets.STREAM)
 
 
@@ -225,10 +228,10 @@ def denoise(
 def models(as_json: bool) -> None:
     """List the denoisers in MLflow's registry, and what their aliases stand for."""
     _need_registry()
-    from lambdanet import registry, tracking
+    from lambdanet.tracking import mlflow_runs, registry
 
     client = registry.open_registry()
-    with tracking.reaching():
+    with mlflow_runs.reaching():
         rows = [
             dataclasses.asdict(denoiser) | {"aliases": aliases}
             for denoiser, aliases in registry.denoisers(client)
@@ -237,7 +240,7 @@ def models(as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        raise ValueError(f"the registry at {tracking.uri()} holds no denoisers; see `lambdanet publish`")
+        raise ValueError(f"the registry at {mlflow_runs.uri()} holds no denoisers; see `lambdanet publish`")
     import pandas as pd
 
     table = pd.DataFrame(rows)
@@ -256,20 +259,20 @@ def publish(profile: str) -> None:
     MLFLOW_TRACKING_URI, by default mlflow.db in the current folder.
     """
     loaded = config.load(config.find(profile))
-    from lambdanet import publish
+    from lambdanet.tracking import sync
 
     _, results, weights = loaded.folders
-    trained = publish.from_outputs(loaded)
+    trained = sync.from_outputs(loaded)
     here = {one.training.cell for one in trained}
     if not here.issuperset(run.cell for run in loaded.table_runs) and weights.is_dir():
-        committed = publish.from_committed(weights, results, loaded)
+        committed = sync.from_committed(weights, results, loaded)
         missing = [one for one in committed if one.training.cell not in here]
         click.echo(f"{len(missing)} trainings from {weights}, as DVC's outputs of them are not here")
         trained += missing
     if not trained:
         raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro {loaded.pipeline}` first")
     summary = results if (results / "table2.md").is_file() else None
-    for line in publish.publish(trained, profile, summary).lines():
+    for line in sync.publish(trained, profile, summary).lines():
         click.echo(line)
 
 
@@ -277,15 +280,15 @@ def publish(profile: str) -> None:
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Open MLflow's pages on this project's runs and models; ends with Ctrl-C."""
-    from lambdanet import tracking
+    from lambdanet.tracking import mlflow_runs
 
-    if tracking.sqlite_file():
+    if mlflow_runs.sqlite_file():
         _refuse_taken(port)
-    tracking.connect()  # makes the database, alone, before the server's processes open it
-    if not tracking.sqlite_file():
-        click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {tracking.uri()}")
+    mlflow_runs.connect()  # makes the database, alone, before the server's processes open it
+    if not mlflow_runs.sqlite_file():
+        click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {mlflow_runs.uri()}")
         return
-    store = ["--backend-store-uri", tracking.uri(), "--default-artifact-root", str(tracking.ARTIFACTS)]
+    store = ["--backend-store-uri", mlflow_runs.uri(), "--default-artifact-root", str(mlflow_runs.ARTIFACTS)]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(port), "--workers", "1"]
     click.echo(f"http://127.0.0.1:{port}", err=True)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes for nothing here
@@ -328,10 +331,10 @@ def _show_run(profile: str, name: str, as_json: bool) -> None:
 
     row, url = tables.run_row(run, comparable=runs.is_papers(loaded)), None
     if as_json:
-        from lambdanet import tracking
+        from lambdanet.tracking import mlflow_runs
 
-        with contextlib.suppress(tracking.UnreachableError):
-            url = tracking.run_page(run.cell)
+        with contextlib.suppress(mlflow_runs.UnreachableError):
+            url = mlflow_runs.run_page(run.cell)
         click.echo(json.dumps({"table": [row], "mlflow": url}))
     else:
         click.echo("\n".join(f"{key}: {value}" for key, value in row.items()))
@@ -393,7 +396,7 @@ def _run(loaded: config.Config, noise: str, model: str, seed: int) -> config.Run
 @contextlib.contextmanager
 def _data(loaded: config.Config, run: config.Run, data: Path | None) -> Iterator[config.Run]:
     """The run with the folders of its clean and noisy images: those in `data`, or made for the occasion."""
-    from lambdanet import corruption, datasets
+    from lambdanet.data import corruption, datasets
 
     if data is not None:
         yield dataclasses.replace(run, clean=data / "clean", noisy=data / run.cell.noise)

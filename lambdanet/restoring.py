@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from lambdanet import files, records, samples
+from lambdanet import files, records
 from lambdanet.config import Config, Run
-from lambdanet.experiment import describe
+from lambdanet.data.noise import create_noise
+from lambdanet.evaluation import samples
 from lambdanet.models import load_weights, read_description
-from lambdanet.noise import create_noise
 from lambdanet.report import tables
+from lambdanet.training.experiment import describe
 
 
 @dataclass

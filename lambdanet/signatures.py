@@ -30,8 +30,8 @@ def models() -> dict[str, Signature]:
 
 
 def noises() -> dict[str, Signature]:
-    """The registry `NOISES` of `lambdanet.noise`."""
-    return _registry(PACKAGE / "noise.py", "NOISES")
+    """The registry `NOISES` of `lambdanet.data.noise`."""
+    return _registry(PACKAGE / "data/noise.py", "NOISES")
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 import entry
 
-from lambdanet import config, live
+from lambdanet import config
+from lambdanet.tracking import live
 
 
 def main(profile: str, name: str) -> None:
@@ -11,7 +12,7 @@ def main(profile: str, name: str) -> None:
     for seed in seeds:
         run = loaded.ablation(name, seed)
         with live.follow(run.log) as tell:
-            from lambdanet import experiment  # after the words were checked: torch takes seconds
+            from lambdanet.training import experiment  # after the words were checked: torch takes seconds
 
             experiment.train_run(run, device=entry.device(), on_news=tell, keep=True)
     experiment.discard_checkpoints(loaded.ablation(name, seed) for seed in seeds)

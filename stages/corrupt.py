@@ -8,7 +8,7 @@ from lambdanet import config
 def main(profile: str, dataset: str, noise: str) -> None:
     loaded = config.load(profile)
     parameters, seed = loaded.noise(noise), loaded.params.corrupt.seed
-    from lambdanet import corruption  # after the words were checked: torch takes seconds
+    from lambdanet.data import corruption  # after the words were checked: torch takes seconds
 
     corruption.prepare_noisy(loaded.data(dataset), parameters, seed, loaded.data(dataset, noise))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import entry
 
-from lambdanet import config, datasets
+from lambdanet import config
+from lambdanet.data import datasets
 
 
 def main(profile: str, name: str) -> None:

@@ -15,7 +15,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # The python that DVC finds may be one that the project was not installed into.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lambdanet import interruption
+from lambdanet.training import interruption
 
 interruption.remember_dvc()  # before torch is loaded, while the `dvc` that runs this surely lives
 

@@ -9,7 +9,7 @@ def main(profile: str, noise: str) -> None:
     loaded = config.load(profile)
     loaded.noise(noise)
     runs = [run for run in loaded.table_runs if run.cell.noise == noise]
-    from lambdanet import samples, scoring  # after the words were checked: torch takes seconds
+    from lambdanet.evaluation import samples, scoring  # after the words were checked: torch takes seconds
 
     folders = loaded.folders.of("scores", noise), loaded.folders.of("samples", noise)
     scoring.score_runs(runs, *folders, samples.of_run, device=entry.device())

@@ -7,10 +7,10 @@ from lambdanet import config
 
 def main(profile: str) -> None:
     loaded = config.load(profile)
-    from lambdanet import examination, scoring  # after the words were checked: torch takes seconds
+    from lambdanet.evaluation import levels, scoring  # after the words were checked: torch takes seconds
 
     folders = loaded.folders.of("scores", "ablations"), loaded.folders.of("samples", "ablations")
-    scoring.score_runs(loaded.ablation_runs, *folders, examination.of_run, device=entry.device())
+    scoring.score_runs(loaded.ablation_runs, *folders, levels.of_run, device=entry.device())
 
 
 if __name__ == "__main__":

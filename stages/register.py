@@ -9,18 +9,18 @@ from lambdanet import config
 
 def main(profile: str) -> None:
     loaded = config.load(profile)
-    from lambdanet import publish, tracking  # after the words were checked: it takes seconds
+    from lambdanet.tracking import mlflow_runs, sync  # after the words were checked: it takes seconds
 
-    trained, receipt = publish.from_outputs(loaded), loaded.folders.runs / "receipt.json"
+    trained, receipt = sync.from_outputs(loaded), loaded.folders.runs / "receipt.json"
     try:
-        for line in publish.publish(trained, loaded.name, loaded.folders.results).lines():
+        for line in sync.publish(trained, loaded.name, loaded.folders.results).lines():
             print(line)
-    except tracking.UnreachableError as error:  # what was reproduced is as good without it
-        publish.write_receipt(receipt, [], str(error))
+    except mlflow_runs.UnreachableError as error:  # what was reproduced is as good without it
+        sync.write_receipt(receipt, [], str(error))
         again = f"dvc repro --force --single-item {loaded.address('register')}"
         print(f"warning: not registered: {error}; later run `{again}`", file=sys.stderr)
     else:
-        publish.write_receipt(receipt, trained)
+        sync.write_receipt(receipt, trained)
 
 
 if __name__ == "__main__":

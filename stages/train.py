@@ -2,13 +2,14 @@
 
 import entry
 
-from lambdanet import config, live
+from lambdanet import config
+from lambdanet.tracking import live
 
 
 def main(profile: str, noise: str, model: str, seed: str) -> None:
     run = config.load(profile).run(noise, model, seed)
     with live.follow(run.log) as tell:  # MLflow loads in its own process while torch loads here
-        from lambdanet import experiment  # after the words were checked: torch takes seconds
+        from lambdanet.training import experiment  # after the words were checked: torch takes seconds
 
         experiment.train_run(run, device=entry.device(), on_news=tell)
 

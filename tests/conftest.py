@@ -23,7 +23,7 @@ import pytest
 import skimage.data
 import torch
 
-from lambdanet.datasets import cifar10
+from lambdanet.data import cifar10
 
 STAGES = Path(__file__).resolve().parents[1] / "stages"
 

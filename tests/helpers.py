@@ -17,9 +17,9 @@ import torch
 import yaml
 from torch import nn
 
-from lambdanet.corruption import corrupt
-from lambdanet.denoise import denoise_photograph
-from lambdanet.noise import create_noise
+from lambdanet.data.corruption import corrupt
+from lambdanet.data.noise import create_noise
+from lambdanet.inference.denoise import denoise_photograph
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600  # seconds for what takes some on an idle machine: only what hangs takes longer on a busy one

@@ -11,8 +11,8 @@ from helpers import PARAMS, PROFILE, changed
 
 from lambdanet import config
 from lambdanet.config import Cell, Download, Training
+from lambdanet.data.noise import create_noise
 from lambdanet.models import create_model
-from lambdanet.noise import create_noise
 
 
 @pytest.fixture(scope="module")

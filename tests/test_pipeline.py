@@ -12,8 +12,8 @@ import skimage.data
 from PIL import Image
 from pipeline_helpers import DVC, PROFILE, Clone
 
-from lambdanet.denoise import denoise
-from lambdanet.images import to_bytes, to_tensor
+from lambdanet.data.images import to_bytes, to_tensor
+from lambdanet.inference.denoise import denoise
 from lambdanet.models import load_weights
 
 NOISES = ("gaussian-01", "speckle")

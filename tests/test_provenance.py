@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from lambdanet import provenance, timing
+from lambdanet import provenance
 from lambdanet.devices import describe_device
+from lambdanet.evaluation import timing
 from lambdanet.models import create_model
 from lambdanet.provenance import Log
 from lambdanet.records import find_record, read_records

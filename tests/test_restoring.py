@@ -12,10 +12,12 @@ import torch
 from helpers import PROFILE
 from skimage.io import imsave
 
-from lambdanet import config, experiment, files, restoring, samples
+from lambdanet import config, files, restoring
+from lambdanet.data.noise import create_noise
+from lambdanet.evaluation import samples
 from lambdanet.models import create_model, load_weights, save_weights
-from lambdanet.noise import create_noise
 from lambdanet.report import write_report
+from lambdanet.training import experiment
 
 HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
 KINDS = ("scores", "models", "samples", "logs")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lambdanet import evaluation, files
+from lambdanet import files
+from lambdanet.evaluation import evaluator
 from lambdanet.models import load_weights
 
 BLOCK = """
@@ -51,7 +52,7 @@ def test_train_and_evaluate_run_alone(tmp_path):
     weights = project / helpers.OUT / "weights.safetensors"
     model, description = load_weights(weights)
     assert description["model"] == helpers.LAMBDANET
-    expected = evaluation.evaluate(model, clean, noisy, device=torch.device("cpu"))
+    expected = evaluator.evaluate(model, clean, noisy, device=torch.device("cpu"))
     for key, value in expected.items():
         assert scores[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
     assert scores["noisy_psnr"] == pytest.approx(20, abs=0.7)

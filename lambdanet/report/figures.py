@@ -13,7 +13,7 @@ from skimage.io import imread
 
 from lambdanet import files
 from lambdanet.config import Cell
-from lambdanet.datasets import photos
+from lambdanet.data import photos
 from lambdanet.report.runs import Question
 
 INK, MUTED = "#222222", "#777777"

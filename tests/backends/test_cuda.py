@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from helpers import GAUSSIAN, TRAIN
 
-from lambdanet import backends, checkpoint, devices, training
+from lambdanet import backends, devices
 from lambdanet.backends.cuda import graphs
 from lambdanet.config import Training
 from lambdanet.models import create_model
-from lambdanet.training import Pairs, train
+from lambdanet.training import checkpoint, loop
+from lambdanet.training.loop import Pairs, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -101,16 +102,16 @@ def test_a_killed_training_goes_on_to_the_same_bytes(run, monkeypatch, model, op
         return real(self, batch)
 
     monkeypatch.setattr(graphs.Recorded, "__call__", killed)
-    monkeypatch.setattr(training.Progress, "step", lambda self, loss: True)  # a checkpoint a step
+    monkeypatch.setattr(loop.Progress, "step", lambda self, loss: True)  # a checkpoint a step
     if optimizer == "sgd":  # not recorded: stop it elsewhere
-        rate = training.learning_rate
+        rate = loop.learning_rate
 
         def stopped(*arguments):
             if next(steps) == 7:
                 raise KilledError
             return rate(*arguments)
 
-        monkeypatch.setattr(training, "learning_rate", stopped)
+        monkeypatch.setattr(loop, "learning_rate", stopped)
     with pytest.raises(KilledError):
         run(model, folder="killed", discard=False, optimizer=optimizer)
     monkeypatch.undo()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers import DNCNN, GAUSSIAN, LAMBDANET, PARAMS, PROFILE, changed
 
-from lambdanet import experiment, training
-from lambdanet.arrays import digest, load_images
-from lambdanet.datasets import photos
+from lambdanet.data import photos
+from lambdanet.data.arrays import digest, load_images
 from lambdanet.models import create_model, load_weights, save_weights
 from lambdanet.records import read_records
+from lambdanet.training import experiment, loop
 
 TRAIN = helpers.train_words("lambdanet")
 WORDS = {
@@ -354,8 +354,8 @@ def test_an_interrupted_ablation_keeps_the_seeds_that_were_done(stage, project, 
     first = (project / ABLATION / "weights.safetensors").read_bytes()
     shutil.rmtree(project / "runs/tiny/models/ablations/loss-bce")
     monkeypatch.setattr(experiment, "train_run", real)
-    learn = training.learning_rate  # called once a step
-    monkeypatch.setattr(training, "learning_rate", lambda *words: trained.append(1) or learn(*words))
+    learn = loop.learning_rate  # called once a step
+    monkeypatch.setattr(loop, "learning_rate", lambda *words: trained.append(1) or learn(*words))
     status, lines = stage("ablate", WORDS["ablate"], project)
     assert status == 0
     assert any("gaussian-01-loss-bce-0: going on from epoch 2.0 of 2" in line for line in lines), lines

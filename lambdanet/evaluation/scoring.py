@@ -1,0 +1,76 @@
+"""From trained networks to scores and images: what the DVC stages and the command line share.
+
+Not a dependency in DVC: it carries values between files and computes nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lambdanet import devices, files, provenance
+from lambdanet.config import Run
+from lambdanet.data.arrays import load_images
+from lambdanet.data.images import to_tensor
+from lambdanet.evaluation import evaluator, timing
+from lambdanet.evaluation.evaluator import Input
+from lambdanet.models import load_weights
+
+# Of a run, its network, a folder and a device: writes images there, and returns what else is to be scored.
+Show = Callable[[Run, nn.Module, Path, torch.device], dict]
+
+
+def score_runs(runs: list[Run], scores: Path, samples: Path, show: Show, *, device: str = "auto") -> None:
+    """Score those runs that were trained; their logs get the device and the time that an image takes.
+
+    Args:
+        runs: any.
+        scores: folder that holds the JSON files of all of them, replaced as a whole.
+        samples: folder that holds their folders of images, replaced as a whole.
+        show: called for each.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: none of them was trained, or weights or data cannot be read or do not fit.
+    """
+    where = devices.prepare(device)
+    trained = [run for run in runs if run.weights.is_file()]
+    if not trained:
+        raise ValueError(f"nothing was trained of what {scores} is for; run `dvc repro`")
+    with files.new_folder(scores) as new_scores, files.new_folder(samples) as new_samples:
+        for run, images, before in _with_images(trained, where):
+            log = run.log.with_suffix(".evaluate.json")
+            record = provenance.Log(log, where, task="evaluate", **asdict(run.cell), stage=provenance.stage())
+            found, model = _score(run.weights, *images, where, before)
+            seconds = timing.inference_seconds(model, to_tensor(images[1][: timing.BATCH], where))
+            found |= show(run, model, new_samples / run.samples.relative_to(samples), where)
+            files.write_json(new_scores / run.scores.relative_to(scores), asdict(run.cell) | found)
+            record.finish(found["weights_sha256"], scores=found, inference_seconds_per_image=seconds)
+
+
+def evaluate_weights(weights: Path, clean: Path, noisy: Path, *, device: str = "auto") -> dict:
+    """Score a weights file on the test images of two folders."""
+    where = devices.prepare(device)
+    return _score(weights, load_images(clean, "test"), load_images(noisy, "test"), where)[0]
+
+
+def _with_images(
+    runs: list[Run], where: torch.device
+) -> Iterator[tuple[Run, tuple[np.ndarray, np.ndarray], Input]]:
+    """Each run with its test images, and what these score before a network has seen them."""
+    for (clean, noisy), same in groupby(runs, key=lambda run: (run.clean, run.noisy)):
+        images = load_images(clean, "test"), load_images(noisy, "test")
+        before = evaluator.score_input(*images, device=where)
+        yield from ((run, images, before) for run in same)
+
+
+def _score(
+    weights: Path, clean: np.ndarray, noisy: np.ndarray, where: torch.device, before: Input | None = None
+) -> tuple[dict, nn.Module]:
+    model, _ = load_weights(weights)
+    scores = evaluator.evaluate(model, clean, noisy, device=where, before=before)
+    return scores | {"weights_sha256": files.sha256(weights)}, model

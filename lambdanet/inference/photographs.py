@@ -1,0 +1,186 @@
+"""Use denoisers on people's own photographs: which one, from where, file by file."""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from lambdanet import devices
+from lambdanet.data import imagefile
+from lambdanet.data.imagefile import Photograph
+from lambdanet.data.noise import create_noise
+from lambdanet.inference import blind, catalogue
+from lambdanet.inference.catalogue import Denoiser
+from lambdanet.inference.denoise import TILE, denoise_photograph
+from lambdanet.inference.targets import STREAM, identity
+from lambdanet.models import load_weights, read_description
+
+SMALLEST_TILE = 64  # a multiple of every stride; what is read around it is larger soon
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A denoiser that may be used: what it is called, and its weights file."""
+
+    label: str
+    weights: Path
+
+
+@contextlib.contextmanager
+def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[list[Choice]]:
+    """The denoisers to use: one, or one for each noise where `noise` is None.
+
+    Args:
+        weights: a weights file; a folder like weights/paper, with the scores in results/paper beside
+            weights/; or None: MLflow's registry.
+        alias: of the catalogue.
+        noise: which noise they shall be for; None: one for each.
+
+    Raises:
+        ValueError: there is no such denoiser; the line says what there is.
+        UnreachableError: MLflow does not answer.
+    """
+    if weights is None:
+        from lambdanet.tracking import mlflow_runs, registry
+
+        with tempfile.TemporaryDirectory() as temporary:
+            client = registry.open_registry()
+            with mlflow_runs.reaching():
+                found = registry.denoisers(client)
+                held = {(d.noise, name): d for d, names in found for name in names}
+                chosen = _chosen(held, alias, noise)
+                choices = []
+                for denoiser in chosen:
+                    folder = Path(temporary, denoiser.noise)
+                    folder.mkdir()
+                    path = registry.fetch(client, denoiser, folder)
+                    choices.append(Choice(_label(denoiser, f"version {denoiser.version}"), path))
+            yield choices
+    elif weights.is_dir():
+        from lambdanet.tracking import sync
+
+        whole = weights.resolve()
+        results = whole.parents[1] / "results" / whole.name if len(whole.parts) > 2 else whole
+        paths = sync.catalogue(sync.from_committed(weights, results))
+        held = {}
+        for name in dict.fromkeys(denoiser.noise for denoiser in paths):
+            of_noise = catalogue.aliases([denoiser for denoiser in paths if denoiser.noise == name])
+            held |= {(name, key): denoiser for key, denoiser in of_noise.items()}
+        yield [Choice(_label(one, str(paths[one])), paths[one]) for one in _chosen(held, alias, noise)]
+    else:
+        read_description(weights)
+        yield [Choice(str(weights), weights)]
+
+
+def denoise_files(targets: dict[Path, Path], choices: list[Choice], *, device: str = "auto") -> Iterator[str]:
+    """Denoise photographs, each with the denoiser that fits it best.
+
+    Args:
+        targets: of `targets.plan`: for each image the .png file to write.
+        choices: of `denoisers`; with more than one, each photograph's noise is found out first.
+        device: "auto", "cpu" or "cuda".
+
+    Yields:
+        A line for a person, for each file.
+
+    Raises:
+        ValueError: a file cannot be denoised; of several, after all others were.
+    """
+    devices.keep_freed_memory()
+    where = devices.choose_device(device)
+    loaded = {choice: load_weights(choice.weights) for choice in choices}
+    models = {choice: (model.to(where), description) for choice, (model, description) in loaded.items()}
+    written, failed = set(), 0
+    for path, target in tqdm(targets.items(), unit="image", disable=None, leave=False):
+        try:
+            if target != STREAM and identity(target) in written:  # names differ in case only, as on macOS
+                raise ValueError(f"{path} would be written to the file of another image; rename one")
+            yield _denoise_file(path, target, models, where)
+            written.add(identity(target))
+        except (ValueError, OSError, MemoryError, ImportError) as error:  # the last: a library does not fit
+            line = str(error) or f"{path}: not enough memory to denoise it"
+            if len(targets) == 1:
+                raise ValueError(line) from None
+            failed += 1
+            yield f"error: {' '.join(line.split())}"
+    if failed:
+        raise ValueError(f"{failed} of {len(targets)} files could not be denoised")
+
+
+def _denoise_file(path: Path, target: Path, models: dict, device: torch.device) -> str:
+    photograph = _read(path)
+    rgb = photograph.rgb
+    if photograph.alpha is not None:
+        rgb = imagefile.fill_hidden(rgb, photograph.alpha)
+    if len(models) == 1:
+        (choice,) = models
+    else:
+        choice = _best(rgb, models, device)
+    _write(target, replace(photograph, rgb=_denoised(models[choice][0], rgb, device)))
+    frames = f" (the first of {photograph.frames} images in {path})" if photograph.frames > 1 else ""
+    return f"{'standard output' if target == STREAM else target}: written, by {choice.label}{frames}"
+
+
+def _read(path: Path) -> Photograph:
+    if path == STREAM:
+        return imagefile.decode(sys.stdin.buffer.read(), "standard input")
+    return imagefile.read(path)
+
+
+def _write(target: Path, photograph: Photograph) -> None:
+    if target == STREAM:
+        sys.stdout.buffer.write(imagefile.encode_png(photograph))
+        sys.stdout.buffer.flush()
+    else:
+        imagefile.write_png(target, photograph)
+
+
+def _denoised(model: nn.Module, rgb: np.ndarray, device: torch.device) -> np.ndarray:
+    """In tiles as large as memory permits."""
+    tile = TILE
+    while True:
+        try:
+            return denoise_photograph(model, rgb, device, tile=tile)
+        except (MemoryError, RuntimeError) as error:
+            # torch's allocator names memory; oneDNN, which it calls, says what it was about to make.
+            if not (isinstance(error, MemoryError) or "memory" in str(error) or "primitive" in str(error)):
+                raise
+            if tile <= SMALLEST_TILE or not hasattr(model, "halo"):
+                raise MemoryError from None
+        tile //= 2
+
+
+def _best(rgb: np.ndarray, models: dict[Choice, tuple[nn.Module, dict]], device: torch.device) -> Choice:
+    rgb = rgb[blind.middle(*rgb.shape[:2])]
+    values = torch.from_numpy(rgb.astype(np.float32) / np.iinfo(rgb.dtype).max).to(device)
+    noisy = values.permute(2, 0, 1)[None].contiguous()
+    misfits = {
+        choice: blind.misfit(noisy, model, create_noise(**description["noise"])).item()
+        for choice, (model, description) in models.items()
+    }
+    return min(misfits, key=misfits.get)
+
+
+def _chosen(held: dict[tuple[str, str], Denoiser], alias: str, noise: str | None) -> Iterable[Denoiser]:
+    noises = list(dict.fromkeys(name for name, _ in held))
+    if not noises:
+        raise ValueError("there are no denoisers here yet; `make repro` or `lambdanet publish` makes some")
+    if noise is not None and noise not in noises:
+        raise ValueError(f"there is no denoiser for the noise {noise!r}; there are {', '.join(noises)}")
+    wanted = [noise] if noise is not None else noises
+    chosen = [held[name, alias] for name in wanted if (name, alias) in held]
+    if not chosen:
+        of_noise = [name for one, name in held if one == wanted[0]]
+        raise ValueError(f"{wanted[0]} has no denoiser {alias!r}; it has {', '.join(of_noise)}")
+    return chosen
+
+
+def _label(denoiser: Denoiser, where: str) -> str:
+    return f"{denoiser.model} for {denoiser.noise} ({where}, {denoiser.psnr:.2f} dB)"

@@ -1,0 +1,95 @@
+"""A denoiser as a program that runs without this project: what the registry holds of it."""
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.fx.experimental._config as symbolic
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from lambdanet.inference.denoise import denoise
+
+SMALLEST = 8  # pixels a side
+# Far beyond what noise adds to [0, 1], far below the white of 8-bit images.
+LARGEST_VALUE = 10
+CONTRACT = (
+    "Input: noisy images, float32, (n, 3, height, width), RGB, black at 0 and white at 1 (noise may go "
+    f"beyond), any n, height and width from {SMALLEST}. Output: the same shape, in [0, 1]. Another type or "
+    "shape is refused by the signature, smaller images and values beyond "
+    f"±{LARGEST_VALUE} or NaN (images of 0 to 255?) by the program itself."
+)
+CHECKED_SIZES = ((1, 8, 8), (2, 8, 9), (3, 15, 32), (1, 33, 31), (2, 64, 48))
+
+
+class Portable(nn.Module):
+    """A trained network with its contract: padding, checks and the clip to [0, 1] included."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval().cpu().requires_grad_(False)
+        self.stride = getattr(network, "stride", 1)
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        torch._assert_async(
+            (noisy.abs() < LARGEST_VALUE).all(),
+            "images must be floats with black at 0 and white at 1; these have NaN or values far beyond",
+        )
+        h, w = noisy.shape[-2:]
+        torch._check(h >= SMALLEST)
+        torch._check(w >= SMALLEST)
+        if self.stride > 1:
+            noisy = F.pad(noisy, (0, -w % self.stride, 0, -h % self.stride), mode="reflect")
+        return self.network(noisy)[..., :h, :w].clamp(0, 1)
+
+
+def dynamic_sizes(network: nn.Module) -> contextlib.AbstractContextManager:
+    """Have `torch.export` trace a network, within this block, for every size; see `verify`.
+
+    A network that strides has sizes inside that may or may not be 1, or equal to others; a tracer that
+    looks at those of its example ends with a program for such sizes only. It must not look there. The
+    others it traces rightly of itself, and if it may not look, it takes no single images.
+    """
+    return symbolic.patch(backed_size_oblivious=getattr(network, "stride", 1) > 1)
+
+
+def example() -> np.ndarray:
+    """Images to trace with: more than one, of sides that no network takes unpadded."""
+    return np.random.default_rng(0).random((2, 3, 43, 37), dtype=np.float32)
+
+
+def exchange_weights(program: ExportedProgram, network: nn.Module) -> None:
+    """Make a traced program that of another network, which differs from the traced one in its weights only.
+
+    Raises:
+        ValueError: it differs in more; the program is as it was.
+    """
+
+    def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+        return {name: tensor.shape for name, tensor in state.items()}
+
+    weights, traced = Portable(network).state_dict(), program.state_dict
+    if shapes(weights) != shapes(traced):
+        raise ValueError("this network's weights are not those of the traced one")
+    with torch.no_grad():
+        for name, tensor in traced.items():
+            tensor.copy_(weights[name])
+
+
+def verify(program: Callable[[Tensor], Tensor], network: nn.Module) -> None:
+    """Compare a traced program with its network at sizes of all kinds.
+
+    Raises:
+        ValueError: it refuses one, or gives something else than the network.
+    """
+    for n, h, w in CHECKED_SIZES:
+        noisy = torch.rand(n, 3, h, w, generator=torch.Generator().manual_seed(n * h * w))
+        expected = denoise(network, noisy).clamp(0, 1)
+        try:
+            output = program(noisy)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"the traced network refuses images of {h} x {w}: {error}") from None
+        if output.shape != noisy.shape or not torch.allclose(output, expected, rtol=0, atol=1e-5):
+            raise ValueError(f"the traced network gives something else than the network at {h} x {w}")

@@ -1,0 +1,224 @@
+import functools
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+
+from lambdanet.config import DOWNLOADS, Download
+from lambdanet.data import datasets
+from lambdanet.data.arrays import digest, load_images
+from lambdanet.data.corruption import corrupt, prepare_noisy
+from lambdanet.data.datasets import choose, prepare
+from lambdanet.data.noise import create_noise
+
+
+@pytest.fixture
+def sample(monkeypatch):
+    """A data set "sample" of 12 and 5 images."""
+    images = {"train": helpers.patches(12, seed=1), "test": helpers.patches(5, seed=2)}
+    load = functools.partial(datasets.subset_of, lambda _source, _downloads: (images, "nowhere"))
+    monkeypatch.setitem(datasets.DATASETS, "sample", load)
+    return images
+
+
+def make(folder, counts=None, seed=0, name="sample"):
+    wanted = Download(dataset=name, seed=seed, **(counts or {"train": 12, "test": 5}))
+    return prepare(wanted, folder, source=None, downloads=folder.parent / "d")
+
+
+def test_prepare_writes_arrays_and_a_card(sample, tmp_path):
+    card = make(tmp_path / "clean")
+    assert sorted(helpers.contents(tmp_path)) == ["clean/card.json", "clean/test.npy", "clean/train.npy"]
+    for split, images in sample.items():
+        np.testing.assert_array_equal(load_images(tmp_path / "clean", split), images)
+        assert card["sha256"][split] == digest(images)
+    assert card["images"] == {"train": 12, "test": 5}
+    assert (card["dataset"], card["origin"]) == ("sample", "nowhere")
+    assert json.loads((tmp_path / "clean/card.json").read_text()) == card
+
+
+def test_prepare_writes_the_same_bytes_twice(sample, tmp_path):
+    counts = {"train": 7, "test": 3}
+    make(tmp_path / "a", counts)
+    make(tmp_path / "b", counts)
+    make(tmp_path / "c", counts, seed=1)
+    contents = [helpers.contents(tmp_path / each) for each in "abc"]
+    assert contents[0] == contents[1]
+    assert contents[0]["train.npy"] != contents[2]["train.npy"]
+
+
+def test_prepare_replaces_the_folder_as_a_whole(sample, tmp_path):
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "clean/old").write_text("old")
+    make(tmp_path / "clean")
+    assert "old" not in helpers.contents(tmp_path / "clean")
+
+
+def test_prepare_refuses_before_it_writes(sample, tmp_path):
+    with pytest.raises(
+        ValueError, match="neither one of photos, cifar10, cifar10-split, bsds500 nor a folder that exists"
+    ):
+        make(tmp_path / "clean", name="mnist")
+    with pytest.raises(ValueError, match="sample's test split has 5 images, 6 are asked for"):
+        make(tmp_path / "clean", {"train": 1, "test": 6})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_photos_is_prepared(tmp_path):
+    card = make(tmp_path / "clean", {"train": 20, "test": 10}, name="photos")
+    assert card["origin"] == "photographs of the scikit-image package"
+    assert load_images(tmp_path / "clean", "train").shape == (20, 32, 32, 3)
+
+
+def test_photos_is_what_it_always_was(tmp_path):
+    """DVC knows a data set by its files' bytes, so the card is one of them."""
+    make(tmp_path / "clean", {"train": 1000, "test": 100}, name="photos")
+    content = (tmp_path / "clean/card.json").read_bytes()
+    pixels = json.loads(content)["sha256"]
+    assert content == CARD % (pixels["train"].encode(), pixels["test"].encode())
+
+
+CARD = b"""{
+  "dataset": "photos",
+  "origin": "photographs of the scikit-image package",
+  "images": {
+    "train": 1000,
+    "test": 100
+  },
+  "sha256": {
+    "train": "%s",
+    "test": "%s"
+  }
+}
+"""
+
+
+def test_what_params_knows_is_what_there_is():
+    assert set(DOWNLOADS) == set(datasets.DATASETS)
+    assert set(datasets.SOURCES) == set(DOWNLOADS) - {"photos"}
+
+
+def test_noisy_copy_of_test_images_of_another_size(tmp_path):
+    clean = {"train": helpers.patches(7, size=16), "test": helpers.patches(2, size=40)[:, :, :24]}
+    (tmp_path / "clean").mkdir()
+    for split, images in clean.items():
+        np.save(tmp_path / "clean" / f"{split}.npy", images)
+    prepare_noisy(tmp_path / "clean", helpers.GAUSSIAN, 0, tmp_path / "noisy")
+    for split, images in clean.items():
+        noise = load_images(tmp_path / "noisy", split).astype(float) - images / 255
+        assert noise.shape == images.shape
+        assert abs(noise.std() - 0.1) < 0.005
+
+
+def test_choice_keeps_the_order_and_repeats_nothing():
+    images = np.arange(50)
+    chosen = choose(images, 20, 0, "")
+    assert len(set(chosen)) == 20
+    assert list(chosen) == sorted(chosen)
+    assert list(chosen) == list(choose(images, 20, 0, ""))
+    assert list(chosen) != list(choose(images, 20, 1, ""))
+    assert list(choose(images, 50, 3, "")) == list(images)
+
+
+def test_digest_is_of_the_pixels_in_order():
+    images = helpers.patches(3)
+    assert digest(images) == digest(np.asfortranarray(images))
+    assert digest(images) != digest(images[::-1])
+
+
+def test_noisy_copy_has_noise_of_its_own_in_each_split(sample, tmp_path):
+    make(tmp_path / "clean")
+    prepare_noisy(tmp_path / "clean", helpers.GAUSSIAN, 3, tmp_path / "noisy")
+    noise = create_noise(**helpers.GAUSSIAN)
+    for split, seed in (("train", 6), ("test", 7)):
+        noisy = load_images(tmp_path / "noisy", split)
+        assert noisy.dtype == np.float16
+        np.testing.assert_array_equal(noisy, corrupt(sample[split], noise, seed))
+    first = [
+        load_images(tmp_path / "noisy", split)[0] - sample[split][0] / 255 for split in ("train", "test")
+    ]
+    assert abs(np.corrcoef(first[0].ravel(), first[1].ravel())[0, 1]) < 0.2
+
+
+def test_bad_noise_leaves_nothing(sample, tmp_path):
+    make(tmp_path / "clean")
+    with pytest.raises(ValueError, match="unknown noise 'fog'"):
+        prepare_noisy(tmp_path / "clean", {"name": "fog"}, 0, tmp_path / "noisy")
+    assert not (tmp_path / "noisy").exists()
+
+
+def saved(array, **options):
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+def archived(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        saved(IMAGES)[:-1],
+        saved(IMAGES)[:20],
+        saved(np.array([[1], [2, 3]], dtype=object), allow_pickle=True),
+        pickle.dumps(IMAGES),
+        archived(a=IMAGES),
+        saved(IMAGES[0]),
+        saved(IMAGES[..., :2]),
+        saved(IMAGES[:0]),
+        saved(IMAGES.astype(str)),
+        saved(IMAGES.astype(complex)),
+    ],
+    ids=[
+        "empty", "garbage", "one byte short", "cut header", "objects", "pickle", "npz", "one image",
+        "two colours", "no images", "text", "complex",
+    ],
+)  # fmt: skip
+def test_file_that_is_no_array_of_images_is_refused(content, tmp_path):
+    (tmp_path / "train.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^") as caught:
+        load_images(tmp_path, "train")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'train.npy'} ")
+    assert "\n" not in message
+
+
+def test_pickled_array_is_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'marker'}",)
+
+    (tmp_path / "train.npy").write_bytes(saved(np.array([Bomb()], dtype=object), allow_pickle=True))
+    with pytest.raises(ValueError, match="is not a readable array"):
+        load_images(tmp_path, "train")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_missing_array_says_how_to_make_it(tmp_path):
+    with pytest.raises(ValueError, match=r"test.npy is missing; make it with `dvc repro`"):
+        load_images(tmp_path, "test")
+
+
+def test_split_of_cifar10_is_four_fifths_and_the_rest_of_its_training_images(monkeypatch):
+    numbered = np.arange(50, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
+    images = {"train": numbered, "test": np.full((9, 32, 32, 3), 99, np.uint8)}
+    monkeypatch.setattr(datasets.cifar10, "load", lambda source, downloads: (images, "there"))
+    parts, origin = datasets.split_of_cifar10(None, Path("unused"))
+    assert origin == "there"
+    train, test = (set(parts[split][:, 0, 0, 0].tolist()) for split in ("train", "test"))
+    assert (len(train), len(test)) == (40, 10)
+    assert train | test == set(range(50))

@@ -1,0 +1,232 @@
+import hashlib
+import json
+
+import helpers
+import numpy as np
+import pytest
+from PIL import Image
+
+from lambdanet.config import DownloadFolder
+from lambdanet.data import datasets, folder, imagefile
+from lambdanet.data.imagefile import Photograph
+from lambdanet.data.patches import cut
+
+NAMES = ["a.jpg", "b.JPG", "c.png", "d.webp", "e.bmp", "trip/f.jpeg", "trip/day 2/g.png"]
+
+
+def photograph(number, h=40, w=56):
+    return helpers.patches(1, size=56, seed=number)[0][:h, :w]
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of 7 photographs of 56 x 40 pixels, and of what is none."""
+    path = tmp_path / "my photographs"
+    for number, name in enumerate(NAMES):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph(number)).save(path / name)
+    (path / "notes.txt").write_text("no image")
+    (path / "trip/raw.dng").write_bytes(b"none that is read")
+    (path / "album.png").mkdir()
+    (path / ".hidden.png").write_bytes(b"no image")
+    (path / ".thumbnails").mkdir()
+    (path / ".thumbnails/a.png").write_bytes(b"no image")
+    return path
+
+
+def wanted(path, train=4, test=2, **more):
+    return DownloadFolder(dataset=str(path), train=train, test=test, **{"size": 16, "patches": 5} | more)
+
+
+def load(path, **more):
+    return folder.load(wanted(path, **more))
+
+
+def test_images_of_all_kinds_and_folders_are_found(photographs):
+    assert folder.list_images(photographs) == sorted(NAMES)
+
+
+def test_patches_are_of_the_files_that_the_card_names(photographs):
+    images, notes = load(photographs)
+    for split, count in (("train", 4), ("test", 2)):
+        names = notes["photographs"][split]
+        assert len(set(names)) == count
+        assert (images[split].shape, images[split].dtype) == ((5 * count, 16, 16, 3), np.uint8)
+        for i, name in enumerate(names):
+            pixels = imagefile.read(photographs / name).rgb
+            expected = cut(pixels, 5, 16, seed=0, name=name)
+            np.testing.assert_array_equal(images[split][5 * i : 5 * i + 5], expected)
+
+
+def test_lossless_files_keep_their_pixels(photographs):
+    images, notes = load(photographs, train=5)
+    split = next(split for split, names in notes["photographs"].items() if "c.png" in names)
+    patch = images[split][5 * notes["photographs"][split].index("c.png")]
+    windows = np.lib.stride_tricks.sliding_window_view(photograph(2), (16, 16), (0, 1))
+    assert (windows == patch.transpose(2, 0, 1)).all((2, 3, 4)).any()
+
+
+def test_train_and_test_are_of_different_files(photographs):
+    for seed in range(10):
+        chosen = load(photographs, train=5, seed=seed)[1]["photographs"]
+        assert sorted(chosen["train"] + chosen["test"]) == sorted(NAMES)
+
+
+def test_more_training_files_leave_the_test_images_alone(photographs):
+    few, many = load(photographs, train=2)[0], load(photographs, train=5)[0]
+    np.testing.assert_array_equal(few["test"], many["test"])
+    np.testing.assert_array_equal(few["train"], many["train"][:10])
+
+
+def test_the_seed_chooses(photographs):
+    chosen = [load(photographs, seed=seed)[1]["photographs"] for seed in range(5)]
+    assert len({tuple(each["test"]) for each in chosen}) > 2
+    assert load(photographs)[1]["photographs"] == chosen[0]
+
+
+def test_defaults_are_16_patches_of_64(tmp_path):
+    for number in range(2):
+        Image.fromarray(np.full((64, 70, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+    images, _ = folder.load(DownloadFolder(dataset=str(tmp_path), train=1, test=1))
+    assert images["train"].shape == images["test"].shape == (16, 64, 64, 3)
+
+
+def test_card_holds_every_files_digest(photographs, tmp_path):
+    card = datasets.prepare(wanted(photographs), tmp_path / "clean", source=None, downloads=tmp_path)
+    assert json.loads((tmp_path / "clean/card.json").read_text()) == card
+    assert list(card) == ["dataset", "origin", "images", "sha256", "made", "photographs", "files"]
+    assert card["dataset"] == str(photographs)
+    assert card["images"] == {"train": 20, "test": 10}
+    used = card["photographs"]["train"] + card["photographs"]["test"]
+    assert list(card["files"]) == sorted(used)
+    for name, digest in card["files"].items():
+        assert digest == hashlib.sha256((photographs / name).read_bytes()).hexdigest()
+
+
+def test_changed_photograph_changes_the_card(photographs, tmp_path):
+    def prepared():
+        datasets.prepare(wanted(photographs), tmp_path / "clean", source=None, downloads=tmp_path)
+        return helpers.contents(tmp_path / "clean")
+
+    first = prepared()
+    assert prepared() == first
+    name = json.loads(first["card.json"])["photographs"]["test"][0]
+    Image.fromarray(photograph(99)).save(photographs / name)
+    second = prepared()
+    assert second["train.npy"] == first["train.npy"]
+    assert second["test.npy"] != first["test.npy"]
+    digests = [json.loads(each["card.json"])["files"] for each in (first, second)]
+    assert {key for key in digests[0] if digests[0][key] != digests[1][key]} == {name}
+
+
+@pytest.fixture
+def single(tmp_path):
+    """Patches of one file among plain ones, as large as the file: a function of its name."""
+    path = tmp_path / "single"
+    path.mkdir()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(path / "zero.png")
+
+    def single(name):
+        images, notes = load(path, train=1, test=1, patches=1)
+        split = next(split for split, names in notes["photographs"].items() if names == [name])
+        return images[split][0]
+
+    return path, single
+
+
+def test_16_bits_are_rounded_to_8(single):
+    path, patch = single
+    values = np.random.default_rng(0).integers(0, 1 << 16, (16, 16, 3), dtype=np.uint16)
+    values[0, 0], values[0, 1] = (0, 128, 129), (65535, 65406, 65407)
+    imagefile.write_png(path / "deep.png", Photograph(values))
+    expected = np.rint(values / 257).astype(np.uint8)
+    np.testing.assert_array_equal(patch("deep.png"), expected)
+    assert expected[0, :2].tolist() == [[0, 0, 1], [255, 254, 255]]
+
+
+def test_grey_alpha_and_orientation_are_as_for_denoising(single):
+    path, patch = single
+    grey = photograph(1, 16, 16)[..., 0]
+    Image.fromarray(grey).save(path / "grey.png")
+    np.testing.assert_array_equal(patch("grey.png"), np.stack([grey] * 3, -1))
+    (path / "grey.png").unlink()
+    rgba = np.dstack([photograph(2, 16, 16), grey])
+    Image.fromarray(rgba).save(path / "alpha.png")
+    np.testing.assert_array_equal(patch("alpha.png"), rgba[..., :3])
+    (path / "alpha.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it right
+    Image.fromarray(rgba[..., :3]).save(path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(patch("turned.png"), np.rot90(rgba[..., :3], -1))
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Prepare from a bad folder: the message, after a look that nothing was written."""
+
+    def refused(config):
+        place = tmp_path / "place"
+        place.mkdir()
+        with pytest.raises(ValueError, match=r"^") as caught:
+            datasets.prepare(config, place / "clean", source=None, downloads=place / "downloads")
+        assert list(place.iterdir()) == []
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return refused
+
+
+@pytest.mark.parametrize("name", ["nowhere", "cifra10", "~nobody/photos", "a\0b", "notes.txt"])
+def test_name_of_nothing_is_refused(name, refused, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("a file, no folder")
+    monkeypatch.chdir(tmp_path)
+    message = refused(wanted(name))
+    known = "photos, cifar10, cifar10-split, bsds500"
+    assert message == f"dataset is {name!r}, neither one of {known} nor a folder that exists"
+
+
+def test_folder_without_images_is_refused(refused, tmp_path):
+    (tmp_path / "empty/.git").mkdir(parents=True)
+    (tmp_path / "empty/a.txt").write_text("")
+    assert refused(wanted(tmp_path / "empty")) == (
+        f"{tmp_path / 'empty'} holds no images ({', '.join(imagefile.SUFFIXES)})"
+    )
+
+
+def test_too_few_images_are_counted(photographs, refused):
+    assert refused(wanted(photographs, train=6)) == (
+        f"{photographs} holds 7 images, train: 6 and test: 2 ask for 8"
+    )
+
+
+def test_small_image_is_named(photographs, refused):
+    Image.fromarray(photograph(1, 40, 23)).save(photographs / "trip/f.jpeg")
+    assert refused(wanted(photographs, train=5, size=24)) == (
+        f"{photographs / 'trip/f.jpeg'} has 23 x 40 pixels, less than a patch of 24 x 24"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0garbage", None], ids=["empty", "garbage", "cut"])
+def test_broken_file_is_named(content, photographs, refused):
+    path = photographs / "trip/f.jpeg"
+    path.write_bytes(path.read_bytes()[:400] if content is None else content)
+    message = refused(wanted(photographs, train=5))
+    assert message.startswith(f"{path}: cannot be read as an image (")
+
+
+def test_broken_file_that_is_not_chosen_does_no_harm(photographs):
+    chosen = load(photographs)[1]["photographs"]
+    (left,) = set(NAMES) - set(chosen["train"]) - set(chosen["test"])
+    (photographs / left).write_bytes(b"garbage")
+    assert load(photographs)[1]["photographs"] == chosen
+
+
+def test_relative_path_is_one_of_the_current_folder(photographs, monkeypatch):
+    monkeypatch.chdir(photographs.parent)
+    images, _ = load("my photographs")
+    np.testing.assert_array_equal(images["train"], load(photographs)[0]["train"])
+
+
+def test_home_is_expanded(photographs, monkeypatch):
+    monkeypatch.setenv("HOME", str(photographs.parent))
+    assert load("~/my photographs")[1]["photographs"] == load(photographs)[1]["photographs"]

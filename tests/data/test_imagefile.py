@@ -1,0 +1,569 @@
+import contextlib
+import io
+import os
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import skimage.data
+import tifffile
+from PIL import Image, ImageCms
+
+from lambdanet.data import imagefile
+from lambdanet.data.imagefile import Photograph
+
+RNG = np.random.default_rng(0)
+COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels to PNG's colour type
+
+
+def noise(*shape, dtype=np.uint8):
+    """Values that use the whole range, so that swapped bytes or lost bits show."""
+    return RNG.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png16(pixels, kind, extra=b"", size=None):
+    """A PNG file of 16 bits as other programs write it: rows as differences (filter 1), in two IDATs."""
+    h, w = pixels.shape[:2]
+    data = pixels.astype(">u2").reshape(h, -1).view(np.uint8)
+    step = data.shape[1] // w
+    rows = [b"\1" + (row - np.concatenate([np.zeros(step, np.uint8), row[:-step]])).tobytes() for row in data]
+    packed = zlib.compress(b"".join(rows))
+    header = struct.pack(">IIBBBBB", *(size or (w, h)), 16, kind, 0, 0, 0)
+    middle = chunk(b"IDAT", packed[:20]) + chunk(b"IDAT", packed[20:])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + middle + chunk(b"IEND", b"")
+
+
+def chunks_of(path):
+    """Name and content of each chunk of a PNG file."""
+    content, at, found = path.read_bytes(), 8, []
+    while at < len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        found.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
+
+
+def pixels_of(path, shape, dtype):
+    """The pixels as Pillow reads them, and of 16 bits, which it does not, as they lie in the file."""
+    if dtype == np.uint8:
+        with Image.open(path) as image:
+            return np.asarray(image).reshape(shape)
+    packed = b"".join(content for name, content in chunks_of(path) if name == b"IDAT")
+    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(shape[0], -1)
+    assert not rows[:, 0].any()  # no filter
+    return np.ascontiguousarray(rows[:, 1:]).view(">u2").reshape(shape)
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return imagefile.read(path)
+
+
+def thrice(plane):
+    return np.stack([plane] * 3, -1)
+
+
+def equal(photograph, rgb, alpha=None, grey=False):
+    assert (photograph.rgb.dtype, photograph.rgb.shape) == (rgb.dtype, rgb.shape)
+    np.testing.assert_array_equal(photograph.rgb, rgb)
+    assert photograph.grey is grey
+    assert (photograph.alpha is None) == (alpha is None)
+    if alpha is not None:
+        assert photograph.alpha.dtype == rgb.dtype
+        np.testing.assert_array_equal(photograph.alpha, alpha)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.bmp"])
+def test_colours_of_8_bits(tmp_path, name):
+    pixels = noise(5, 7, 3)
+    equal(saved(tmp_path / name, Image.fromarray(pixels)), pixels)
+
+
+def test_lossless_webp_with_alpha(tmp_path):
+    pixels = noise(5, 7, 4)
+    pixels[..., 3] |= 1  # WebP does not keep colours that are not seen
+    equal(saved(tmp_path / "a.webp", Image.fromarray(pixels), lossless=True), pixels[..., :3], pixels[..., 3])
+
+
+def test_grey_with_and_without_alpha(tmp_path):
+    pixels = noise(5, 7, 2)
+    equal(saved(tmp_path / "a.png", Image.fromarray(pixels[..., 0])), thrice(pixels[..., 0]), grey=True)
+    read = saved(tmp_path / "b.png", Image.fromarray(pixels))
+    equal(read, thrice(pixels[..., 0]), pixels[..., 1], grey=True)
+
+
+def test_colours_with_alpha(tmp_path):
+    pixels = noise(5, 7, 4)
+    equal(saved(tmp_path / "a.png", Image.fromarray(pixels)), pixels[..., :3], pixels[..., 3])
+
+
+def test_one_bit_is_grey(tmp_path):
+    bits = noise(9, 11) > 127
+    equal(saved(tmp_path / "a.png", Image.fromarray(bits)), thrice(255 * bits.astype(np.uint8)), grey=True)
+
+
+def test_palette_with_one_transparent_colour(tmp_path):
+    palette, indices = noise(4, 3), noise(6, 5) % 4
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    equal(saved(tmp_path / "a.png", image), palette[indices])
+    read = saved(tmp_path / "b.png", image, transparency=2)
+    equal(read, palette[indices], np.where(indices == 2, 0, 255).astype(np.uint8))
+
+
+def test_palette_with_half_transparent_colours(tmp_path):
+    palette, alphas, indices = noise(4, 3), noise(4), noise(6, 5) % 4
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    equal(saved(tmp_path / "a.png", image, transparency=alphas.tobytes()), palette[indices], alphas[indices])
+
+
+def test_one_transparent_colour_without_a_palette(tmp_path):
+    pixels = noise(5, 7, 3)
+    read = saved(tmp_path / "a.png", Image.fromarray(pixels), transparency=tuple(map(int, pixels[2, 3])))
+    alpha = np.full((5, 7), 255, np.uint8)
+    alpha[2, 3] = 0
+    equal(read, pixels, alpha)
+
+
+def test_jpeg_of_a_photograph(tmp_path):
+    pixels = skimage.data.chelsea()[:64, :80]
+    read = saved(tmp_path / "a.jpg", Image.fromarray(pixels), quality=95, subsampling=0)
+    assert np.abs(read.rgb.astype(int) - pixels).mean() < 2
+    assert (read.alpha, read.grey) == (None, False)
+
+
+def test_grey_jpeg(tmp_path):
+    read = saved(tmp_path / "a.jpeg", Image.fromarray(skimage.data.camera()[:64, :80]), quality=95)
+    assert np.abs(read.rgb - skimage.data.camera()[:64, :80, None].astype(int)).mean() < 2
+    assert read.grey
+
+
+def test_cmyk_jpeg(tmp_path):
+    pixels = skimage.data.chelsea()[:64, :80]
+    read = saved(tmp_path / "a.jpg", Image.fromarray(pixels).convert("CMYK"), quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.mode == "CMYK"
+    assert np.abs(read.rgb.astype(int) - pixels).mean() < 3
+
+
+# EXIF's orientation: what a viewer must do with the stored pixels to show them upright.
+UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_images_are_turned_upright(tmp_path, orientation):
+    pixels, exif = noise(5, 7, 3), Image.Exif()
+    exif[0x0112] = orientation
+    read = saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif)
+    equal(read, UPRIGHT[orientation](pixels))
+
+
+def test_photographs_of_a_camera_held_upright_are_turned(tmp_path):
+    pixels, exif = skimage.data.chelsea()[:64, :80], Image.Exif()
+    exif[0x0112] = 6
+    read = saved(tmp_path / "a.jpg", Image.fromarray(pixels), exif=exif, quality=95)
+    assert read.rgb.shape == (80, 64, 3)
+    assert np.abs(read.rgb.astype(int) - np.rot90(pixels, -1)).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("channels", COLOURS)
+def test_deep_images_are_turned_upright(tmp_path, channels, orientation):
+    pixels, exif = noise(5, 7, channels, dtype=np.uint16), Image.Exif()
+    exif[0x0112] = orientation
+    content = png16(pixels, COLOURS[channels], chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    (tmp_path / "a.png").write_bytes(content)
+    turned = UPRIGHT[orientation](pixels)
+    np.testing.assert_array_equal(imagefile.read(tmp_path / "a.png").rgb[..., 0], turned[..., 0])
+
+
+@pytest.mark.parametrize("channels", COLOURS)
+def test_16_bits_as_other_programs_write_them(tmp_path, channels):
+    pixels = noise(6, 5, channels, dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png16(pixels, COLOURS[channels]))
+    grey = channels < 3
+    rgb = thrice(pixels[..., 0]) if grey else pixels[..., :3]
+    equal(imagefile.read(tmp_path / "a.png"), rgb, pixels[..., -1] if channels in (2, 4) else None, grey)
+
+
+def test_16_bits_of_grey_as_pillow_writes_them(tmp_path):
+    pixels = noise(6, 5, dtype=np.uint16)
+    equal(saved(tmp_path / "a.png", Image.fromarray(pixels)), thrice(pixels), grey=True)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (40, 33)], ids=str)
+@pytest.mark.parametrize("channels", COLOURS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_written_is_read_bit_by_bit(tmp_path, dtype, channels, size):
+    pixels, path = noise(*size, channels, dtype=dtype), tmp_path / "a.png"
+    grey = channels < 3
+    rgb = thrice(pixels[..., 0]) if grey else pixels[..., :3]
+    alpha = pixels[..., -1] if channels in (2, 4) else None
+    imagefile.write_png(path, Photograph(rgb, alpha, grey))
+    equal(imagefile.read(path), rgb, alpha, grey)
+    np.testing.assert_array_equal(pixels_of(path, pixels.shape, dtype), pixels)
+    with Image.open(path) as image:  # which checks each chunk's sum
+        image.verify()
+
+
+def test_16_bits_of_grey_are_what_pillow_reads(tmp_path):
+    pixels = noise(6, 5, dtype=np.uint16)
+    imagefile.write_png(tmp_path / "a.png", Photograph(thrice(pixels), grey=True))
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_is_the_mean_of_what_a_network_made_of_it(tmp_path, dtype):
+    white = np.iinfo(dtype).max
+    rgb = np.array([[[0, 1, 2], [white, white, white - 3], [white, white, white]]], dtype)
+    imagefile.write_png(tmp_path / "a.png", Photograph(rgb, grey=True))
+    equal(imagefile.read(tmp_path / "a.png"), thrice(np.array([[1, white - 1, white]], dtype)), grey=True)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+DEEP = png16(noise(40, 40, 3, dtype=np.uint16), 2)
+LARGE = {"size": (25_000, 20_001)}
+BROKEN = {
+    "empty": b"",
+    "text": b"no picture\n",
+    "half": png(noise(40, 40, 3))[:2000],
+    "header only": png(noise(4, 4, 3))[:33],
+    "half of 16 bits": DEEP[:3000],
+    "header of 16 bits only": DEEP[:33],
+    "cut in the header of 16 bits": DEEP[:25],
+    "16 bits of garbage": DEEP[:100] + bytes(5000),
+    "too large": png(noise(4, 4, 3)).replace(struct.pack(">II", 4, 4), struct.pack(">II", *LARGE["size"]), 1),
+    "too large of 16 bits": png16(noise(4, 4, 3, dtype=np.uint16), 2, **LARGE),
+    "too large of 16 bits of grey": png16(noise(4, 4, 1, dtype=np.uint16), 0, **LARGE),
+    "no pixels": png16(noise(4, 4, 3, dtype=np.uint16), 2, size=(0, 4)),
+    "TIFF without a picture": b"II*\0\x08\0\0\0" + bytes(100),
+    "BigTIFF, cut": b"II+\0\x08\0\0\0",
+}
+
+
+def refusal(path):
+    with pytest.raises(ValueError, match="cannot be read as an image") as caught:
+        imagefile.read(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: cannot be read as an image (")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_broken_file_is_one_line_that_names_it(tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    refusal(tmp_path / name)
+
+
+def test_half_a_jpeg_is_refused(tmp_path):
+    Image.fromarray(noise(40, 40, 3)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
+    refusal(tmp_path / "a.jpg")
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    assert "No such file" in refusal(tmp_path / "a.png")
+    assert "directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("memory", "refused"), [(16 * 2**30, False), (8 * 2**30, True), (None, False)])
+def test_largest_image_is_refused_where_memory_is_too_small_for_it_only(
+    tmp_path, monkeypatch, memory, refused
+):
+    """Pillow warns of half as many pixels; here a warning would be an error. Only the head is read."""
+    if memory is None:
+        monkeypatch.delattr(os, "sysconf")
+    else:
+        monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": memory // 4096, "SC_PAGE_SIZE": 4096}.get)
+    (tmp_path / "a.png").write_bytes(png16(noise(4, 4, 3, dtype=np.uint16), 2, size=(25_000, 20_000)))
+    with pytest.raises(ValueError, match="pixels") if refused else contextlib.nullcontext():
+        imagefile.check(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_the_colour_profile_is_kept(tmp_path, suffix, depth):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source, out = tmp_path / f"source.{suffix}", tmp_path / "out.png"
+    Image.fromarray(noise(9, 7, 3)).save(source, icc_profile=profile)
+    photograph = imagefile.read(source)
+    if depth == 16:
+        photograph = Photograph(photograph.rgb.astype(np.uint16) * 257, icc=photograph.icc)
+    imagefile.write_png(out, photograph)
+    with Image.open(out) as written:
+        assert written.info["icc_profile"] == profile
+    assert imagefile.read(out).icc == profile
+    np.testing.assert_array_equal(imagefile.read(out).rgb, photograph.rgb)
+
+
+@pytest.mark.parametrize("channels", COLOURS)
+def test_each_flipped_bit_in_the_pixels_of_16_bits_is_refused(tmp_path, channels):
+    content = png16(noise(20, 20, channels, dtype=np.uint16), COLOURS[channels])
+    start = content.index(b"IDAT") + 4
+    for at in np.linspace(start, len(content) - 13, 60, dtype=int):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << at % 8
+        (tmp_path / "a.png").write_bytes(damaged)
+        assert "(damaged, or of a kind that is not supported: " in refusal(tmp_path / "a.png")
+
+
+def interlaced(pixels, kind):
+    """Adam7: seven images, each of more of the pixels."""
+    passes = [
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ]
+    parts = [np.ascontiguousarray(pixels[y::dy, x::dx].astype(">u2")) for y, x, dy, dx in passes]
+    rows = [b"\0" + row.tobytes() for part in parts if part.size for row in part]
+    header = struct.pack(">IIBBBBB", *pixels.shape[1::-1], 16, kind, 0, 0, 1)
+    data = chunk(b"IDAT", zlib.compress(b"".join(rows)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", COLOURS)
+def test_16_bits_interlaced(tmp_path, channels):
+    pixels = noise(13, 11, channels, dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(interlaced(pixels, COLOURS[channels]))
+    imagefile.write_png(tmp_path / "b.png", imagefile.read(tmp_path / "a.png"))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "b.png", pixels.shape, np.uint16), pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_16_bits_is_alpha(tmp_path, channels):
+    pixels = noise(6, 5, channels, dtype=np.uint16)
+    pixels[1, 1] = pixels[4, 2]
+    pixels[0, 0] = pixels[4, 2] ^ 1  # differs in the last bit
+    key = chunk(b"tRNS", pixels[4, 2].astype(">u2").tobytes())
+    (tmp_path / "a.png").write_bytes(png16(pixels, COLOURS[channels], key))
+    alpha = np.full((6, 5), 65535, np.uint16)
+    alpha[1, 1] = alpha[4, 2] = 0
+    rgb = thrice(pixels[..., 0]) if channels == 1 else pixels
+    equal(imagefile.read(tmp_path / "a.png"), rgb, alpha, channels == 1)
+
+
+SAID = {
+    b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+    b"gAMA": struct.pack(">I", 100_000),
+    b"cICP": bytes([9, 16, 0, 1]),
+    b"sRGB": bytes([1]),
+    b"cLLI": struct.pack(">II", 10_000_000, 4_000_000),
+    b"pHYs": struct.pack(">IIB", 11811, 11811, 1),
+}
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_what_a_png_file_says_of_its_colours_is_kept(tmp_path, depth):
+    extra = b"".join(chunk(name, content) for name, content in SAID.items())
+    plain = png(noise(5, 7, 3)) if depth == 8 else png16(noise(5, 7, 3, dtype=np.uint16), 2)
+    (tmp_path / "a.png").write_bytes(plain[:33] + extra + chunk(b"tEXt", b"Comment\0none") + plain[33:])
+    imagefile.write_png(tmp_path / "b.png", imagefile.read(tmp_path / "a.png"))
+    assert [name for name, _ in chunks_of(tmp_path / "b.png")] == [b"IHDR", *SAID, b"IDAT", b"IEND"]
+    assert SAID.items() <= dict(chunks_of(tmp_path / "b.png")).items()
+    with Image.open(tmp_path / "b.png") as image:
+        image.verify()
+
+
+def camera(orientation):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", orientation
+    exif[0x8769] = {0x829A: 0.5}
+    return exif
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_exif_is_kept_without_the_orientation(tmp_path, suffix):
+    pixels = noise(16, 8, 3)
+    read = saved(tmp_path / f"a.{suffix}", Image.fromarray(pixels), exif=camera(6).tobytes())
+    assert read.rgb.shape == (8, 16, 3)
+    for rgb in (read.rgb, read.rgb.astype(np.uint16)):
+        imagefile.write_png(tmp_path / "b.png", Photograph(rgb, exif=read.exif))
+        with Image.open(tmp_path / "b.png") as image:
+            exif = image.getexif()
+        assert dict(exif.items()) | {0x8769: 0} == {0x010F: "Maker", 0x8769: 0}
+        assert exif.get_ifd(0x8769) == {0x829A: 0.5}
+
+
+@pytest.mark.parametrize("kind", range(14))
+def test_exif_that_cannot_be_read_is_left_away_and_the_image_upright(tmp_path, kind):
+    """The type of the maker's name becomes each that there is, and one that there is not."""
+    pixels, content = skimage.data.chelsea()[:64, :80], io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG", exif=camera(6), quality=95, subsampling=0)
+    at = content.getvalue().index(b"\x01\x0f\0\x02") + 3
+    (tmp_path / "a.jpg").write_bytes(content.getvalue()[:at] + bytes([kind]) + content.getvalue()[at + 1 :])
+    read = imagefile.read(tmp_path / "a.jpg")
+    assert np.abs(read.rgb.astype(int) - np.rot90(pixels, -1)).mean() < 3
+    imagefile.write_png(tmp_path / "b.png", read)
+    with Image.open(tmp_path / "b.png") as image:
+        assert 0x0112 not in image.getexif()
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("gif", {}), ("webp", {"lossless": True})])
+def test_of_moving_pictures_the_first_is_read_and_all_are_counted(tmp_path, suffix, options):
+    levels = [np.full((8, 8, 3), level, np.uint8) for level in (40, 120, 200)]
+    images = [Image.fromarray(level) for level in levels]
+    read = saved(tmp_path / f"a.{suffix}", images[0], save_all=True, append_images=images[1:], **options)
+    assert read.frames == 3
+    np.testing.assert_array_equal(read.rgb, levels[0])
+
+
+def test_pages_of_tiff_are_counted(tmp_path):
+    first, second = noise(5, 7, 3), noise(9, 4, 3)
+    read = saved(
+        tmp_path / "a.tif", Image.fromarray(first), save_all=True, append_images=[Image.fromarray(second)]
+    )
+    assert read.frames == 2
+    np.testing.assert_array_equal(read.rgb, first)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as writer:  # this tifffile reads
+        for pixels in (first, second):
+            writer.write(pixels.astype(np.float32) / 255, photometric="rgb")
+    assert imagefile.read(tmp_path / "b.tif").frames == 2
+
+
+PREMULTIPLIED = np.sort(noise(6, 5, 4, dtype=np.uint16), -1) | 1  # alpha is the largest
+STRAIGHT = PREMULTIPLIED.astype(float)
+STRAIGHT[..., :3] = np.round(65535 * STRAIGHT[..., :3] / STRAIGHT[..., 3:])
+COLOUR16, GREY16, GREY8 = noise(6, 5, 3, dtype=np.uint16), noise(6, 5, dtype=np.uint16), noise(6, 5)
+EXTRA16 = np.dstack([COLOUR16, GREY16])
+FRACTIONS = (COLOUR16 / np.float32(65535)).astype(np.float32)
+PLANES = {"photometric": "rgb", "planarconfig": "separate"}
+TIFFS = {
+    "colours": (COLOUR16, {"photometric": "rgb"}, COLOUR16),
+    "with something else": (EXTRA16, {"photometric": "rgb", "extrasamples": [0]}, COLOUR16),
+    "planes": (np.moveaxis(COLOUR16, -1, 0), PLANES, COLOUR16),
+    "planes of 8 bits": (np.stack([GREY8] * 3), PLANES, thrice(GREY8)),
+    "premultiplied": (PREMULTIPLIED, {"photometric": "rgb", "extrasamples": [1]}, STRAIGHT),
+    "alpha": (EXTRA16, {"photometric": "rgb", "extrasamples": [2]}, EXTRA16),
+    "grey": (GREY16, {"photometric": "minisblack"}, thrice(GREY16)),
+    "white is 0": (GREY16, {"photometric": "miniswhite"}, thrice(65535 - GREY16)),
+    "white is 0 of 8 bits": (GREY8, {"photometric": "miniswhite"}, thrice(255 - GREY8)),
+    "fractions": (FRACTIONS, {"photometric": "rgb"}, COLOUR16),
+    "double": (FRACTIONS.astype(float), {"photometric": "rgb"}, COLOUR16),
+    "grey fractions": (FRACTIONS[..., 0], {"photometric": "minisblack"}, thrice(COLOUR16[..., 0])),
+    "BigTIFF": (COLOUR16, {"photometric": "rgb", "bigtiff": True}, COLOUR16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("pixels", "options", "expected"), TIFFS.values(), ids=TIFFS)
+def test_kinds_of_tiff(tmp_path, pixels, options, expected, order, compression):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, byteorder=order, compression=compression, **options)
+    read = imagefile.read(tmp_path / "a.tif")
+    assert read.rgb.dtype == (np.uint8 if pixels.dtype == np.uint8 else np.uint16)
+    np.testing.assert_allclose(read.rgb, expected[..., :3], atol=1.01 * (options.get("extrasamples") == [1]))
+    assert (read.alpha is not None) == (expected.shape[-1] == 4)
+    if read.alpha is not None:
+        np.testing.assert_array_equal(read.alpha, expected[..., 3])
+    assert read.grey == (pixels.ndim == 2)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["by Pillow", "by Pillow, 16 bits", "by tifffile"])
+def test_tiff_is_turned_upright(tmp_path, orientation, kind):
+    pixels = {"by Pillow": noise(5, 7, 3), "by Pillow, 16 bits": COLOUR16, "by tifffile": FRACTIONS}[kind]
+    expected = COLOUR16 if kind == "by tifffile" else pixels
+    tag = (0x0112, 3, 1, orientation, True)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extratags=[tag])
+    equal(imagefile.read(tmp_path / "a.tif"), UPRIGHT[orientation](expected))
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, np.nan, np.inf])
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)], ids=str)
+def test_fractions_beyond_0_to_1_are_refused(tmp_path, value, shape):
+    pixels = np.full(shape, 0.5, np.float32)
+    pixels[1, 2] = value
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb" if len(shape) == 3 else "minisblack")
+    assert "have to be from 0 to 1" in refusal(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int16, np.complex64])
+def test_other_numbers_are_refused(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 4), dtype))
+    refusal(tmp_path / "a.tif")
+
+
+def test_damaged_tiff_says_nothing_but_its_line(tmp_path, capfd):
+    tifffile.imwrite(tmp_path / "a.tif", noise(40, 40, 3), photometric="rgb", compression="zlib")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[-500:-400] = bytes(100)
+    (tmp_path / "a.tif").write_bytes(content)
+    refusal(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard again\n")
+    assert capfd.readouterr().err == "heard again\n"
+
+
+HEIC = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    assert refusal(tmp_path / "a.heic").endswith("(HEIC needs one package more: pip install pillow-heif)")
+
+
+def test_heic_with_its_package(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = skimage.data.chelsea()[:64, :80]
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", quality=95)
+    assert np.abs(imagefile.read(tmp_path / "a.heic").rgb.astype(int) - pixels).mean() < 3
+    (tmp_path / "b.heic").write_bytes(HEIC)
+    refusal(tmp_path / "b.heic")
+
+
+def test_what_has_no_memory_is_one_line(tmp_path, monkeypatch):
+    def full(*_arguments, **_keywords):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", full)
+    (tmp_path / "a.png").write_bytes(png(noise(4, 4, 3)))
+    assert "not enough memory" in refusal(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_hidden_pixels_take_the_colour_beside_them(dtype):
+    """Two halves of one colour each, and nothing visible from there on."""
+    rgb, alpha = np.zeros((33, 47, 3), dtype), np.zeros((33, 47), dtype)
+    rgb[:, :10], rgb[:, 10:20] = (200, 60, 10), (20, 100, 90)
+    alpha[3:20, 2:20] = 7
+    filled = imagefile.fill_hidden(rgb, alpha)
+    assert (filled.dtype, filled.shape) == (dtype, rgb.shape)
+    np.testing.assert_array_equal(filled[alpha > 0], rgb[alpha > 0])
+    np.testing.assert_array_equal(filled[3:20, :2], np.full((17, 2, 3), (200, 60, 10)))
+    np.testing.assert_array_equal(filled[3:20, 20:24], np.full((17, 4, 3), (20, 100, 90)))
+    assert (filled[..., 0] >= 20).all()
+    assert (filled[..., 0] <= 200).all()
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_where_all_or_nothing_is_hidden_nothing_changes(alpha):
+    rgb = noise(5, 4, 3)
+    np.testing.assert_array_equal(imagefile.fill_hidden(rgb, np.full((5, 4), alpha, np.uint8)), rgb)

@@ -1,0 +1,315 @@
+import hashlib
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+from skimage.util import random_noise
+
+from lambdanet.data.corruption import corrupt
+from lambdanet.data.noise import NOISES, create_noise
+
+# Each noise as the paper uses it. A new entry of NOISES must be added here to be tested.
+PAPER = {
+    "gaussian": [{"sigma": 0.1}, {"sigma": 0.2}, {"sigma": 0.3}],
+    "salt-and-pepper": [{"amount": 0.05}],
+    "speckle": [{"variance": 0.1}],
+    # not the paper's
+    "clipped-gaussian": [{"sigma": 25 / 255}],
+    "blind-gaussian": [{"low": 1 / 255, "high": 55 / 255}],
+}
+CASES = [(name, parameters) for name, cases in PAPER.items() for parameters in cases]
+every = pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
+SINGLE = [case for case in CASES if len(case[1]) == 1]
+with_one_parameter = pytest.mark.parametrize(("name", "parameters"), SINGLE, ids=str)
+
+
+def test_clipped_gaussian_has_the_noisy_psnr_of_its_document(photograph):
+    images = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
+    noisy = create_noise("clipped-gaussian", sigma=25 / 255)(images, generator())
+    assert (noisy.min(), noisy.max()) == (0, 1)
+    assert torch.equal(noisy, create_noise("gaussian", sigma=25 / 255)(images, generator()).clamp(0, 1))
+    assert 20.2 < -10 * (noisy - images).square().mean().log10() < 21.2
+
+
+def test_blind_gaussian_draws_a_sigma_for_each_image():
+    noise = create_noise("blind-gaussian", low=0.02, high=0.2)
+    sigmas = (noise(flat(0.5, 400), generator()) - 0.5).std((1, 2, 3))
+    assert sigmas.min() > 0.0195
+    assert sigmas.max() < 0.205
+    deciles = torch.quantile(sigmas, torch.linspace(0.1, 0.9, 9))
+    torch.testing.assert_close(deciles, 0.02 + 0.18 * torch.linspace(0.1, 0.9, 9), atol=0.02, rtol=0)
+
+
+def test_blind_gaussian_wants_low_below_high():
+    with pytest.raises(ValueError, match=r"^low is 0\.2, must be below high \(0\.1\)$"):
+        create_noise("blind-gaussian", low=0.2, high=0.1)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def flat(value, count=100):
+    return torch.full((count, 3, 32, 32), value)
+
+
+def bytes_of(photograph, side=256):
+    return np.stack([photograph[:side, :side], photograph[-side:, -side:]])
+
+
+def test_every_noise_is_tried():
+    assert set(PAPER) == set(NOISES)
+    for name, cases in PAPER.items():
+        takes = {
+            p.name for p in inspect.signature(NOISES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY
+        }
+        assert all(set(parameters) == takes for parameters in cases)
+
+
+@every
+def test_same_seed_gives_the_same_bytes(name, parameters):
+    noise, images = create_noise(name, **parameters), torch.rand(4, 3, 16, 16, generator=generator(9))
+    first, second, other = (noise(images, generator(seed)) for seed in (1, 1, 2))
+    assert first.numpy().tobytes() == second.numpy().tobytes()
+    assert not torch.equal(first, other)
+
+
+@every
+def test_global_seed_does_not_count(name, parameters):
+    noise, images = create_noise(name, **parameters), flat(0.5, 2)
+    torch.manual_seed(1)
+    first = noise(images, generator())
+    torch.manual_seed(2)
+    assert torch.equal(noise(images, generator()), first)
+
+
+@every
+def test_images_are_left_as_they_were(name, parameters):
+    images = torch.rand(4, 3, 16, 16, generator=generator(9))
+    before = images.clone()
+    noisy = create_noise(name, **parameters)(images, generator())
+    assert torch.equal(images, before)
+    assert noisy.shape == images.shape
+    assert noisy.dtype == images.dtype
+    assert not torch.equal(noisy, images)
+
+
+@every
+def test_images_and_colours_get_noise_of_their_own(name, parameters):
+    noisy = create_noise(name, **parameters)(flat(0.5), generator())
+    changes = (noisy - 0.5).transpose(0, 1).flatten(1).double()  # (colour, values)
+    assert torch.corrcoef(changes).fill_diagonal_(0).abs().max() < 0.015
+    of_images = (noisy - 0.5)[:20].flatten(1).double()
+    assert torch.corrcoef(of_images).fill_diagonal_(0).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_gaussian_moments(sigma, value):
+    n = (create_noise("gaussian", sigma=sigma)(flat(value), generator()) - value).double() / sigma
+    assert abs(n.mean()) < 0.01
+    assert n.std().item() == pytest.approx(1, rel=0.01)
+    assert (n**3).mean().item() == pytest.approx(0, abs=0.03)
+    assert (n**4).mean().item() == pytest.approx(3, rel=0.02)
+
+
+def test_gaussian_is_not_clipped():
+    noise = create_noise("gaussian", sigma=0.1)
+    assert ((noise(flat(0.0), generator()) < 0).float().mean() - 0.5).abs() < 0.01
+    assert ((noise(flat(1.0), generator()) > 1).float().mean() - 0.5).abs() < 0.01
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.05])
+@pytest.mark.parametrize("value", [0.2, 0.5])
+def test_speckle_moments(variance, value):
+    """Where clipping is rare: beyond 4 standard deviations."""
+    noisy = create_noise("speckle", variance=variance)(flat(value), generator()).double()
+    n = (noisy - value) / value
+    assert abs(n.mean()) < 0.01 * variance**0.5
+    assert n.var().item() == pytest.approx(variance, rel=0.02)
+
+
+def test_speckle_of_the_paper_moments():
+    noisy = create_noise("speckle", variance=0.1)(flat(0.3), generator()).double()
+    assert ((noisy == 0) | (noisy == 1)).double().mean() < 0.002
+    assert noisy.std().item() == pytest.approx(0.3 * 0.1**0.5, rel=0.02)
+
+
+def test_speckle_is_clipped_and_leaves_black_alone():
+    noise = create_noise("speckle", variance=0.1)
+    white = noise(flat(1.0), generator())
+    assert white.min() >= 0
+    assert white.max() == 1
+    assert (white == 1).float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(noise(flat(0.0), generator()), flat(0.0))
+
+
+@pytest.mark.parametrize("amount", [0.05, 0.3, 1])
+def test_salt_and_pepper_shares(amount):
+    noisy = create_noise("salt-and-pepper", amount=amount)(flat(0.5, 400), generator())
+    salt, pepper = ((noisy == value).double().mean().item() for value in (1, 0))
+    assert salt + pepper == pytest.approx(amount, rel=0.02)
+    assert salt == pytest.approx(amount / 2, rel=0.02)
+    assert ((noisy == 0.5) | (noisy == 1) | (noisy == 0)).all()
+
+
+def test_salt_and_pepper_takes_each_colour_value_on_its_own():
+    noisy = create_noise("salt-and-pepper", amount=0.2)(flat(0.5, 400), generator())
+    hit = (noisy != 0.5).double()
+    assert hit.prod(1).mean().item() == pytest.approx(0.2**3, rel=0.1)
+    assert hit.mean((0, 2, 3)).tolist() == pytest.approx([0.2] * 3, rel=0.02)
+
+
+def salted(images, generator):
+    return create_noise("salt-and-pepper", amount=0.05)(images, generator)
+
+
+def short_digest(values):
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def bytes_of_colours():
+    return np.random.default_rng(0).integers(0, 256, (2300, 32, 32, 3), dtype=np.uint8)
+
+
+def test_stored_salt_and_pepper_is_the_one_of_the_committed_results(bytes_of_colours):
+    """Three chunks, the last one smaller; recorded when a kernel drew the numbers."""
+    assert short_digest(corrupt(bytes_of_colours, salted, seed=5)) == "941e6684bdf6423a"
+
+
+@pytest.mark.parametrize(
+    ("batch", "digest"),
+    [
+        (37, "46094a6b090e5f14"),
+        (64, "4d6407785a46669c"),
+        (128, "637f8a15a0ad3e44"),
+        (256, "38e26b3ad42f862e"),
+    ],
+)
+def test_fresh_salt_and_pepper_is_the_one_of_the_committed_results(bytes_of_colours, batch, digest):
+    """Three steps of a training, each with a seed, then one that continues from where the third ended."""
+    fresh = generator()
+    found = []
+    for step in range(3):
+        some = torch.from_numpy(bytes_of_colours[step * batch : (step + 1) * batch]).float()
+        found.append(salted(some.permute(0, 3, 1, 2).contiguous() / 255, fresh.manual_seed(2**63 + step)))
+    first = torch.from_numpy(bytes_of_colours[:batch]).float().permute(0, 3, 1, 2) / 255
+    found.append(salted(first, fresh))
+    assert short_digest(torch.cat(found).numpy()) == digest
+
+
+def test_salt_and_pepper_is_decided_by_numpys_mersenne_twister():
+    words = np.random.RandomState(7).randint(0, 2**32, 12480, dtype=np.uint32)
+    uniform = (words % 2**24) / 2**24
+    found = create_noise("salt-and-pepper", amount=0.3)(torch.full((12480,), 0.5), generator(7))
+    np.testing.assert_array_equal(found, np.where(uniform < 0.15, 0, np.where(uniform >= 0.85, 1, 0.5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_salt_and_pepper_keeps_the_type_and_changes_nothing_else(dtype):
+    images = torch.rand(4, 3, 32, 32, generator=generator(9)).to(dtype)
+    found = salted(images, generator())
+    assert found.dtype == dtype
+    kept = (found != 0) & (found != 1)
+    assert torch.equal(found[kept], images[kept])
+
+
+SKIMAGE = {
+    "clipped-gaussian": lambda p: {"mode": "gaussian", "var": p["sigma"] ** 2, "clip": True},
+    "gaussian": lambda parameters: {"mode": "gaussian", "var": parameters["sigma"] ** 2, "clip": False},
+    "speckle": lambda parameters: {"mode": "speckle", "var": parameters["variance"]},
+    "salt-and-pepper": lambda parameters: {"mode": "s&p", "amount": parameters["amount"]},
+}
+
+
+@with_one_parameter
+def test_distribution_is_that_of_scikit_image(name, parameters, photograph):
+    clean = bytes_of(photograph)
+    ours = corrupt(clean, create_noise(name, **parameters), seed=0).astype(float)
+    x = clean / 255
+    theirs = random_noise(x, rng=0, **SKIMAGE[name](parameters))
+    ours_psnr, theirs_psnr = (
+        peak_signal_noise_ratio(x, np.clip(y, 0, 1), data_range=1) for y in (ours, theirs)
+    )
+    assert ours_psnr == pytest.approx(theirs_psnr, abs=0.1)
+    changes = [(y - x)[x > 0.2] for y in (ours, theirs)]
+    assert changes[0].std() == pytest.approx(changes[1].std(), rel=0.02)
+    shares = np.linspace(0.05, 0.95, 25)
+    np.testing.assert_allclose(np.quantile(ours, shares), np.quantile(theirs, shares), atol=0.01)
+    np.testing.assert_allclose(
+        np.quantile(changes[0], shares), np.quantile(changes[1], shares), atol=0.02 * changes[1].std() + 0.001
+    )
+
+
+@every
+def test_stored_noise_is_the_noise_rounded(name, parameters):
+    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    noise = create_noise(name, **parameters)
+    stored = corrupt(images, noise, seed=5)
+    assert stored.dtype == np.float16
+    assert stored.shape == images.shape
+    exact = noise(torch.from_numpy(images).float() / 255, generator(5)).numpy()
+    within = np.abs(exact) <= 1
+    assert np.abs(stored - exact)[within].max() < 5e-4
+    assert np.abs(stored - exact).max() < 1e-3
+    assert np.abs(stored - exact).max() > 0
+
+
+@every
+def test_stored_noise_is_the_same_for_the_same_seed(name, parameters):
+    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    before = images.copy()
+    first, second, other = (
+        corrupt(images, create_noise(name, **parameters), seed=seed) for seed in (1, 1, 2)
+    )
+    assert first.tobytes() == second.tobytes()
+    assert first.tobytes() != other.tobytes()
+    np.testing.assert_array_equal(images, before)
+
+
+def test_stored_noise_of_every_chunk_is_new():
+    images = np.full((6, 16, 16, 3), 128, np.uint8)
+    stored = corrupt(images, create_noise("gaussian", sigma=0.1), seed=0, chunk=2)
+    assert len({image.tobytes() for image in stored}) == 6
+    assert (stored.astype(float) - 128 / 255).std() == pytest.approx(0.1, rel=0.03)
+
+
+def refusal(name, **parameters):
+    with pytest.raises(ValueError, match=r"^") as caught:
+        create_noise(name, **parameters)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_unknown_noise_lists_the_names():
+    known = "blind-gaussian, clipped-gaussian, gaussian, salt-and-pepper, speckle"
+    expected = f"unknown noise 'poisson'; choose one of {known}"
+    assert refusal("poisson", rate=1) == expected
+
+
+@with_one_parameter
+def test_unknown_and_missing_parameters_are_named(name, parameters):
+    (key,) = parameters
+    assert refusal(name) == f"noise {name!r} takes {key}; given: none"
+    assert refusal(name, std=0.1) == f"noise {name!r} takes {key}; given: std"
+    assert refusal(name, **parameters, clip=True) == f"noise {name!r} takes {key}; given: {key}, clip"
+
+
+@with_one_parameter
+@pytest.mark.parametrize("value", [0, -0.1, True, "0.1", None, float("nan"), [0.1]], ids=str)
+def test_parameter_must_be_a_number_above_zero(name, parameters, value):
+    (key,) = parameters
+    assert refusal(name, **{key: value}) == f"{key} of noise {name!r} is {value!r}, must be a number above 0"
+
+
+@every
+def test_infinite_parameter_is_refused(name, parameters):
+    assert "inf" in refusal(name, **dict.fromkeys(parameters, float("inf")))
+
+
+def test_amount_above_one_is_refused():
+    assert refusal("salt-and-pepper", amount=1.01) == "amount is 1.01, must be at most 1"
+    create_noise("salt-and-pepper", amount=1)

@@ -1,0 +1,98 @@
+import helpers
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from torch import nn
+
+from lambdanet.data.images import to_tensor
+from lambdanet.data.noise import create_noise
+from lambdanet.inference import blind
+from lambdanet.inference.denoise import denoise
+from lambdanet.models import load_weights
+
+NOISES = ("gaussian-01", "gaussian-02", "gaussian-03", "salt-and-pepper", "speckle")
+
+
+def trained(noise, model):
+    network, description = load_weights(helpers.ROOT / f"weights/quick/{noise}-{model}-0.safetensors")
+    return network, create_noise(**description["noise"])
+
+
+def photographs(side):
+    """The middle of four photographs; none of them was trained on."""
+    whole = [skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee(), skimage.data.rocket()]
+    middles = [(len(one) // 2, one.shape[1] // 2, one) for one in whole]
+    half = side // 2
+    return to_tensor(np.stack([one[y - half : y + half, x - half : x + half] for y, x, one in middles]))
+
+
+def as_a_file(noisy):
+    return (255 * noisy.clamp(0, 1)).round() / 255
+
+
+@pytest.mark.parametrize(("model", "side"), [("autoencoder", 128), ("lambdanet-u4-m7", 64)])
+def test_right_denoiser_fits_best_on_most_photographs(model, side):
+    denoisers, clean, wrong = [trained(noise, model) for noise in NOISES], photographs(side), 0
+    for number, (_, noise) in enumerate(denoisers):
+        noisy = as_a_file(noise(clean, torch.Generator().manual_seed(7)))
+        misfits = torch.stack([blind.misfit(noisy, *one) for one in denoisers])
+        wrong += (misfits.argmin(0) != number).sum().item()
+    assert wrong <= 1  # of 20
+
+
+def test_misfit_is_the_mean_distance_of_the_quantiles_in_three_thirds():
+    network, noise = trained("gaussian-02", "autoencoder")
+    noisy = as_a_file(noise(photographs(48), torch.Generator().manual_seed(7)))
+
+    def taken_away(noisy):
+        """(4, 3, 33)"""
+        output = denoise(network, noisy).clamp(0, 1)
+        found = []
+        for y, x in zip(noisy.double().numpy(), output.double().numpy(), strict=True):
+            order = np.argsort(x, axis=None, kind="stable")
+            thirds = np.array_split((y - x).flatten()[order], 3)
+            found.append([np.quantile(third, np.linspace(0.01, 0.99, 33)) for third in thirds])
+        return np.array(found)
+
+    output = denoise(network, noisy).clamp(0, 1)
+    again = as_a_file(noise(output, torch.Generator().manual_seed(blind.SEED)))
+    expected = np.abs(taken_away(noisy) - taken_away(again)).mean((1, 2))
+    np.testing.assert_allclose(blind.misfit(noisy, network, noise), expected, rtol=1e-3)
+
+
+def test_misfit_is_the_same_again_and_of_each_image_alone():
+    network, noise = trained("speckle", "autoencoder")
+    noisy = as_a_file(noise(photographs(32), torch.Generator().manual_seed(7)))
+    state = torch.get_rng_state()
+    first = blind.misfit(noisy, network, noise)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert torch.equal(blind.misfit(noisy, network, noise), first)
+    torch.testing.assert_close(blind.misfit(noisy[:1], network, noise), first[:1])
+
+
+def test_only_the_middle_of_a_large_photograph_counts():
+    network, noise = trained("gaussian-01", "autoencoder")
+    image = torch.rand(1, 3, 300, 270, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        blind.misfit(image, network, noise), blind.misfit(image[..., 22:278, 7:263], network, noise)
+    )
+
+
+class Kept(nn.Module):
+    """Takes nothing away."""
+
+    def forward(self, noisy):
+        return noisy
+
+
+def test_denoiser_that_takes_nothing_away_fits_no_noise_but_none():
+    image = as_a_file(torch.rand(1, 3, 16, 16))
+    assert blind.misfit(image, Kept(), lambda clean, generator: clean).item() == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)], ids=str)
+def test_smallest_images_have_a_misfit(size):
+    network, noise = trained("gaussian-01", "autoencoder")
+    assert blind.misfit(torch.rand(1, 3, *size), network, noise).isfinite().all()

@@ -1,0 +1,164 @@
+import helpers
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from torch import nn
+
+from lambdanet import backends
+from lambdanet.data.images import to_tensor
+from lambdanet.inference.denoise import TILE, denoise, denoise_photograph
+from lambdanet.models import MODELS, create_model, load_weights
+
+CPU = torch.device("cpu")
+WEIGHTS = helpers.ROOT / "weights/quick"
+TRAINED = ("autoencoder", "dncnn", "lambdanet", "lambdanet-u4-m7")
+UNTRAINED = {"cnn", "lambda-resnet", "skip-autoencoder"}  # none in git; their own tests have their tiles
+SIZES = [(1, 1), (1, 40), (5, 7), (33, 31), (70, 45), (64, 97)]
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def trained(request):
+    """A network of the profile quick, as it is in git."""
+    return load_weights(WEIGHTS / f"gaussian-02-{request.param}-0.safetensors")[0]
+
+
+def photo(h, w, dtype=np.uint8, seed=0):
+    """Part of a photograph with noise, of 8 or of 16 true bits."""
+    clean = skimage.data.chelsea()[100 : 100 + h, 150 : 150 + w] / 255
+    noisy = np.clip(clean + 0.2 * np.random.default_rng(seed).standard_normal(clean.shape), 0, 1)
+    return np.round(np.iinfo(dtype).max * noisy).astype(dtype)
+
+
+def apart(first, second):
+    return np.abs(first.astype(int) - second.astype(int)).max()
+
+
+def test_every_architecture_is_among_the_trained():
+    described = {
+        load_weights(WEIGHTS / f"gaussian-02-{name}-0.safetensors")[1]["model"]["name"] for name in TRAINED
+    }
+    assert described == set(MODELS) - UNTRAINED
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_tiles_give_what_the_whole_gives(trained, size):
+    image = photo(*size, np.uint16)
+    whole = denoise_photograph(trained, image, CPU, tile=TILE)
+    assert (whole.dtype, whole.shape) == (np.uint16, image.shape)
+    assert apart(denoise_photograph(trained, image, CPU, tile=32), whole) <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_whole_is_the_network_clipped_and_rounded(trained, dtype):
+    image, white = photo(45, 37, dtype), np.iinfo(dtype).max
+    noisy = torch.from_numpy(image.astype(np.float32) / np.float32(white)).permute(2, 0, 1)[None]
+    expected = (denoise(trained, noisy)[0].clamp(0, 1) * white).round().permute(1, 2, 0).numpy()
+    output = denoise_photograph(trained, image, CPU)
+    assert output.dtype == dtype
+    assert apart(output, expected) <= (dtype == np.uint16)
+    clean = skimage.data.chelsea()[100:145, 150:187] / 255
+    error, error_before = (np.mean((values / white - clean) ** 2) for values in (output, image))
+    assert error < 0.35 * error_before
+
+
+def test_photographs_of_more_than_one_default_tile(monkeypatch):
+    model, _ = load_weights(WEIGHTS / "gaussian-02-autoencoder-0.safetensors")
+    image = photo(20, 300, np.uint16)
+    image = np.concatenate([image, image[:, ::-1]], 1)
+    assert image.shape[1] > TILE
+    assert apart(denoise_photograph(model, image, CPU), denoise_photograph(model, image, CPU, tile=1024)) <= 1
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "dncnn"])
+def test_output_pixels_see_no_further_than_the_halo(name):
+    """All phases of the stride: what lies beyond the halo has no gradient, in double precision."""
+    torch.manual_seed(0)
+    model = (
+        create_model(name, **({"depth": 5, "width": 4} if name == "dncnn" else {"width": 2})).double().eval()
+    )
+    stride, side = getattr(model, "stride", 1), 2 * model.halo + 24
+    for phase in range(stride):
+        noisy = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+        at = side // 2 // stride * stride + phase
+        (gradient,) = torch.autograd.grad(model(noisy)[0, :, at, at].sum(), noisy)
+        seen = gradient[0].abs().sum(0).nonzero()
+        assert (at - seen.min().item(), seen.max().item() - at) <= (model.halo, model.halo)
+        assert len(seen) > 9
+
+
+def test_lambdanet_sees_its_window_beside_the_context():
+    torch.manual_seed(0)
+    model = create_model("lambdanet", m=5).double().eval()
+    # Two images: batch normalisation in torch 2.15 has wrong gradients for one whose layout is permuted.
+    noisy = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    context = model.context([noisy]).detach()
+    noisy.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(model(noisy, context)[0, :, 8, 8].sum(), noisy)
+    seen = gradient[0].abs().sum(0).nonzero()
+    assert not gradient[1].any()
+    assert (seen.amin(0).tolist(), seen.amax(0).tolist()) == ([6, 6], [10, 10])
+    assert model.halo == 2
+
+
+def content_lambda(model, noisy):
+    """The formula, in one go: keys' softmax over all pixels, times the values."""
+    keys = model.keys(noisy).unflatten(1, (model.k, model.u)).flatten(3).softmax(-1)
+    values = model.values(noisy).unflatten(1, (model.v, model.u)).flatten(3)
+    return (keys[:, :, None] * values[:, None]).sum((-1, -2))
+
+
+@pytest.mark.parametrize("u", [1, 4])
+@pytest.mark.parametrize("scale", [1, 3000], ids=["logits of 1", "logits of 3000"])
+@torch.no_grad()
+def test_context_over_tiles_is_the_content_lambda_of_the_whole(u, scale):
+    model = load_weights(WEIGHTS / f"speckle-lambdanet{'-u4-m7' if u == 4 else ''}-0.safetensors")[0].double()
+    assert model.u == u
+    model.keys[0].weight *= scale / model.keys[0].weight.abs().max()
+    noisy = to_tensor(np.stack([photo(40, 50), photo(40, 50, seed=1)])).double()
+    tiles = [noisy[..., :7, :], noisy[..., 7:39, :13], noisy[..., 7:39, 13:], noisy[..., 39:, :]]
+    expected = content_lambda(model, noisy)
+    assert expected.isfinite().all()
+    for order in (tiles, tiles[::-1], [noisy]):
+        torch.testing.assert_close(model.context(iter(order)), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(model(noisy, expected), model(noisy), rtol=1e-9, atol=1e-12)
+
+
+class Levelled(nn.Module):
+    """Knows no `halo`, as it looks at all pixels: (b, 3, h, w), the mean becomes 1/2."""
+
+    def forward(self, noisy):
+        return noisy - noisy.mean() + 0.5
+
+
+def test_model_without_halo_takes_the_whole():
+    image = np.random.default_rng(0).integers(100, 140, (30, 20, 3), np.uint8)
+    image[:8, :8] -= 50
+    output = denoise_photograph(Levelled(), image, CPU, tile=8)
+    expected = np.round(image - image.astype(float).mean() + 127.5)
+    assert apart(output, expected) == 0
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_layout_in_memory_is_what_a_network_takes_and_does_not_show(name):
+    model = create_model(name).eval()
+    noisy = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    taken = []
+    model.register_forward_pre_hook(lambda _, images: taken.append(images[0]))
+    found = denoise(model, noisy)
+    with backends.forced("reference"):
+        expected = denoise(model, noisy)
+    last, plain = taken
+    assert plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last) == (name != "lambdanet")
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_frozen_parts_stay_frozen():
+    model = create_model("dncnn", depth=3, width=4).train()
+    frozen = next(part for part in model.modules() if isinstance(part, nn.BatchNorm2d)).eval()
+    before = {name: part.training for name, part in model.named_modules()}
+    denoise(model, torch.rand(1, 3, 8, 8))
+    assert not frozen.training
+    assert {name: part.training for name, part in model.named_modules()} == before

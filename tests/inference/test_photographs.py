@@ -1,0 +1,463 @@
+"""`lambdanet denoise`, with the weights and scores that are in git."""
+
+import io
+import os
+import subprocess
+import sys
+
+import helpers
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from lambdanet.cli import main
+from lambdanet.data import imagefile
+from lambdanet.data.imagefile import Photograph
+from lambdanet.data.images import to_bytes, to_tensor
+from lambdanet.data.noise import create_noise
+from lambdanet.inference import photographs, targets
+from lambdanet.inference.denoise import denoise, denoise_photograph
+from lambdanet.models import create_model, load_weights, save_weights
+
+FILE = "weights/quick/speckle-lambdanet-u4-m7-0.safetensors"
+NOISES = ("gaussian-01", "gaussian-02", "gaussian-03", "speckle", "salt-and-pepper")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder as after a clone: committed weights and scores, no registry."""
+    for name in ("weights", "results"):
+        (tmp_path / name).symlink_to(helpers.ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(main, ["denoise", *map(str, words)])
+
+
+def lines(*words, status=0):
+    """Those of a run that ends well, or with another status."""
+    done = run(*words)
+    assert done.exit_code == status, done.output
+    return done.stdout.splitlines()
+
+
+def refusal(project, *words):
+    """The one line of a run that fails, after a look that it wrote nothing."""
+    before = everything(project)
+    done = run(*words)
+    assert done.exit_code == 1, done.output
+    assert done.output.startswith("error: ")
+    assert done.output.count("\n") == 1
+    assert everything(project) == before
+    return done.output.removeprefix("error: ").rstrip()
+
+
+def everything(project):
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in project.rglob("*")
+        if path.parts[-1] not in ("weights", "results")
+    }
+
+
+def noisy(noise="speckle", side=48, x=150):
+    """Part of a photograph with a noise of the project: uint8."""
+    clean = skimage.data.chelsea()[100 : 100 + side, x : x + side]
+    _, description = load_weights(helpers.ROOT / f"weights/quick/{noise}-lambdanet-0.safetensors")
+    generator = torch.Generator().manual_seed(3)
+    return to_bytes(create_noise(**description["noise"])(to_tensor(clean[None]), generator))[0]
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def by(weights, pixels):
+    """What the network of a weights file makes of 8-bit pixels."""
+    return to_bytes(denoise(load_weights(weights)[0], to_tensor(pixels[None])))[0]
+
+
+def test_denoises_a_photograph_as_the_network_of_the_file_does(project):
+    save(project / "in.png", noisy()[:45, :37])
+    assert lines("in.png", "-o", "new/out.png", "--weights", FILE) == [f"new/out.png: written, by {FILE}"]
+    output = pixels_of(project / "new/out.png")
+    np.testing.assert_array_equal(output, by(FILE, noisy()[:45, :37]))
+    clean = skimage.data.chelsea()[100:145, 150:187]
+    error, before = (np.mean((one - clean.astype(float)) ** 2) for one in (output, noisy()[:45, :37]))
+    assert error < 0.4 * before
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "label"),
+    [
+        (("--noise", "gaussian-03", "--alias", "compact"), "gaussian-03-lambdanet", "lambdanet"),
+        (("--noise", "speckle", "--alias", "compact"), "speckle-lambdanet-u4-m7", "lambdanet-u4-m7"),
+        (("--noise", "gaussian-02"), "gaussian-02-autoencoder", "autoencoder"),
+        (("--noise", "gaussian-02", "--alias", "lambdanet"), "gaussian-02-lambdanet", "lambdanet"),
+    ],
+)
+def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, words, file, label):
+    """By results/quick/table2.md: champion of gaussian-02 is the auto-encoder, and so on."""
+    save(project / "in.png", noisy(side=24))
+    (line,) = lines("in.png", "-o", "out.png", "--weights", "weights/quick", *words)
+    assert line.startswith(
+        f"out.png: written, by {label} for {words[1]} (weights/quick/{file}-0.safetensors, "
+    )
+    expected = by(f"weights/quick/{file}-0.safetensors", noisy(side=24))
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), expected)
+
+
+def test_blind_takes_the_denoiser_of_the_noise_that_each_image_has(project):
+    for noise in NOISES:
+        save(project / "in" / f"{noise}.png", noisy(noise, side=96))
+    said = lines("in", "-o", "out", "--blind", "--weights", "weights/quick", "--alias", "autoencoder")
+    assert [line.partition(" (")[0] for line in said] == [
+        f"out/{noise}.png: written, by autoencoder for {noise}" for noise in sorted(NOISES)
+    ]
+    for noise in NOISES:
+        expected = by(f"weights/quick/{noise}-autoencoder-0.safetensors", noisy(noise, side=96))
+        np.testing.assert_array_equal(pixels_of(project / "out" / f"{noise}.png"), expected)
+
+
+def test_folder_is_denoised_file_by_file_and_the_unreadable_is_named(project):
+    pictures = {"a.jpg": {"quality": 95}, "b.webp": {"lossless": True}, "d.BMP": {}, "e.jpeg": {}}
+    for name, options in pictures.items():
+        save(project / "in" / name, noisy(side=20), **options)
+    (project / "in/c.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (project / "in/notes.txt").write_text("no picture")
+    (project / "in/sub").mkdir()
+    (project / "in/._a.jpg").write_bytes(b"of macOS")
+    done = run("in", "-o", "out", "--weights", FILE)
+    assert done.exit_code == 1
+    left, *said, bad, fourth, fifth, last = done.output.splitlines()
+    assert left == "in: not taken: notes.txt, sub/"
+    assert said == [f"out/{name}.png: written, by {FILE}" for name in "ab"]
+    assert bad.startswith("error: in/c.png: cannot be read as an image (")
+    assert [fourth, fifth] == [f"out/{name}.png: written, by {FILE}" for name in "de"]
+    assert last == "error: 1 of 5 files could not be denoised"
+    assert sorted(path.name for path in (project / "out").iterdir()) == ["a.png", "b.png", "d.png", "e.png"]
+    np.testing.assert_array_equal(pixels_of(project / "out/b.png"), by(FILE, noisy(side=20)))
+
+
+def test_each_line_comes_when_its_file_is_written(project):
+    for name in ("a", "b"):
+        save(project / "in" / f"{name}.png", noisy(side=12))
+    planned, _ = targets.plan([project / "in"], project / "out")
+    with photographs.denoisers(project / FILE, "champion", None) as choices:
+        said = photographs.denoise_files(planned, choices, device="cpu")
+        for written in (["a.png"], ["a.png", "b.png"]):
+            next(said)
+            assert sorted(path.name for path in (project / "out").iterdir()) == written
+
+
+def test_grey_stays_grey(project):
+    save(project / "in.png", noisy()[..., 1])
+    lines("in.png", "-o", "out.png", "--weights", FILE)
+    output = pixels_of(project / "out.png")
+    assert output.shape == (48, 48)
+    colours = by(FILE, np.stack([noisy()[..., 1]] * 3, -1)).astype(float)
+    np.testing.assert_array_equal(output, np.round(colours.mean(-1)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [True, False], ids=["grey", "colours"])
+def test_alpha_and_depth_are_kept(project, dtype, grey):
+    white = np.iinfo(dtype).max
+    alpha = np.random.default_rng(0).integers(1, white, (48, 48), dtype, endpoint=True)
+    rgb = noisy()[..., [1, 1, 1]] if grey else noisy()
+    deep = (rgb.astype(int) * (white // 255)).astype(dtype)
+    imagefile.write_png(project / "in.png", Photograph(deep, alpha, grey))
+    lines("in.png", "-o", "out.png", "--weights", FILE)
+    output = imagefile.read(project / "out.png")
+    assert (output.rgb.dtype, output.grey) == (dtype, grey)
+    np.testing.assert_array_equal(output.alpha, alpha)
+    # 16 bits of the same values are the same to the network, but not rounded to 8 bits on the way.
+    expected = by(FILE, rgb).mean(-1, keepdims=True) if grey else by(FILE, rgb)
+    assert np.abs(255 * (output.rgb / white) - expected).max() <= 1.01
+    assert dtype == np.uint8 or len(np.unique(output.rgb % 257)) > 200
+
+
+def test_output_that_was_there_is_replaced_or_kept_as_a_whole(project):
+    save(project / "in.png", noisy(side=20))
+    (project / "out.png").write_bytes(b"before")
+    (project / "bad.png").write_bytes(b"bad")
+    refusal(project, "bad.png", "-o", "out.png", "--weights", FILE)
+    assert (project / "out.png").read_bytes() == b"before"
+    lines("in.png", "-o", "out.png", "--weights", FILE)
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, noisy(side=20)))
+    assert sorted(path.name for path in project.glob("*out*")) == ["out.png"]
+
+
+ONE_OF = "name one of --noise NOISE, --blind and --weights FILE"
+QUICK = ("--weights", "weights/quick")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), ONE_OF),
+        (QUICK, ONE_OF),
+        (("--noise", "speckle", "--blind"), ONE_OF),
+        (("--noise", "speckle", "--blind", *QUICK), ONE_OF),
+        (("--noise", "speckle", "--weights", FILE), ONE_OF),
+        (("--blind", "--weights", FILE), ONE_OF),
+        (
+            ("--noise", "rain", *QUICK),
+            "there is no denoiser for the noise 'rain'; there are gaussian-01, gaussian-02, gaussian-03, "
+            "speckle, salt-and-pepper",
+        ),
+        (
+            ("--noise", "speckle", "--alias", "best", *QUICK),
+            "speckle has no denoiser 'best'; it has champion, compact, lambdanet, lambdanet-u4-m7, "
+            "autoencoder, dncnn",
+        ),
+        (("--blind", "--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
+        (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
+        (("--weights", "in.png"), "in.png: not a readable safetensors file"),
+        (("--blind", "--weights", "pictures"), "pictures/digests.json cannot be read"),
+        (("--weights", FILE, "--device", "abacus"), "device 'abacus' is not available"),
+    ],
+)
+def test_bad_words_are_one_line(project, words, says):
+    save(project / "in.png", noisy(side=12))
+    (project / "pictures").mkdir()
+    assert says in refusal(project, "in.png", "-o", "out.png", *words)
+
+
+@pytest.mark.parametrize(
+    "words", [("--blind",), ("--noise", "speckle"), ("--noise", "x", "--alias", "compact")]
+)
+def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, words):
+    save(project / "in.png", noisy(side=12))
+    assert refusal(project, "in.png", "-o", "out.png", *words) == (
+        "there is no registry yet (mlflow.db); make it with `make repro` or, from the committed weights, "
+        "`lambdanet publish --profile paper`; or name weights: --weights weights/paper"
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "out", "says"),
+    [
+        ("none.png", "out.png", "none.png: cannot be read as an image"),
+        ("in.png", "out.jpg", "out.jpg: the output is a PNG file, name it .png"),
+        ("in.png", "new", "new: the output is a PNG file, name it .png"),
+        ("in.png", "in.png/out.png", "in.png"),
+        ("empty", "out", "empty holds no images (.png, .jpg, .jpeg, .webp, "),
+        ("twice", "out", "twice/a.jpg, twice/a.png would be written to the same file; rename one"),
+        ("pictures", "in.png", "in.png is a file; for several images, or those of a folder, name a folder"),
+        ("pictures", "pictures", "pictures is the folder of the images themselves; name another one"),
+        ("pictures", "empty/../pictures", "is the folder of the images themselves; name another one"),
+    ],
+)
+def test_images_and_outputs_that_do_not_fit_are_one_line(project, image, out, says):
+    (project / "empty").mkdir()
+    for name in ("in.png", "pictures/a.png", "twice/a.png", "twice/a.jpg", "twice/b.png"):
+        save(project / name, noisy(side=12))
+    assert says in refusal(project, image, "-o", out, "--weights", FILE)
+
+
+def test_weights_of_another_network_are_one_line(project):
+    save(project / "in.png", noisy(side=12))
+    save_weights(project / "w.safetensors", create_model(**helpers.DNCNN), {"model": helpers.LAMBDANET})
+    said = refusal(project, "in.png", "-o", "out.png", "--weights", "w.safetensors")
+    assert said.startswith("w.safetensors: the weights do not fit the model they name: ")
+
+
+def test_weights_that_were_not_scored_are_refused(project):
+    (project / "weights").unlink()
+    save(project / "in.png", noisy(side=12))
+    folder = project / "weights/quick"
+    folder.mkdir(parents=True)
+    for path in (helpers.ROOT / "weights/quick").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    swapped = folder / "speckle-dncnn-0.safetensors"
+    swapped.write_bytes((folder / "speckle-lambdanet-0.safetensors").read_bytes())
+    said = refusal(project, "in.png", "-o", "out.png", "--blind", *QUICK)
+    assert said == f"{swapped.relative_to(project)} is not what was scored; run `dvc repro`"
+
+
+def test_hidden_pixels_do_not_darken_the_edge(project):
+    """A disc of 200 on hidden black: without the filling, its edge becomes 161."""
+    y, x = np.mgrid[:64, :64] - 32
+    disc = y**2 + x**2 < 400
+    rng = np.random.default_rng(0)
+    rgb = np.clip(rng.normal((200, 60, 60), 25, (64, 64, 3)), 0, 255).round() * disc[..., None]
+    pixels = np.dstack([rgb, 255 * disc]).astype(np.uint8)
+    save(project / "in.png", pixels)
+    lines("in.png", "-o", "out.png", "--weights", "weights/quick/gaussian-01-lambdanet-0.safetensors")
+    output = pixels_of(project / "out.png")
+    np.testing.assert_array_equal(output[..., 3], pixels[..., 3])
+    inner = disc[:-2, 1:-1] & disc[2:, 1:-1] & disc[1:-1, :-2] & disc[1:-1, 2:]
+    edge = disc & ~np.pad(inner, 1)
+    assert np.abs(output[edge][:, 0].mean() - 200) < 3
+
+
+def test_first_of_several_frames_is_denoised_and_the_line_says_so(project):
+    frames = [Image.fromarray(noisy(x=x)) for x in (150, 200, 250)]
+    frames[0].save(project / "in.webp", save_all=True, append_images=frames[1:], lossless=True)
+    (line,) = lines("in.webp", "-o", "out.png", "--weights", FILE)
+    assert line == f"out.png: written, by {FILE} (the first of 3 images in in.webp)"
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, noisy()))
+
+
+def test_files_and_folders_in_one_call(project):
+    for name in ("a.png", "in/b.png", "in/c.png", "d.png"):
+        save(project / name, noisy(side=12))
+    said = lines("a.png", "in", "d.png", "none.png", "-o", "out", "--weights", FILE, status=1)
+    assert said[:4] == [f"out/{name}.png: written, by {FILE}" for name in "abcd"]
+    assert said[4] == "error: none.png: cannot be read as an image (No such file or directory)"
+    lines("a.png", "-o", "in", "--weights", FILE)
+    np.testing.assert_array_equal(pixels_of(project / "in/a.png"), by(FILE, noisy(side=12)))
+
+
+NAMES = (
+    "two words.png",
+    "\N{CAT FACE} \u00fc.png",
+    "UPPER.PNG",
+    "-o.png",
+    "x" * 251 + ".png",
+    "%20#?&*[a].png",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_every_kind(project, name):
+    save(project / "in" / name, noisy(side=12))
+    assert lines("in", "-o", "out", "--weights", FILE)
+    target = project / "out" / f"{name[:-4]}.png"
+    np.testing.assert_array_equal(pixels_of(target), by(FILE, noisy(side=12)))
+    os.chdir(project / "in")
+    lines("--weights", project / FILE, "-o", project / "one.png", "--", name)
+    assert (project / "one.png").read_bytes() == target.read_bytes()
+
+
+def test_names_that_are_no_text_are_shown_escaped(project):
+    (project / "in").mkdir()
+    save(project / "a.png", noisy(side=12))
+    try:
+        (project / "a.png").rename(project / "in" / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes text only")
+    assert lines("in", "-o", "out", "--weights", FILE) == [f"out/caf\\udce9.png: written, by {FILE}"]
+    assert os.listdir(os.fsencode(project / "out")) == [b"caf\xe9.png"]
+
+
+def test_standard_input_and_output(project):
+    pixels = noisy(side=12)
+    save(project / "in.png", pixels)
+    words = [sys.executable, "-m", "lambdanet", "denoise", "-", "-o", "-", "--weights", FILE]
+    done = subprocess.run(words, input=(project / "in.png").read_bytes(), capture_output=True, timeout=300)
+    assert done.stderr.decode() == f"standard output: written, by {FILE}\n"
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        np.testing.assert_array_equal(np.asarray(image), by(FILE, pixels))
+    done = subprocess.run(words, input=b"no image", capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().startswith("error: standard input: cannot be read as an image (")
+
+
+def test_weights_and_their_scores_are_found_from_any_folder(project, tmp_path_factory):
+    save(project / "in.png", noisy(side=96))
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    (line,) = lines(project / "in.png", "-o", "out.png", "--weights", project / "weights/quick", "--blind")
+    assert line.startswith("out.png: written, by ")
+    assert " for speckle (" in line
+
+
+def test_originals_are_never_overwritten_under_another_name(project):
+    save(project / "in/a.png", noisy(side=12))
+    (project / "same").symlink_to(project / "in")
+    (project / "linked").mkdir()
+    (project / "linked/a.png").hardlink_to(project / "in/a.png")
+    assert "is the folder of the images themselves" in refusal(project, "in", "-o", "same", "--weights", FILE)
+    assert "is the image same/a.png itself" in refusal(project, "same", "-o", "linked", "--weights", FILE)
+    assert "itself" in refusal(project, "in/a.png", "-o", "same/a.png", "--weights", FILE)
+    assert "itself" in refusal(project, "in/a.png", "-o", "same", "--weights", FILE)
+
+
+def test_files_that_differ_in_case_only_do_not_replace_each_other(project, monkeypatch):
+    """Where that is the same name, both targets are one file; here a link makes them so."""
+    for name in ("a.png", "b.png"):
+        save(project / "in" / name, noisy(side=12))
+    planned, _ = targets.plan([project / "in"], project / "out")
+    with photographs.denoisers(project / FILE, "champion", None) as choices:
+        said = photographs.denoise_files(planned, choices, device="cpu")
+        next(said)
+        (project / "out/b.png").hardlink_to(project / "out/a.png")
+        assert (
+            next(said)
+            == f"error: {project}/in/b.png would be written to the file of another image; rename one"
+        )
+        with pytest.raises(ValueError, match="1 of 2 files could not be denoised"):
+            next(said)
+
+
+@pytest.mark.parametrize("full", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize("enough", [128, 32])
+def test_where_memory_is_short_tiles_are_smaller_or_one_line_says_so(project, monkeypatch, full, enough):
+    def limited(model, image, device, *, tile):
+        if tile > enough:
+            raise full
+        return denoise_photograph(model, image, device, tile=tile)
+
+    monkeypatch.setattr(photographs, "denoise_photograph", limited)
+    save(project / "in.png", noisy(side=140))
+    if enough == 128:
+        lines("in.png", "-o", "out.png", "--weights", FILE)
+        difference = pixels_of(project / "out.png").astype(int) - by(FILE, noisy(side=140))
+        assert np.abs(difference).max() <= 1
+    else:
+        said = refusal(project, "in.png", "-o", "out.png", "--weights", FILE)
+        assert said == "in.png: not enough memory to denoise it"
+
+
+def test_other_errors_of_a_network_are_not_hidden(project, monkeypatch):
+    def broken(*_arguments, **_keywords):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(photographs, "denoise_photograph", broken)
+    save(project / "in.png", noisy(side=12))
+    assert isinstance(run("in.png", "-o", "out.png", "--weights", FILE).exception, RuntimeError)
+
+
+MISTAKES = (
+    ["none.png", "-o", "out.png", "--weights", FILE],
+    ["text.png", "-o", "out.png", "--weights", FILE],
+    ["in.png", "-o", "out.jpg", "--weights", FILE],
+    ["in.png", "-o", "in.png/out.png", "--weights", FILE],
+    ["in.png", "-o", "out.png", "--weights", "none.safetensors"],
+    ["in.png", "-", "-o", "out", "--weights", FILE],
+    ["in.png", "text.png", "-o", "-", "--weights", FILE],
+    ["in.png", "-o", "out.png"],
+)
+
+
+def test_mistakes_are_answered_before_torch_is_loaded(project):
+    save(project / "in.png", noisy(side=12))
+    (project / "text.png").write_text("no image")
+    code = """
+import sys
+from lambdanet.cli import main
+for words in eval(sys.argv[1]):
+    try:
+        main(["denoise", *words])
+    except SystemExit as end:
+        print(end.code)
+print("torch" in sys.modules)
+"""
+    words = [sys.executable, "-c", code, repr(MISTAKES)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    *said, loaded = done.stdout.splitlines()
+    assert loaded == "False"
+    assert len(said) == len(MISTAKES)
+    assert all(line.startswith("error: ") for line in said)

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from lambdanet.inference import targets
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Files by their names alone; nothing is read."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "in/b.JPG", "in/c.tif", "in/.d.png", "in/sub/e.png", "in/f.txt", "full/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "in/g.png").symlink_to("nowhere")
+    return tmp_path
+
+
+def plan(*images, out):
+    planned, notes = targets.plan([Path(image) for image in images], Path(out))
+    return {str(path): str(target) for path, target in planned.items()}, notes
+
+
+IN_FOLDER = {"in/b.JPG": "new/b.png", "in/c.tif": "new/c.png"}
+STREAM = "- is one image, from standard input or to standard output; leave out the others"
+LEFT = ["in: not taken: f.txt, g.png, sub/"]
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "expected", "notes"),
+    [
+        (["a.png"], "new/x.PNG", {"a.png": "new/x.PNG"}, []),
+        (["a.png"], "in", {"a.png": "in/a.png"}, []),
+        (["-"], "x.png", {"-": "x.png"}, []),
+        (["a.png"], "-", {"a.png": "-"}, []),
+        (["in"], "new", IN_FOLDER, LEFT),
+        (["in/f.txt", "a.png"], "new", {"in/f.txt": "new/f.png", "a.png": "new/a.png"}, []),
+        (["a.png", "a.png"], "new", {"a.png": "new/a.png"}, []),
+        (["a.png", "in"], "new", {"a.png": "new/a.png"} | IN_FOLDER, LEFT),
+    ],
+)
+def test_where_each_image_goes_and_what_is_left_out(here, images, out, expected, notes):
+    assert plan(*images, out=out) == (expected, notes)
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "says"),
+    [
+        (["a.png"], "x", "x: the output is a PNG file, name it .png"),
+        (["a.png"], "./in/../a.png", "in/../a.png is the image a.png itself; name another output"),
+        (["full"], ".", "a.png is the image"),
+        (["in"], "in", "in is the folder of the images themselves; name another one"),
+        (["in"], "a.png", "a.png is a file; for several images, or those of a folder, name a folder"),
+        (["a.png", "full/a.png"], "new", "a.png, full/a.png would be written to the same file; rename one"),
+        (["a.png", "-"], "new", STREAM),
+        (["in"], "-", STREAM),
+        (["in"], "a.png/new", "a.png is not a folder; name another output"),
+        (["in/sub", "in/f.txt"], "in/f.txt/deep/er", "in/f.txt is not a folder; name another output"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(here, images, out, says):
+    (here / "a.png").unlink()
+    (here / "a.png").hardlink_to(here / "full/a.png")  # another name of the same file
+    with pytest.raises(ValueError, match=r"name|leave out") as caught:
+        plan(*images, out=out)
+    assert says in str(caught.value)
+
+
+def test_folder_without_images_says_what_it_holds(here):
+    (here / "texts").mkdir()
+    for i in range(12):
+        (here / "texts" / f"{i:02}.txt").touch()
+    with pytest.raises(ValueError, match=r"texts holds no images \(.png, .*\); texts: not taken: ") as caught:
+        plan("texts", out="new")
+    said = str(caught.value).partition("not taken: ")[2]
+    assert said == ", ".join(f"{i:02}.txt" for i in range(10)) + " and 2 more"

@@ -1,0 +1,111 @@
+import helpers
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lambdanet.data.images import to_tensor
+from lambdanet.inference.denoise import denoise
+from lambdanet.models import count_parameters, create_model
+from lambdanet.models.cnn import ConvNet
+from lambdanet.training.loop import LOSSES
+
+
+def images(*shape, seed=0, dtype=torch.float32):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def create(seed=0, **hyperparameters):
+    torch.manual_seed(seed)
+    return ConvNet(**hyperparameters).eval()
+
+
+@pytest.mark.parametrize(("width", "count"), [(32, 29_507), (1, 88), (64, 114_307)])
+def test_parameters_are_those_of_five_convolutions(width, count):
+    assert 9 * (3 * width + 3 * width**2 + width * 3) + 4 * width + 3 == count
+    assert count_parameters(ConvNet(width=width)) == count
+
+
+def test_default_is_32_channels_and_a_slope_of_a_fifth():
+    model = create_model("cnn")
+    assert count_parameters(model) == 29_507
+    kinds = [nn.Conv2d, nn.LeakyReLU, nn.MaxPool2d, nn.Upsample, nn.Sigmoid]
+    modules = list(model.modules())
+    assert [sum(isinstance(one, kind) for one in modules) for kind in kinds] == [5, 4, 2, 2, 1]
+    assert {one.negative_slope for one in modules if isinstance(one, nn.LeakyReLU)} == {0.2}
+
+
+def test_network_is_the_descriptions_layers():
+    model = create(width=3, slope=0.3).double()
+    y = images(2, 3, 12, 20, dtype=torch.float64)
+    weights = [one for one in model.modules() if isinstance(one, nn.Conv2d)]
+
+    def convolved(x, number):
+        x = F.conv2d(x, weights[number].weight, weights[number].bias, padding=1)
+        return torch.where(x > 0, x, 0.3 * x) if number < 4 else 1 / (1 + (-x).exp())
+
+    def halved(x):
+        return x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+
+    def doubled(x):
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    x = halved(convolved(halved(convolved(y, 0)), 1))
+    assert x.shape == (2, 3, 3, 5)
+    expected = convolved(doubled(convolved(doubled(convolved(x, 2)), 3)), 4)
+    torch.testing.assert_close(model(y), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_slope_decides_what_negative_values_become():
+    model, steeper = create(width=4), create(width=4, slope=0.9)
+    y = images(1, 3, 16, 16)
+    assert (model(y) - steeper(y)).abs().max() > 1e-3
+
+
+def test_output_lies_in_the_unit_interval_as_cross_entropy_needs():
+    model = create()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 30
+    output = model(20 * images(2, 3, 32, 32) - 10)
+    assert (output.min(), output.max()) == (0, 1)
+    for loss in LOSSES.values():
+        assert loss(output, images(2, 3, 32, 32, seed=1)).isfinite()
+
+
+@pytest.mark.parametrize("size", [(33, 45), (8, 9), (1, 40)], ids=str)
+def test_sizes_that_the_stride_does_not_divide_are_reflected(size):
+    model, (h, w) = create(width=2), size
+    y = images(2, 3, h, w)
+    padded = F.pad(y, (0, -w % 4, 0, -h % 4), mode="reflect" if h >= 4 else "replicate")
+    output = denoise(model, y)
+    assert output.shape == y.shape
+    torch.testing.assert_close(output, model(padded)[..., :h, :w])
+
+
+def test_output_pixels_see_no_further_than_the_halo():
+    model = create(width=2)
+    assert helpers.reach(model) == (13, 13)
+    assert (model.stride, model.halo) == (4, 16)
+
+
+@pytest.mark.parametrize("size", [(1, 40), (33, 31), (70, 45), (64, 97)], ids=str)
+def test_tiles_give_what_the_whole_gives(size):
+    model = create(width=4)
+    with torch.no_grad():
+        model.decoder[6].weight *= 10
+    helpers.assert_tiles_fit(model, size)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_it_learns_to_denoise(loss):
+    clean = to_tensor(helpers.patches(32))
+    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = ConvNet(width=16)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        LOSSES[loss](model(noisy), clean).backward()
+        optimizer.step()
+    assert F.mse_loss(denoise(model, noisy), clean) < 0.5 * F.mse_loss(noisy, clean)

@@ -1,0 +1,167 @@
+import helpers
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lambdanet.data.images import to_tensor
+from lambdanet.inference.denoise import denoise
+from lambdanet.models import count_parameters, create_model
+from lambdanet.models.lambda_resnet import LambdaLayer, LambdaResNet
+
+
+def images(*shape, seed=0, dtype=torch.float32):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def create(seed=0, **hyperparameters):
+    torch.manual_seed(seed)
+    return LambdaResNet(**hyperparameters).eval()
+
+
+def layer(width=6, k=3, heads=2, m=3, content=True, seed=0):
+    torch.manual_seed(seed)
+    return LambdaLayer(width, k=k, heads=heads, m=m, content=content).double()
+
+
+def test_parameters_are_at_most_those_of_the_papers_lambdanet():
+    model = create_model("lambda-resnet")
+    assert count_parameters(model) == 8_859
+    assert count_parameters(create_model("lambdanet")) == 9_083
+
+
+@pytest.mark.parametrize(
+    ("blocks", "count"),
+    [("c", 9 * 16 * 16 + 16), ("d", 9 * 16 + 16 + 16 * 16 + 16), ("l", 17 * (16 + 4 + 4) + 4 * 5 * 5)],
+)
+def test_parameters_of_a_block(blocks, count):
+    outer = 9 * 3 * 16 + 16 + 9 * 16 * 3 + 3
+    assert count_parameters(LambdaResNet(blocks=blocks)) == outer + count
+    assert count_parameters(LambdaResNet(blocks=2 * blocks)) == outer + 2 * count
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_lambda_layer_is_the_papers_formula_at_every_pixel(content):
+    """Equations 1 to 4 of Bello 2021, one pixel and one head at a time."""
+    one, (h, w), m = layer(content=content), (4, 5), 3
+    x = images(1, 6, h, w, dtype=torch.float64)
+    queries = one.queries(x).view(2, 3, h, w)  # heads, k
+    values = one.values(x)[0]  # v
+    padded = F.pad(values, (1, 1, 1, 1))
+    global_lambda = torch.zeros(3, 3, dtype=torch.float64)
+    if content:
+        keys = one.keys(x)[0].flatten(1).softmax(1)
+        global_lambda = keys @ values.flatten(1).T  # k, v
+    y = one(x)[0]
+    for row in range(h):
+        for column in range(w):
+            window = padded[:, row : row + m, column : column + m].flatten(1)  # v, m * m
+            both = global_lambda + one.embedding.flatten(1) @ window.T
+            for head in range(2):
+                expected = both.T @ queries[head, :, row, column]
+                torch.testing.assert_close(y[3 * head : 3 * head + 3, row, column], expected)
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_gradients_are_those_of_finite_differences(content):
+    model = create(blocks="cdl", width=4, k=2, heads=2, m=3, content=content).double().train()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+
+    def run(x, *values):
+        return torch.func.functional_call(model, dict(zip(names, values, strict=True)), x)
+
+    noisy = images(2, 3, 4, 5, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(run, (noisy, *parameters))
+
+
+def test_network_adds_what_its_blocks_make_of_the_noisy_image():
+    model = create(blocks="cd", width=4).double()
+    y = images(2, 3, 7, 9, dtype=torch.float64)
+    state = model.state_dict()
+
+    def convolved(x, name, **options):
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **options)
+
+    x = convolved(y - 0.5, "first", padding=1)
+    x = x + convolved(x, "blocks.0.layers.0", padding=1).relu()
+    each = convolved(x, "blocks.1.layers.0", padding=1, groups=4)
+    x = x + convolved(each, "blocks.1.layers.1").relu()
+    torch.testing.assert_close(model(y), y + convolved(x, "last", padding=1))
+
+
+@pytest.mark.parametrize("blocks", ["cl", "lcl"])
+def test_gradients_do_not_depend_on_the_layout_in_memory(blocks):
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = create(blocks=blocks).double().to(memory_format=layout)
+        y = images(2, 3, 8, 9, dtype=torch.float64).contiguous(memory_format=layout)
+        model(y).square().sum().backward()
+        found.append([one.grad for one in model.parameters()])
+    torch.testing.assert_close(*found)
+
+
+def test_it_starts_near_the_noisy_image():
+    y = images(4, 3, 32, 32)
+    assert F.mse_loss(create()(y), y) < 0.01
+
+
+@pytest.mark.parametrize("size", [(33, 45), (8, 9), (1, 40), (1, 1)], ids=str)
+def test_any_size_goes_through_unpadded(size):
+    model, y = create(), images(2, 3, *size)
+    output = denoise(model, y)
+    assert output.shape == y.shape
+    torch.testing.assert_close(output, model(y), rtol=1e-4, atol=1e-5)
+
+
+def test_content_lambdas_see_all_pixels_and_position_lambdas_their_window():
+    everywhere, near = create(blocks="l"), create(blocks="l", content=False)
+    y = images(1, 3, 32, 32)
+    other = y.clone()
+    other[..., 0, 0] += 1
+    for model, changes in ((everywhere, True), (near, False)):
+        assert ((model(other) - model(y))[..., -1, -1].abs().max() > 0) == changes
+    assert (everywhere.halo, near.halo) == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "m", "halo"), [("cclc", 5, 7), ("ll", 7, 8), ("ccd", 23, 5), ("dl", 1, 3)]
+)
+def test_output_pixels_see_as_far_as_the_halo(blocks, m, halo):
+    model = create(blocks=blocks, width=2, heads=1, k=1, m=m, content=False)
+    assert (model.stride, model.halo) == (1, halo)
+    assert helpers.reach(model) == (halo, halo)
+
+
+@pytest.mark.parametrize("content", [True, False])
+@pytest.mark.parametrize("size", [(1, 40), (33, 31), (70, 45)], ids=str)
+def test_tiles_give_what_the_whole_gives(size, content):
+    model = create(content=content)
+    with torch.no_grad():
+        model.last.weight *= 10
+    helpers.assert_tiles_fit(model, size)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"blocks": "cxc"}, "blocks is 'cxc', must be letters of c, d and l"),
+        ({"blocks": ""}, "blocks is ''"),
+        ({"m": 4}, "m is 4, must be odd"),
+        ({"heads": 3}, r"width is 16, must be a multiple of heads \(3\)"),
+        ({"k": 0}, "k is 0, must be at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        create_model("lambda-resnet", **setting)
+
+
+def test_it_learns_to_denoise():
+    clean = to_tensor(helpers.patches(32))
+    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    model = create(width=8).train()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.mse_loss(model(noisy), clean).backward()
+        optimizer.step()
+    assert F.mse_loss(denoise(model, noisy), clean) < 0.3 * F.mse_loss(noisy, clean)

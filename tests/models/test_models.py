@@ -1,0 +1,555 @@
+import inspect
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from lambdanet import backends, models
+from lambdanet.data.corruption import corrupt
+from lambdanet.data.noise import create_noise
+from lambdanet.evaluation.evaluator import evaluate
+from lambdanet.inference.denoise import denoise
+from lambdanet.models import MODELS, count_parameters, create_model, load_weights, save_weights
+from lambdanet.models.lambdanet import correlate
+
+# Every hyperparameter once, at a value that is not its default: the parameters that it leads to.
+OTHERWISE = {
+    ("autoencoder", "width", 6): 12_159,
+    ("cnn", "width", 8): 2_195,
+    ("cnn", "slope", 0.1): 29_507,
+    ("dncnn", "depth", 5): 114_432,
+    ("dncnn", "width", 8): 9_312,
+    ("dncnn", "residual", True): 558_336,
+    ("lambda-resnet", "blocks", "ccc"): 7_843,
+    ("lambda-resnet", "width", 8): 2_791,
+    ("lambda-resnet", "k", 8): 9_739,
+    ("lambda-resnet", "heads", 2): 8_723,
+    ("lambda-resnet", "m", 7): 9_051,
+    ("lambda-resnet", "content", False): 8_723,
+    ("lambdanet", "u", 2): 17_615,
+    ("lambdanet", "m", 7): 1_403,
+    ("lambdanet", "k", 8): 4_667,
+    ("lambdanet", "heads", 2): 8_943,
+    ("lambdanet", "d", 32): 9_575,
+    ("lambdanet", "embedding_std", 0.5): 9_083,
+    ("lambdanet", "skip", False): 9_026,
+    ("lambdanet", "inner_skip", True): 9_083,
+    ("lambdanet", "decoder", "connected"): 1_257_229,
+    ("lambdanet", "side", 16): 9_083,
+    ("lambdanet", "norm", "layer"): 9_083,
+    ("lambdanet", "activation", "elu"): 9_083,
+    ("skip-autoencoder", "width", 8): 21_395,
+    ("skip-autoencoder", "levels", 2): 75_843,
+}
+
+
+def randomised(model, seed=0):
+    """Every parameter and buffer at a value of its own, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double()
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = 0.2 + 0.6 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
+def plain(model, x):
+    with backends.forced(backends.REFERENCE):
+        return model(x)
+
+
+def images(*shape, seed=0, dtype=torch.float32):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_code_is_found_by_the_models_name(name):
+    file = Path(models.__file__).parent / f"{name.replace('-', '_')}.py"
+    assert file.resolve() == Path(inspect.getfile(MODELS[name])).resolve()
+    assert f"class {MODELS[name].__name__}(" in models.source(name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initial_weights_follow_from_the_seed(name):
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(create_model(name).state_dict())
+    first, again, other = states
+    assert all(torch.equal(again[key], value) for key, value in first.items())
+    assert sum(not torch.equal(other[key], value) for key, value in first.items()) >= 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [(32, 32), (64, 32), (16, 48)])
+def test_output_has_the_shape_of_the_input(name, size):
+    output = create_model(name)(images(2, 3, *size))
+    assert output.shape == (2, 3, *size)
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [(33, 31), (5, 3), (1, 40)])
+def test_denoise_takes_any_size(name, size):
+    model = create_model(name).train()
+    y = images(2, 3, *size)
+    output = denoise(model, y)
+    assert output.shape == y.shape
+    assert output.isfinite().all()
+    assert model.training
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_denoise_is_the_model_in_evaluation_mode(name):
+    model, y = create_model(name), images(130, 3, 16, 16)
+    model(y[:8])  # moves the running statistics away from their start
+    output = denoise(model, y)
+    torch.testing.assert_close(output, model.eval()(y), rtol=1e-4, atol=1e-5)
+
+
+def test_denoise_reflects_at_the_lower_and_right_edge_only():
+    model, y = create_model("autoencoder").eval(), images(1, 3, 33, 31)
+    padded = F.pad(y, (0, 1, 0, 7), mode="reflect")
+    torch.testing.assert_close(denoise(model, y), model(padded)[..., :33, :31])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (8, 8, 3)])
+def test_denoise_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match=r"must be \(n, 3, height, width\)"):
+        denoise(create_model("autoencoder"), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient(name):
+    torch.manual_seed(0)
+    model = create_model(name)
+    weights = images(2, 3, 32, 32, seed=1)
+    (model(images(2, 3, 32, 32)) * weights).sum().backward()
+    for label, parameter in model.named_parameters():
+        assert parameter.grad is not None, label
+        assert parameter.grad.isfinite().all(), label
+        assert parameter.grad.abs().max() > 0, label
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ({"name": "lambdanet"}, 9_083),
+        ({"name": "lambdanet", "u": 4, "m": 7}, 3_959),
+        ({"name": "autoencoder"}, 47_355),
+        ({"name": "dncnn"}, 558_336),
+        ({"name": "lambdanet", "d": 32}, 9_575),
+        ({"name": "lambdanet", "d": 64}, 11_327),
+        ({"name": "lambdanet", "d": 128}, 17_903),
+        ({"name": "lambdanet", "d": 256}, 43_343),
+        ({"name": "lambdanet", "d": 512}, 143_375),
+    ],
+    ids=str,
+)
+def test_parameter_counts_are_the_papers(config, count):
+    assert count_parameters(create_model(**config)) == count
+
+
+def test_every_hyperparameter_is_tried():
+    known = {(name, key) for name, kind in MODELS.items() for key in inspect.signature(kind).parameters}
+    assert {(name, key) for name, key, _ in OTHERWISE} == known
+    for name, key, value in OTHERWISE:
+        assert inspect.signature(MODELS[name]).parameters[key].default != value
+
+
+@pytest.mark.parametrize(("case", "count"), OTHERWISE.items(), ids=str)
+def test_hyperparameter_at_another_value(case, count):
+    name, key, value = case
+    model = create_model(name, **{key: value})
+    assert count_parameters(model) == count
+    output = model(images(2, 3, 32, 32))
+    assert output.shape == (2, 3, 32, 32)
+    output.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_parts_of_lambdanet_do_what_they_say():
+    x = images(2, 3, 32, 32, dtype=torch.float64)
+    whole = randomised(create_model("lambdanet")).eval()
+    z = whole.encode(x)
+    state = whole.state_dict()
+
+    def with_the_same_weights(**changes):
+        model = create_model("lambdanet", **changes).double().eval()
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        assert not missing
+        assert all(name.startswith("shortcut.") for name in unexpected)
+        return model(x)
+
+    torch.testing.assert_close(with_the_same_weights(skip=False), whole.conv(z).sigmoid())
+    conv, shortcut = whole.conv, whole.shortcut(z)
+    first = conv[0](z)
+    inner = conv[4](conv[3](conv[1](first).relu() + first)) + shortcut
+    torch.testing.assert_close(with_the_same_weights(inner_skip=True), inner.sigmoid())
+    tanh = conv[4](conv[3](conv[1](first).tanh())) + shortcut
+    torch.testing.assert_close(with_the_same_weights(activation="tanh"), tanh.sigmoid())
+
+
+def test_layer_normalisation_is_of_each_image_alone():
+    model, x = create_model("lambdanet", norm="layer").train(), images(3, 3, 16, 16)
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-5, atol=1e-6)
+    values = torch.nn.functional.conv2d(x[:1], model.values[0].weight)
+    normal = (values - values.mean()) / (values.var(correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(model.values(x[:1]), normal, rtol=1e-4, atol=1e-5)
+
+
+def test_connected_decoder_is_for_one_size():
+    model = create_model("lambdanet", decoder="connected", side=16)
+    assert model(images(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"^images of 16 x 24: this connected decoder takes 16 x 16 only$"):
+        model(images(2, 3, 16, 24))
+
+
+def test_embedding_std_scales_the_initial_embedding():
+    spread = {}
+    for std in (1.0, 0.02):
+        torch.manual_seed(0)
+        spread[std] = create_model("lambdanet", embedding_std=std).embedding
+    assert spread[1.0].std().item() == pytest.approx(1, rel=0.03)
+    torch.testing.assert_close(spread[0.02], 0.02 * spread[1.0])
+
+
+def test_residual_dncnn_subtracts_what_the_plain_one_gives():
+    torch.manual_seed(0)
+    plain = create_model("dncnn", depth=4, width=8)
+    residual = create_model("dncnn", depth=4, width=8, residual=True)
+    residual.load_state_dict(plain.state_dict())
+    y = images(2, 3, 16, 16)
+    torch.testing.assert_close(residual(y), y - plain(y))
+
+
+def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
+    for name in ("lambdanet", "autoencoder", "cnn"):
+        output = randomised(create_model(name))(10 * images(1, 3, 32, 32, dtype=torch.float64) - 5)
+        assert ((output >= 0) & (output <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"name": "resnet"},
+            "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, lambdanet, "
+            "skip-autoencoder",
+        ),
+        (
+            {"name": "lambdanet", "q": 1},
+            "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, embedding_std, "
+            "skip, inner_skip, decoder, side, norm, activation",
+        ),
+        (
+            {"name": "lambdanet", "activation": "gelu"},
+            "activation is 'gelu', must be one of relu, leaky-relu, elu, sigmoid, tanh",
+        ),
+        ({"name": "lambdanet", "norm": "none"}, "norm is 'none', must be one of batch, layer"),
+        (
+            {"name": "lambdanet", "decoder": "linear"},
+            "decoder is 'linear', must be one of convolutional, connected",
+        ),
+        (
+            {"name": "lambdanet", "decoder": "connected", "inner_skip": True},
+            "inner_skip is for the convolutional decoder only",
+        ),
+        ({"name": "autoencoder", "depth": 3}, "model 'autoencoder' has no parameter depth; it takes: width"),
+        ({"name": "autoencoder", "width": 0}, "width is 0, must be at least 1"),
+        ({"name": "cnn", "width": 0}, "width is 0, must be at least 1"),
+        ({"name": "cnn", "slope": 0}, "slope is 0, must be above 0 and below 1"),
+        ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
+        ({"name": "cnn", "slope": -0.2}, "slope is -0.2, must be above 0 and below 1"),
+        ({"name": "cnn", "levels": 2}, "model 'cnn' has no parameter levels; it takes: width, slope"),
+        ({"name": "skip-autoencoder", "width": -1}, "width is -1, must be at least 1"),
+        ({"name": "skip-autoencoder", "levels": 0}, "levels is 0, must be from 1 to 3"),
+        ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
+        (
+            {"name": "skip-autoencoder", "slope": 0.1},
+            "model 'skip-autoencoder' has no parameter slope; it takes: width, levels",
+        ),
+        ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
+        ({"name": "dncnn", "width": 0}, "width is 0, must be at least 1"),
+        ({"name": "lambdanet", "u": 0}, "u is 0, must be at least 1"),
+        ({"name": "lambdanet", "m": -1}, "m is -1, must be at least 1"),
+        ({"name": "lambdanet", "k": 0}, "k is 0, must be at least 1"),
+        ({"name": "lambdanet", "heads": 0}, "heads is 0, must be at least 1"),
+        ({"name": "lambdanet", "m": 8}, "m is 8, must be odd"),
+        ({"name": "lambdanet", "d": 18}, "d is 18, must be even and a multiple of heads (4)"),
+        ({"name": "lambdanet", "d": 3, "heads": 3}, "d is 3, must be even and a multiple of heads (3)"),
+        ({"name": "lambdanet", "embedding_std": 0}, "embedding_std is 0, must be above 0"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_create_model_says_what_is_wrong(config, message):
+    with pytest.raises(ValueError, match=r"^") as caught:
+        create_model(**config)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        ("lambdanet", "m", "23"),
+        ("lambdanet", "u", 1.5),
+        ("lambdanet", "embedding_std", float("nan")),
+        ("autoencoder", "width", None),
+        ("cnn", "width", 32.0),
+        ("cnn", "slope", float("nan")),
+        ("cnn", "slope", "0.2"),
+        ("skip-autoencoder", "width", "32"),
+        ("skip-autoencoder", "levels", True),
+        ("dncnn", "residual", "false"),
+        ("dncnn", "depth", True),
+    ],
+)
+def test_create_model_refuses_another_type(model, key, value):
+    with pytest.raises(ValueError, match=key):
+        create_model(model, **{key: value})
+
+
+def naive_encode(model, x):
+    """Sections 3 and 4.1 of the paper, position by position; memory layouts as the released weights."""
+
+    def project(layers, number):
+        y = torch.einsum("oc,bcyx->boyx", layers[0].weight[:, :, 0, 0], x).flatten(2)
+        if number == 1:
+            return y
+        norm = layers[1]
+        scale = norm.weight / (norm.running_var + norm.eps) ** 0.5
+        return (y - norm.running_mean[:, None]) * scale[:, None] + norm.bias[:, None]
+
+    b, _, height, width = x.shape
+    heads, k, u, v = model.heads, model.k, model.u, model.v
+    m = model.embedding.shape[-1]
+    queries = project(model.queries, 2)
+    keys, values = project(model.keys, 1), project(model.values, 2)
+    z = torch.zeros(b, heads * v, height, width, dtype=x.dtype)
+    for i in range(b):
+        content = torch.zeros(k, v, dtype=x.dtype)
+        for kk in range(k):
+            for uu in range(u):
+                attention = torch.exp(keys[i, kk * u + uu])
+                attention = attention / attention.sum()
+                content[kk] += torch.stack([attention @ values[i, vv * u + uu] for vv in range(v)])
+        for row in range(height):
+            for column in range(width):
+                position = torch.zeros(k, v, dtype=x.dtype)
+                for dy in range(-(m // 2), m // 2 + 1):
+                    for dx in range(-(m // 2), m // 2 + 1):
+                        if not (0 <= row + dy < height and 0 <= column + dx < width):
+                            continue
+                        n = (row + dy) * width + column + dx
+                        for uu in range(u):
+                            weight = model.embedding[:, uu, 0, dy + m // 2, dx + m // 2]
+                            position += torch.outer(weight, values[i, uu * v : (uu + 1) * v, n])
+                n = row * width + column
+                for head in range(heads):
+                    query = queries[i, head * k : (head + 1) * k, n]
+                    z[i, head * v : (head + 1) * v, row, column] = query @ (content + position)
+    return z
+
+
+@pytest.mark.parametrize(
+    ("u", "m", "size"),
+    [(1, 7, (5, 6)), (4, 5, (4, 5)), (1, 3, (4, 9)), (4, 3, (3, 8))],
+    ids=["u1-wide", "u4-wide", "u1-narrow", "u4-narrow"],
+)
+def test_encode_is_the_papers_formula(u, m, size):
+    model = randomised(create_model("lambdanet", u=u, m=m, k=3, heads=2, d=8)).eval()
+    x = images(2, 3, *size, dtype=torch.float64).requires_grad_()
+    weights = images(2, 8, *size, seed=1, dtype=torch.float64)
+    encoder = [p for name, p in model.named_parameters() if not name.startswith(("conv", "shortcut"))]
+    results = []
+    for encode in (model.encode, lambda x: naive_encode(model, x)):
+        z = encode(x)
+        results.append([z, *torch.autograd.grad((z * weights).sum(), [x, *encoder])])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode(x), results[1][0], rtol=1e-9, atol=1e-10)
+
+
+def test_lambdanet_is_a_sigmoid_of_decoder_and_shortcut():
+    model = randomised(create_model("lambdanet", m=5, k=2, heads=2, d=4)).eval()
+    x = images(2, 3, 8, 8, dtype=torch.float64)
+    z = naive_encode(model, x)
+    expected = torch.sigmoid(model.conv(z) + model.shortcut(z))
+    torch.testing.assert_close(plain(model, x), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_correlate_sums_over_u_for_each_value(training):
+    values = images(2, 3, 4, 6, 5, dtype=torch.float64).requires_grad_(training)
+    embedding = images(7, 3, 1, 5, 5, seed=1, dtype=torch.float64)
+    result = correlate(values, embedding)
+    assert result.shape == (2, 7, 4, 6, 5)
+    for v in range(4):
+        expected = F.conv2d(values[:, :, v], embedding[:, :, 0], padding=2)
+        torch.testing.assert_close(result[:, :, v], expected)
+
+
+# Pooled PSNR and SSIM on 10,000 (or, for u4_m7 and DnCNN, 500) test images: facts.md, measured.
+RELEASED = {
+    "Lambda_gaussian_0.1_50": ({"name": "lambdanet"}, 1000, 26.93, 0.15, 0.881),
+    "Lambda_gaussian_0.1_50_u4_m7": ({"name": "lambdanet", "u": 4, "m": 7}, 1000, 26.78, 0.15, None),
+    "Autoencoder_gaussian_0.1_300": ({"name": "autoencoder"}, 1000, 26.38, 0.15, 0.871),
+    "DnCNN_gaussian_0.1_200": ({"name": "dncnn"}, 300, 28.68, 0.3, None),
+}
+
+
+@pytest.mark.parametrize("file", RELEASED)
+def test_released_weights_give_their_published_numbers(file, shared_data, real_test_images):
+    config, count, psnr, tolerance, ssim = RELEASED[file]
+    state = torch.load(shared_data / f"published-weights/{file}.pth", weights_only=True, map_location="cpu")
+    model = create_model(**config)
+    model.load_state_dict(state, strict=True)
+    clean = real_test_images[:: len(real_test_images) // count][:count]
+    noisy = corrupt(clean, create_noise("gaussian", sigma=0.1), seed=0)
+    scores = evaluate(model, clean, noisy, device=torch.device("cpu"))
+    assert scores["psnr"] == pytest.approx(psnr, abs=tolerance)
+    if ssim:
+        assert scores["ssim"] == pytest.approx(ssim, abs=0.01)
+    assert scores["noisy_psnr"] == pytest.approx(20.2, abs=0.3)
+
+
+SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 2, "heads": 2, "d": 4}
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, create_model(**SMALL), {"model": SMALL, "training": {"epochs": 1}, "a": 1, "b": 2})
+    return path
+
+
+def test_weights_come_back_equal(tmp_path):
+    for config in (
+        SMALL,
+        {"name": "dncnn", "depth": 3, "width": 4, "residual": True},
+        {"name": "cnn", "width": 2, "slope": 0.1},
+        {"name": "skip-autoencoder", "width": 2, "levels": 2},
+    ):
+        model = create_model(**config)
+        model(images(4, 3, 8, 8))
+        save_weights(tmp_path / "w", model, {"model": config, "note": "ü"})
+        loaded, description = load_weights(tmp_path / "w")
+        assert description == {"model": config, "note": "ü"}
+        assert not loaded.training
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+        for name, value in model.state_dict().items():
+            assert loaded.state_dict()[name].dtype == value.dtype
+            assert torch.equal(loaded.state_dict()[name], value)
+        y = images(2, 3, 8, 8)
+        assert torch.equal(loaded(y), model.eval()(y))
+
+
+def test_weights_are_the_same_bytes_twice(weights, tmp_path):
+    model, description = load_weights(weights)
+    save_weights(tmp_path / "again", model, dict(reversed(description.items())))
+    assert (tmp_path / "again").read_bytes() == weights.read_bytes()
+
+
+def refusal(path):
+    with pytest.raises(ValueError, match=r"^") as caught:
+        load_weights(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_missing_weights_are_named(tmp_path):
+    assert refusal(tmp_path / "none") == f"{tmp_path / 'none'}: no such weights file"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", os.urandom(4096), b"\xff" * 8 + b"{}", b"PK\x03\x04"], ids=range(5)
+)
+def test_garbage_is_no_weights_file(tmp_path, content):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    assert "not a readable safetensors file" in refusal(tmp_path / "w.safetensors")
+
+
+def test_folder_is_no_weights_file(tmp_path):
+    assert "not a readable safetensors file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("length", [5, 200, -1])
+def test_truncated_weights_are_refused(weights, length):
+    weights.write_bytes(weights.read_bytes()[:length])
+    assert "not a readable safetensors file" in refusal(weights)
+
+
+@pytest.mark.parametrize("header", [None, {"lambdanet": "[]"}, {"lambdanet": '{"cell": 1}'}, {"other": "{}"}])
+def test_foreign_safetensors_are_refused(tmp_path, header):
+    save_file({"x": torch.zeros(2)}, tmp_path / "w", metadata=header)
+    assert "not one that lambdanet wrote" in refusal(tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        5,
+        {},
+        {"name": ["lambdanet"]},
+        {"name": "resnet"},
+        {"name": "lambdanet", "m": "23"},
+        {"name": "lambdanet", "m": 4},
+        {"name": "lambdanet", "x": 1},
+    ],
+    ids=str,
+)
+def test_description_of_no_model_is_refused(weights, model):
+    save_file(load_file(weights), weights, metadata={"lambdanet": json.dumps({"model": model})})
+    refusal(weights)
+
+
+def test_header_that_is_no_json_is_refused(weights):
+    save_file(load_file(weights), weights, metadata={"lambdanet": "{"})
+    refusal(weights)
+
+
+@pytest.mark.parametrize(
+    "change", [{"k": 4}, {"name": "autoencoder"}, {"m": 5}], ids=["other k", "other model", "other m"]
+)
+def test_weights_of_another_model_do_not_fit(weights, change):
+    config = change if "name" in change else SMALL | change
+    save_file(load_file(weights), weights, metadata={"lambdanet": json.dumps({"model": config})})
+    assert "the weights do not fit the model they name" in refusal(weights)
+
+
+def test_missing_tensor_does_not_fit(weights):
+    state = load_file(weights)
+    del state["embedding"]
+    save_file(state, weights, metadata={"lambdanet": json.dumps({"model": SMALL})})
+    assert "embedding" in refusal(weights)
+
+
+def test_pickle_named_safetensors_is_not_executed(tmp_path):
+    marker = tmp_path / "marker"
+
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    refusal(path)
+    torch.save({"state": Bomb()}, path)
+    refusal(path)
+    assert not marker.exists()
+
+
+def test_weights_of_numpy_dtypes_are_kept(tmp_path):
+    model = create_model("autoencoder", width=1)
+    save_weights(tmp_path / "w", model, {"model": {"name": "autoencoder", "width": 1}})
+    assert all(value.numpy().dtype == np.float32 for value in load_file(tmp_path / "w").values())

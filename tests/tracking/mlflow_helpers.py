@@ -1,0 +1,127 @@
+"""What the tests of MLflow's side share: databases in no time, and trainings that nobody has run."""
+
+import functools
+import socket
+import tempfile
+from pathlib import Path
+
+import helpers
+import pytest
+import torch
+
+from lambdanet import files
+from lambdanet.config import Cell
+from lambdanet.models import count_parameters, create_model, save_weights
+from lambdanet.tracking import mlflow_runs, registry
+from lambdanet.tracking.mlflow_runs import Training
+from lambdanet.tracking.sync import Trained
+
+# MLflow's own: of SQLAlchemy when a database is opened first, of its type hints when models are loaded first.
+WARNINGS = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
+]
+
+NOISES = {"gaussian-01": helpers.GAUSSIAN, "speckle": {"name": "speckle", "variance": 0.1}}
+NETWORKS = {
+    "autoencoder": helpers.AUTOENCODER,
+    "cnn": {"name": "cnn", "width": 4},
+    "dncnn": helpers.DNCNN | {"width": 2},
+    "lambda-resnet": {"name": "lambda-resnet", "blocks": "cl", "width": 4, "k": 2, "heads": 2, "m": 3},
+    "lambdanet": helpers.LAMBDANET,
+    "skip-autoencoder": {"name": "skip-autoencoder", "width": 2},
+}
+CLEAN, NOISY = "c" * 64, "d" * 64
+
+
+@functools.cache
+def _fresh_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder, "mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        mlflow_runs.connect()
+        return path.read_bytes()
+
+
+def write_database(path):
+    """A database as MLflow makes it, which takes MLflow itself seconds; returns its URI."""
+    path.write_bytes(_fresh_database())
+    return f"sqlite:///{path}"
+
+
+def use_database(folder, monkeypatch):
+    """Make `folder` the current one, with an empty database in it; returns a client."""
+    monkeypatch.chdir(folder)
+    # MLflow puts its URI into the environment itself; this takes it out again after the test.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", write_database(folder / "mlflow.db"))
+    return mlflow_runs.connect()
+
+
+_folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
+BUILDER = registry.Builder(Path(_folder.name))
+
+
+def trace_once(monkeypatch):
+    """Have `publish` trace each architecture once in all tests of this process, as `BUILDER` does."""
+    monkeypatch.setattr(registry, "Builder", lambda _: BUILDER)
+
+
+def closed_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def histories(client, run_id):
+    """Every value that a run holds: metric to (step, value, milliseconds), by step."""
+    return {
+        key: sorted((one.step, one.value, one.timestamp) for one in client.get_metric_history(run_id, key))
+        for key in client.get_run(run_id).data.metrics
+    }
+
+
+def runs(client, profile="tiny"):
+    """The runs of a profile, the newest first."""
+    experiment = client.get_experiment_by_name(f"lambdanet/{profile}")
+    return client.search_runs([experiment.experiment_id]) if experiment else []
+
+
+def rows(epochs, images=None):
+    """A history; with `images`, as the log has it."""
+    found = [
+        {"epoch": n, "learning_rate": 0.01 / n, "loss": 0.5 / n, "monitored_psnr": 20.0 + n}
+        for n in range(1, epochs + 1)
+    ]
+    times = [{"seconds": n / 2, "finished": f"2026-01-02T03:04:{n:02}.250Z"} for n in range(1, epochs + 1)]
+    return [row | time for row, time in zip(found, times, strict=True)] if images else found
+
+
+def description(cell, config):
+    how = helpers.TRAIN | {"epochs": 3}
+    names = {"profile": cell.profile, "noise": cell.noise, "model": cell.model, "seed": cell.seed}
+    return {"cell": names, "model": config, "noise": NOISES[cell.noise], "training": how}
+
+
+def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=None, seed=0, **scores):
+    """A network with weights of its own for every `seed`, and made-up scores, as `publish` takes it."""
+    cell = Cell(profile, noise, model, 0)
+    config = config or NETWORKS[model]
+    torch.manual_seed(seed)
+    network = create_model(**config)
+    weights = folder / f"{profile}-{cell.name}-{seed}.safetensors"
+    save_weights(weights, network, description(cell, config))
+    digest = files.sha256(weights)
+    scores = {
+        "psnr": 24.0, "ssim": 0.75, "psnr_per_image": 24.1,
+        "noisy_psnr": 20.0, "noisy_ssim": 0.6, "noisy_psnr_per_image": 20.1,
+        "parameters": count_parameters(network), "images": 8,
+        "clean_sha256": CLEAN, "noisy_sha256": NOISY, "weights_sha256": digest,
+    } | scores  # fmt: skip
+    training = Training(
+        cell=cell,
+        description=description(cell, config),
+        history=rows(3),
+        scores=scores,
+        weights_sha256=digest,
+    )
+    return Trained(training, weights, train_images=32, registered=True)

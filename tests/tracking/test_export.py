@@ -1,0 +1,163 @@
+import contextlib
+import dataclasses
+
+import mlflow
+import mlflow_helpers
+import numpy as np
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+
+from lambdanet import files
+from lambdanet.inference.denoise import denoise
+from lambdanet.models import MODELS, load_weights, save_weights
+from lambdanet.tracking import export, mlflow_runs, registry
+
+pytestmark = mlflow_helpers.WARNINGS
+
+NAMES = sorted(MODELS)
+SIZES = ((1, 32, 32), (7, 33, 31), (1, 8, 8), (2, 8, 9), (1, 512, 512))
+
+
+def with_history(one):
+    """The same, of a network whose batch norms have seen something."""
+    network, description = load_weights(one.weights)
+    torch.manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, 0.1, 0.4)
+    save_weights(one.weights, network, description)
+    digest = files.sha256(one.weights)
+    scores = one.training.scores | {"weights_sha256": digest}
+    return dataclasses.replace(
+        one, training=dataclasses.replace(one.training, scores=scores, weights_sha256=digest)
+    )
+
+
+def register(client, one, folder):
+    run_id = mlflow_runs.log_training(client, one.training)
+    return registry.register(client, one.training, run_id, one.weights, 32, registry.Builder(folder))
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """Every network and the program that `mlflow.pyfunc` makes of its version: by the network's name."""
+    folder = tmp_path_factory.mktemp("portable")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        client = mlflow_helpers.use_database(folder, monkeypatch)
+        found = {}
+        for name in NAMES:
+            one = with_history(mlflow_helpers.trained(folder, name))
+            version = register(client, one, tmp_path_factory.mktemp(name))
+            program = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
+            found[name] = load_weights(one.weights)[0], program
+        yield found
+
+
+def images(n, h, w, seed=0):
+    """With noise that leaves [0, 1]."""
+    return np.random.default_rng(seed).normal(0.5, 0.4, (n, 3, h, w)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_program_gives_what_the_network_gives(registered, name, size):
+    network, program = registered[name]
+    noisy = images(*size)
+    output = program.predict(noisy)
+    expected = denoise(network, torch.from_numpy(noisy)).clamp(0, 1).numpy()
+    assert output.dtype == np.float32
+    assert output.shape == noisy.shape
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+    assert output.std() > 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_does_not_depend_on_those_beside_it(registered, name):
+    _, program = registered[name]
+    noisy = images(5, 19, 26)
+    together = program.predict(noisy)
+    for number in range(len(noisy)):
+        alone = program.predict(noisy[number : number + 1])
+        np.testing.assert_allclose(together[number : number + 1], alone, rtol=0, atol=1e-6)
+
+
+FINE = images(2, 32, 32).clip(0, 1)
+NAN = FINE.copy()
+NAN[1, 2, 3, 4] = np.nan
+REFUSED_BY_THE_SIGNATURE = {
+    "float64": FINE.astype(np.float64),
+    "uint8": (255 * FINE).astype(np.uint8),
+    "channels last": np.ascontiguousarray(FINE.transpose(0, 2, 3, 1)),
+    "no batch": FINE[0],
+    "grey": FINE[:, :1],
+}
+REFUSED_BY_THE_PROGRAM = {
+    "too low": FINE[:, :, :7],
+    "too narrow": FINE[..., :7],
+    "0 to 255": 255 * FINE,
+    "nan": NAN,
+    "infinite": np.where(np.isnan(NAN), np.float32(np.inf), NAN),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_BY_THE_SIGNATURE)
+@pytest.mark.parametrize("name", NAMES)
+def test_another_type_or_shape_is_an_error(registered, name, what):
+    with pytest.raises(MlflowException, match="schema"):
+        registered[name][1].predict(REFUSED_BY_THE_SIGNATURE[what])
+
+
+@pytest.mark.parametrize("what", REFUSED_BY_THE_PROGRAM)
+@pytest.mark.parametrize("name", NAMES)
+def test_too_small_images_and_wrong_values_are_errors(registered, name, what):
+    with pytest.raises((AssertionError, RuntimeError)):
+        registered[name][1].predict(REFUSED_BY_THE_PROGRAM[what])
+
+
+def test_values_of_8_bit_images_are_refused_by_name(registered):
+    with pytest.raises(RuntimeError, match="black at 0 and white at 1"):
+        registered["dncnn"][1].predict(255 * FINE)
+
+
+def test_a_program_that_was_traced_for_some_sizes_only_is_not_registered(tmp_path, monkeypatch):
+    client = mlflow_helpers.use_database(tmp_path, monkeypatch)
+    monkeypatch.setattr(export, "dynamic_sizes", lambda network: contextlib.nullcontext())
+    with pytest.raises(ValueError, match="the traced network refuses images of 8 x 8") as caught:
+        register(client, mlflow_helpers.trained(tmp_path, "autoencoder"), tmp_path / "built")
+    assert "\n" not in str(caught.value)
+    assert client.search_model_versions("name='denoiser-gaussian-01'") == []
+
+
+def test_a_program_of_other_weights_is_refused(tmp_path):
+    network, other = (
+        load_weights(mlflow_helpers.trained(tmp_path, "lambdanet", seed=seed).weights)[0] for seed in (0, 1)
+    )
+    export.verify(export.Portable(network), network)
+    with pytest.raises(ValueError, match="gives something else than the network at 8 x 8"):
+        export.verify(export.Portable(other), network)
+
+
+def test_a_program_that_cuts_its_output_is_refused(tmp_path):
+    network = load_weights(mlflow_helpers.trained(tmp_path, "autoencoder").weights)[0]
+    with pytest.raises(ValueError, match="something else than the network at 8 x 9"):
+        export.verify(lambda noisy: export.Portable(network)(noisy)[..., :8], network)
+
+
+def test_a_program_takes_no_weights_of_another_architecture():
+    def convolution(**options):
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1, **options))
+
+    network = convolution()
+    program = torch.export.export(export.Portable(network), (torch.zeros(2, 3, 9, 10),))
+    other = convolution(bias=False)
+    with pytest.raises(ValueError, match="not those of the traced one"):
+        export.exchange_weights(program, other)
+    same = convolution()
+    export.exchange_weights(program, same)
+    images = torch.rand(2, 3, 9, 10)
+    expected = same(images).clamp(0, 1)
+    torch.testing.assert_close(program.module()(images), expected)

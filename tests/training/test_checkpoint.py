@@ -1,0 +1,154 @@
+import os
+import pickle
+
+import helpers
+import pytest
+import torch
+
+from lambdanet.training import checkpoint
+
+
+def save(folder, *steps, key="key"):
+    for step in steps:
+        checkpoint.save(folder, key, step, {"step": step, "x": torch.full((3,), float(step))})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def newest(folder, key="key"):
+    state = checkpoint.load_newest(folder, key)
+    return state and state["step"]
+
+
+def test_newest_two_are_kept(tmp_path):
+    save(tmp_path, 1, 2, 10, 100)
+    assert names(tmp_path) == ["000000010.pt", "000000100.pt"]
+
+
+def test_state_comes_back(tmp_path):
+    save(tmp_path, 8, 16)
+    state = checkpoint.load_newest(tmp_path, "key")
+    assert state["step"] == 16
+    assert torch.equal(state["x"], torch.full((3,), 16.0))
+
+
+def test_optimizer_state_comes_back(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    adam = torch.optim.Adam(model.parameters(), fused=True)
+    model(torch.ones(1, 3)).sum().backward()
+    adam.step()
+    checkpoint.save(tmp_path, "key", 1, {"optimizer": adam.state_dict(), "history": [{"loss": 0.1}]})
+    state = checkpoint.load_newest(tmp_path, "key")
+    assert state["history"] == [{"loss": 0.1}]
+    for number, values in adam.state_dict()["state"].items():
+        for name, value in values.items():
+            assert torch.equal(state["optimizer"]["state"][number][name], value)
+
+
+def test_no_folder_or_an_empty_one_holds_none(tmp_path):
+    assert newest(tmp_path / "none") is None
+    assert newest(tmp_path) is None
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "garbage": lambda content: b"garbage" * 100,
+    "first half": lambda content: content[: len(content) // 2],
+    "one byte short": lambda content: content[:-1],
+    "zeros at the end": lambda content: content[:-200] + bytes(200),
+    "a byte": lambda content: content[:100] + bytes([content[100] ^ 255]) + content[101:],
+    "a pickle": lambda content: pickle.dumps({"key": "key", "state": {"step": 7}}, 2),
+    "a cut pickle": lambda content: pickle.dumps({"key": "key"}, 2)[:-2],
+    "an html page": lambda content: b"<html>",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_newest_gives_the_one_before(damage, tmp_path, caplog):
+    save(tmp_path, 1, 2)
+    path = tmp_path / "000000002.pt"
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert newest(tmp_path) == 1
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"{path} is damaged (")
+    assert "\n" not in caplog.messages[0]
+
+
+def test_two_damaged_ones_give_none(tmp_path, caplog):
+    save(tmp_path, 1, 2)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    assert newest(tmp_path) is None
+    assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state": {"step": 3}}, 5, {"key": "key"}], ids=str)
+def test_newest_of_other_content_gives_the_one_before(content, tmp_path):
+    save(tmp_path, 1)
+    torch.save(content, tmp_path / "000000003.pt")
+    assert newest(tmp_path) == 1
+
+
+def test_checkpoint_that_is_a_folder_is_passed_over(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "000000003.pt").mkdir()
+    assert newest(tmp_path) == 1
+
+
+def test_foreign_key_is_passed_over(tmp_path, caplog):
+    save(tmp_path, 1)
+    save(tmp_path, 2, key="other")
+    assert newest(tmp_path) == 1
+    assert caplog.messages == [
+        f"{tmp_path / '000000002.pt'} belongs to other settings, data or code; not used, removed"
+    ]
+    assert newest(tmp_path, "third") is None
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_bomb_is_not_executed(zipped, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'marker'}",)
+
+    save(tmp_path, 1)
+    content = {"key": "key", "state": Bomb()}
+    torch.save(content, tmp_path / "000000002.pt", _use_new_zipfile_serialization=zipped)
+    assert newest(tmp_path) == 1
+    (tmp_path / "000000003.pt").write_bytes(pickle.dumps(content, 2))
+    assert newest(tmp_path) == 1
+    assert not (tmp_path / "marker").exists()
+
+
+def test_parts_of_killed_writers_are_ignored_and_discarded(tmp_path):
+    save(tmp_path, 1, 2)
+    (tmp_path / ".000000003.pt.abcd.part").write_bytes(b"half")
+    (tmp_path / "lock").write_text("")
+    (tmp_path / "notes.pt").write_text("not ours")
+    assert newest(tmp_path) == 2
+    checkpoint.discard(tmp_path)
+    assert names(tmp_path) == ["lock", "notes.pt"]
+    checkpoint.discard(tmp_path / "none")
+
+
+def test_failed_save_keeps_the_older_ones(tmp_path, monkeypatch):
+    save(tmp_path, 1, 2)
+    before = helpers.contents(tmp_path)
+
+    def fail(*_arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save(tmp_path, 3)
+    assert helpers.contents(tmp_path) == before
+
+
+def test_checkpoints_of_other_settings_do_not_count_as_newer(tmp_path):
+    for steps in (90_000, 100_000):
+        checkpoint.save(tmp_path, "other", steps, {"steps": steps})
+    assert checkpoint.load_newest(tmp_path, "mine") is None
+    checkpoint.save(tmp_path, "mine", 250, {"steps": 250})
+    assert checkpoint.load_newest(tmp_path, "mine") == {"steps": 250}

@@ -1,0 +1,631 @@
+import dataclasses
+import inspect
+import json
+import math
+import os
+import signal
+import time
+
+import helpers
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
+
+from lambdanet import backends, config, files, models
+from lambdanet.config import Training
+from lambdanet.data.images import to_tensor
+from lambdanet.data.noise import create_noise
+from lambdanet.evaluation import metrics
+from lambdanet.inference.denoise import denoise
+from lambdanet.models import create_model, save_weights
+from lambdanet.records import read_records
+from lambdanet.training import checkpoint, experiment, loop
+from lambdanet.training.loop import Pairs, learning_rate, train
+from lambdanet.training.progress import Progress
+
+CPU = torch.device("cpu")
+
+
+def settings(**changes):
+    return Training(**TRAIN | {"epochs": 3} | changes)
+
+
+@pytest.fixture(scope="module")
+def data():
+    clean, test = helpers.patches(64), helpers.patches(8, seed=1)
+    return Pairs(clean, helpers.noisy(clean)), Pairs(test, helpers.noisy(test))
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """Train on the tiny data: a function of (model, settings, seed) to (model, history)."""
+
+    def run(model=LAMBDANET, how=None, seed=0, pairs=data):
+        where = tmp_path / "checkpoints"
+        result = train(model, GAUSSIAN, how or settings(), *pairs, seed=seed, device=CPU, checkpoints=where)
+        checkpoint.discard(where)
+        return result
+
+    return run
+
+
+def weight_bytes(model, path):
+    save_weights(path, model, {"model": LAMBDANET})
+    return path.read_bytes()
+
+
+def test_exponential_rate_decays_once_an_epoch():
+    how = settings(learning_rate=0.004, decay=0.5)
+    assert [learning_rate(how, step, 3) for step in range(7)] == [0.004] * 3 + [0.002] * 3 + [0.001]
+    table_1 = settings(learning_rate=0.001, decay=0.99)
+    assert learning_rate(table_1, 49 * 196 + 195, 196) == pytest.approx(0.001 * 0.99**49, rel=1e-12)
+
+
+def test_cosine_rate_rises_in_the_warm_up_and_falls_to_zero():
+    how = settings(schedule="cosine", learning_rate=0.01, warmup=0.1, epochs=10)
+    rates = [learning_rate(how, step, 4) for step in range(40)]
+    assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
+    assert rates[22] == pytest.approx(0.005)
+    assert rates[13] == pytest.approx(0.005 * (1 + math.cos(math.pi / 4)))
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[39] < 0.01 * 0.002
+
+
+def test_cosine_rate_without_warm_up_starts_at_the_peak():
+    assert learning_rate(settings(schedule="cosine", learning_rate=0.01, warmup=0.0), 0, 4) == 0.01
+
+
+@pytest.mark.parametrize("model", [LAMBDANET, DNCNN, AUTOENCODER], ids=lambda config: config["name"])
+def test_same_seed_gives_the_same_bytes(run, tmp_path, model):
+    first, second, other = (weight_bytes(run(model, seed=seed)[0], tmp_path / "w") for seed in (3, 3, 4))
+    assert first == second
+    assert first != other
+
+
+def test_monitoring_and_label_do_not_change_the_result(run, data, tmp_path):
+    first, _ = run(how=settings(monitored=1))
+    train_pairs, test_pairs = data
+    second, _ = train(
+        LAMBDANET, GAUSSIAN, settings(monitored=8), train_pairs, test_pairs,
+        seed=0, device=CPU, checkpoints=tmp_path / "elsewhere", label="a label",
+    )  # fmt: skip
+    assert weight_bytes(first, tmp_path / "w") == weight_bytes(second, tmp_path / "w")
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "stored"])
+def test_loss_falls_and_psnr_rises(run, fresh):
+    _, history = run(DNCNN | {"width": 16}, settings(fresh_noise=fresh, epochs=30))
+    assert history[-1]["loss"] < 0.2 * history[0]["loss"]
+    assert history[-1]["monitored_psnr"] > 23  # the noisy images have 20
+
+
+def test_stored_and_fresh_noise_train_on_different_images(run, data):
+    train_pairs, test_pairs = data
+    clean_only = (Pairs(train_pairs.clean, train_pairs.clean.astype(np.float16) / 255), test_pairs)
+    how = {"learning_rate": 1e-12, "epochs": 1}
+    stored = [
+        run(DNCNN, settings(fresh_noise=False, **how), pairs=pairs)[1][0] for pairs in (data, clean_only)
+    ]
+    assert stored[0]["loss"] != stored[1]["loss"]
+    fresh = [run(DNCNN, settings(fresh_noise=True, **how), pairs=pairs)[1][0] for pairs in (data, clean_only)]
+    assert fresh[0]["loss"] == fresh[1]["loss"]
+
+
+def test_fresh_noise_differs_between_epochs_and_steps(run, monkeypatch):
+    drawn = []
+    real = create_noise(**GAUSSIAN)
+
+    def spy(images, generator):
+        noisy = real(images, generator)
+        drawn.append((noisy - images).flatten()[:4].tolist())
+        return noisy
+
+    monkeypatch.setattr(loop.noises, "create_noise", lambda **_config: spy)
+    run(how=settings(epochs=2))
+    assert len(drawn) == 16
+    assert len({tuple(values) for values in drawn}) == 16
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("batch_size", [8, 24])
+def test_history_holds_the_mean_loss_of_the_epoch(run, data, loss, batch_size):
+    """With a learning rate of next to nothing the loss is that of the initial model on all pairs."""
+    how = settings(loss=loss, learning_rate=1e-12, fresh_noise=False, batch_size=batch_size, epochs=1)
+    model, history = run(AUTOENCODER, how)
+    x, output = to_tensor(data[0].clean), denoise(model, to_tensor(data[0].noisy))
+    expected = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}[loss](output, x).item()
+    assert history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_bce_takes_outputs_outside_the_unit_interval(run):
+    _, history = run(DNCNN, settings(loss="bce", epochs=6))
+    assert all(math.isfinite(row["loss"]) for row in history)
+    assert history[-1]["loss"] < 0.97 * history[0]["loss"]
+
+
+def test_history_describes_every_epoch(run, data):
+    how = settings(epochs=4, decay=0.5, monitored=5)
+    model, history = run(how=how)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert [row["learning_rate"] for row in history] == [0.01, 0.005, 0.0025, 0.00125]
+    assert list(history[0]) == ["epoch", "learning_rate", "loss", "monitored_psnr"]
+    picked = [0, 2, 4, 5, 7]  # evenly spaced among 8
+    x, y = to_tensor(data[1].clean[picked]), to_tensor(data[1].noisy[picked])
+    mse = metrics.mean_squared_error(x, denoise(model, y).clamp(0, 1)).mean().item()
+    assert history[-1]["monitored_psnr"] == pytest.approx(metrics.psnr(mse, data_range=1), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rest"),
+    [
+        ("adam", torch.optim.Adam, {"betas": (0.9, 0.999), "fused": False}),  # Table 1
+        ("adamax", torch.optim.Adamax, {}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9}),
+    ],
+)
+def test_training_is_what_the_optimizer_s_name_says(run, data, name, kind, rest):
+    """Full batches, so that the order does not count; a plain loop must end at the same weights."""
+    how = settings(
+        batch_size=64, epochs=5, learning_rate=0.01, decay=0.5, weight_decay=0.1, fresh_noise=False,
+        optimizer=name,
+    )  # fmt: skip
+    model, _ = run(AUTOENCODER, how, seed=7)
+    torch.manual_seed(7)
+    plain = create_model(**AUTOENCODER)
+    optimizer = kind(plain.parameters(), lr=0.01, weight_decay=0.1, **rest)
+    x, y = to_tensor(data[0].clean), to_tensor(data[0].noisy)
+    for epoch in range(5):
+        optimizer.param_groups[0]["lr"] = 0.01 * 0.5**epoch
+        optimizer.zero_grad()
+        F.mse_loss(plain(y), x).backward()
+        optimizer.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_each_epoch_sees_every_image_once_in_another_order(run, monkeypatch):
+    seen = []
+    monkeypatch.setitem(
+        loop.LOSSES,
+        "mse",
+        lambda output, x: (seen.extend(x.sum((1, 2, 3)).tolist()), F.mse_loss(output, x))[1],
+    )
+    run(how=settings(batch_size=24, epochs=2))
+    first, second = seen[:64], seen[64:]
+    assert len(second) == 64
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_pairs_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"differ in shape: \(2, 16, 16, 3\) and \(3, 16, 16, 3\)"):
+        Pairs(np.zeros((2, 16, 16, 3), np.uint8), np.zeros((3, 16, 16, 3), np.float16))
+
+
+def test_a_whole_training_is_kept_until_its_result_is_safe(data, tmp_path, monkeypatch):
+    def again():
+        return train(
+            LAMBDANET, GAUSSIAN, settings(), *data, seed=0, device=CPU, checkpoints=tmp_path / "checkpoints"
+        )
+
+    model, history = again()
+    monkeypatch.setitem(loop.LOSSES, "mse", lambda output, clean: pytest.fail("trained again"))
+    restored, same_history = again()
+    assert same_history == history
+    assert weight_bytes(restored, tmp_path / "a") == weight_bytes(model, tmp_path / "b")
+
+
+def test_loss_that_is_not_finite_names_its_epoch(run, monkeypatch):
+    calls = []
+    monkeypatch.setitem(
+        loop.LOSSES,
+        "mse",
+        lambda output, x: (calls.append(1), F.mse_loss(output, x) * (math.nan if len(calls) > 10 else 1))[1],
+    )
+    with pytest.raises(ValueError, match="the loss of epoch 2 is nan, not a finite number") as caught:
+        run()
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_in_the_data_writes_no_model(tmp_path, monkeypatch):
+    project = helpers.write_project(tmp_path)
+    monkeypatch.chdir(project)
+    run = config.load("profile.yaml").run("gaussian-01", "lambdanet", 0)
+    noisy = np.load(run.noisy / "train.npy")
+    noisy[5] = np.nan
+    np.save(run.noisy / "train.npy", noisy)
+    with pytest.raises(ValueError, match="the loss of epoch 1 is nan"):
+        experiment.train_run(dataclasses.replace(run, settings=settings(fresh_noise=False)), device="cpu")
+    assert not list(project.glob("runs/tiny/models/**/*lambdanet*"))
+    (record,) = read_records(run.log)
+    assert (record["finished"], record["history"]) == (None, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("steps", [1, 7, 8, 20, 24])
+def test_signal_at_any_step_loses_no_step(run, monkeypatch, tmp_path, number, steps):
+    """An epoch has 8 steps, the training 24."""
+    whole, whole_history = run(DNCNN)
+    real = Progress.step
+
+    def step(self, loss):
+        real(self, loss)
+        if self.done == steps:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Progress, "step", step)
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as stop:
+        run(DNCNN)
+    assert stop.value.code == 128 + number
+    assert max((tmp_path / "checkpoints").glob("*.pt")).name == f"{steps:09d}.pt"
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    monkeypatch.setattr(Progress, "step", real)
+    resumed, history = run(DNCNN)
+    assert weight_bytes(resumed, tmp_path / "w") == weight_bytes(whole, tmp_path / "w")
+    assert history == whole_history
+
+
+@pytest.fixture
+def half_done(run, monkeypatch):
+    """Checkpoints of a training of DnCNN that ended in its second epoch."""
+    real = Progress.step
+
+    def step(self, loss):
+        real(self, loss)
+        if self.done == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "step", step)
+    with pytest.raises(SystemExit):
+        run(DNCNN)
+    monkeypatch.setattr(Progress, "step", real)
+
+
+def test_checkpoint_is_used(run, half_done, capsys):
+    run(DNCNN)
+    assert "going on from epoch 1.5 of 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"how": settings(learning_rate=0.02)},
+        {"how": settings(epochs=4)},
+        {"how": settings(batch_size=16)},
+        {"how": settings(fresh_noise=False)},
+        {"seed": 1},
+        {"model": DNCNN | {"residual": False}},
+        {"model": DNCNN | {"width": 5}},
+    ],
+    ids=lambda change: str(change)[:60],
+)
+def test_checkpoint_of_other_settings_is_not_used(run, half_done, capsys, caplog, change, tmp_path):
+    arguments = {"model": DNCNN} | change
+    resumed, _ = run(**arguments)
+    assert "going on" not in capsys.readouterr().err
+    assert "belongs to other settings, data or code; not used" in caplog.text
+    again, _ = run(**arguments)
+    assert weight_bytes(resumed, tmp_path / "w") == weight_bytes(again, tmp_path / "w")
+
+
+def test_checkpoint_of_other_data_is_not_used(run, half_done, data, caplog):
+    other = Pairs(data[0].clean, data[0].noisy + np.float16(0.01))
+    run(DNCNN, pairs=(other, data[1]))
+    assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+def test_checkpoint_whose_newest_is_damaged_resumes_from_the_one_before(run, half_done, tmp_path, capsys):
+    newest = max((tmp_path / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed, _ = run(DNCNN)
+    assert "going on from epoch 1.0 of 3" in capsys.readouterr().err
+    whole, _ = run(DNCNN)
+    assert weight_bytes(resumed, tmp_path / "w") == weight_bytes(whole, tmp_path / "w")
+
+
+RESULTS = ("weights.safetensors", "model.json", "history.csv")
+LONG = helpers.changed(helpers.PROFILE, ("train", "dncnn", "epochs"), 100_000)
+OUT, CHECKPOINTS = (f"runs/tiny/{kind}/gaussian-01/dncnn-0" for kind in ("models", "checkpoints"))
+LOG = "runs/tiny/logs/gaussian-01/dncnn-0.json"
+WORDS = helpers.train_words("dncnn")
+
+
+def project_of(folder, epochs):
+    return helpers.write_project(
+        folder, profile=helpers.changed(helpers.PROFILE, ("train", "dncnn", "epochs"), epochs)
+    )
+
+
+def results(project):
+    files = helpers.contents(project / OUT)
+    assert sorted(files) == sorted(RESULTS)
+    return files
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """What `stages/train.py` writes in one go for 40 epochs."""
+    project = project_of(tmp_path_factory.mktemp("whole"), 40)
+    status, _, err = helpers.run("train", WORDS, project)
+    assert status == 0, err
+    assert err.count("epoch ") == 40
+    return results(project)
+
+
+def test_stage_writes_weights_description_and_history(uninterrupted):
+    description = json.loads(uninterrupted["model.json"])
+    assert description["cell"] == {"profile": "tiny", "noise": "gaussian-01", "model": "dncnn", "seed": 0}
+    assert description["model"] == DNCNN
+    assert description["training"] == TRAIN | {"epochs": 40}
+    rows = uninterrupted["history.csv"].decode().splitlines()
+    assert rows[0] == "epoch,learning_rate,loss,monitored_psnr"
+    assert len(rows) == 41
+    assert float(rows[-1].split(",")[2]) < 0.5 * float(rows[1].split(",")[2])
+
+
+def test_killed_five_times_ends_in_the_same_bytes(uninterrupted, tmp_path):
+    project = project_of(tmp_path, 40)
+    delays = np.random.default_rng(0).uniform(0, 0.03, 5)
+    for number, delay in enumerate(delays):
+        process = helpers.start("train", WORDS, project)
+        seen = helpers.wait_for_line(process, "/40: loss")
+        assert number == 0 or "going on from epoch" in seen
+        helpers.wait_until(lambda: list((project / CHECKPOINTS).glob("*.pt")))  # follows the line
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (project / OUT).exists()
+    status, _, err = helpers.run("train", WORDS, project)
+    assert status == 0, err
+    assert "going on from epoch" in err
+    assert results(project) == uninterrupted
+
+
+def test_a_training_whose_reader_was_killed_writes_its_checkpoint(tmp_path):
+    project = helpers.write_project(tmp_path, profile=LONG)
+    process = helpers.start("train", WORDS, project)
+    helpers.wait_for_line(process, "/100000: loss")
+    process.stdout.close(), process.stderr.close()
+
+    def done():
+        return max((int(path.stem) for path in (project / CHECKPOINTS).glob("*.pt")), default=0)
+
+    then = done()
+    # Several epochs, of each of which it prints a line.
+    helpers.wait_until(lambda: done() > then + 50 or process.poll() is not None)
+    before = done()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(helpers.PATIENCE) == 143
+    assert done() >= before
+
+
+DRIVER = """
+import json, os, runpy, signal, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+import entry
+from lambdanet import checkpoint, experiment, files
+from lambdanet.progress import Progress
+from lambdanet.provenance import Log
+experiment.devices.be_deterministic()  # takes a second the first time
+
+def die(*_arguments, **_keywords):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def before(owner, name, number, action=die):
+    real, calls = getattr(owner, name), []
+    def wrapper(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == number:
+            action()
+        return real(*arguments, **keywords)
+    setattr(owner, name, wrapper)
+
+def after(owner, name, number):
+    real, calls = getattr(owner, name), []
+    def wrapper(*arguments, **keywords):
+        real(*arguments, **keywords)
+        calls.append(1)
+        if len(calls) == number:
+            die()
+    setattr(owner, name, wrapper)
+
+def half_written(path, mode):
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    class Half:
+        def __enter__(self): return self
+        def __exit__(self, *_): pass
+        def write(self, content):
+            os.write(handle, content[:len(content) // 2])
+            die()
+    return Half()
+
+def half():
+    files.open = half_written
+
+def saving(number, action):
+    return lambda: before(checkpoint, "save", number, action)
+
+MOMENTS = {
+    "before the log is begun": lambda: before(Log, "write", 1),
+    "in the first epoch": lambda: after(Progress, "step", 2),
+    "half of a checkpoint written": saving(7, half),
+    "checkpoint written, not renamed": saving(7, lambda: before(os, "replace", 1)),
+    "checkpoint renamed, old one there": saving(7, lambda: after(os, "replace", 1)),
+    "half of the log of an epoch written": lambda: before(Log, "epoch", 3, half),
+    "epoch logged, no checkpoint of it": lambda: after(Log, "epoch", 3),
+    "in the middle of an epoch": lambda: after(Progress, "step", 15),
+    "old checkpoint removed": lambda: after(Path, "unlink", 4),
+    "trained, weights not written": lambda: before(experiment, "save_weights", 1),
+    "weights written, not the history": lambda: before(files, "write_csv", 1),
+    "folder not renamed": lambda: after(files, "write_csv", 1),
+    "before the log": lambda: before(Log, "finish", 1),
+    "half of the log written": lambda: before(Log, "finish", 1, half),
+    "before the checkpoints go": lambda: before(checkpoint, "discard", 1),
+    "never": lambda: None,
+}
+ends = {}
+for moment, prepare in MOMENTS.items():
+    pid = os.fork()
+    if not pid:
+        prepare()
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    ends[moment] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    out = Path("runs/tiny/models/gaussian-01/dncnn-0")
+    if (out / "weights.safetensors").exists() and moment != "never":
+        os.rename(out, "out-" + moment)
+print(json.dumps(ends), file=open("ends.json", "w"))
+"""
+
+
+def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(uninterrupted, tmp_path):
+    project = project_of(tmp_path, 40)
+    status, _, err = helpers.run("train", WORDS, project, DRIVER)
+    assert status == 0, err
+    ends = json.loads((project / "ends.json").read_text())
+    assert {moment: end for moment, end in ends.items() if end != -signal.SIGKILL} == {"never": 0}
+    assert results(project) == uninterrupted
+    whole = {path.name: helpers.contents(path) for path in project.glob("out-*")}
+    written = ("before the log", "half of the log written", "before the checkpoints go")
+    assert whole == dict.fromkeys([f"out-{moment}" for moment in written], uninterrupted)
+    # The second is of the process that found the training whole.
+    first, second = read_records(project / LOG)
+    assert first["weights_sha256"] == second["weights_sha256"] == files.sha256(project / OUT / RESULTS[0])
+    assert [row["epoch"] for row in first["history"]] == list(range(1, 41))
+    assert list((project / OUT).parent.glob(".*.part")) == []
+    assert [path.name for path in (project / CHECKPOINTS).iterdir() if "lock" not in path.name] == []
+
+
+def test_stage_ends_on_a_signal_with_a_checkpoint_and_goes_on(uninterrupted, tmp_path):
+    project = project_of(tmp_path, 40)
+    for number, line, status in ((signal.SIGTERM, "epoch 4/40", 143), (signal.SIGINT, "epoch 8/40", 130)):
+        process = helpers.start("train", WORDS, project)
+        helpers.wait_for_line(process, line)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=helpers.PATIENCE)
+        assert process.returncode == status
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].endswith("the checkpoint is written, run again to go on")
+        assert {path.name for path in (project / "runs/tiny").iterdir()} == {"checkpoints", "data", "logs"}
+    status, _, err = helpers.run("train", WORDS, project)
+    assert status == 0
+    assert "going on from epoch" in err
+    assert results(project) == uninterrupted
+
+
+def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch):
+    project = helpers.write_project(tmp_path, profile=LONG)
+    first = helpers.start("train", WORDS, project)
+    try:
+        helpers.wait_for_line(first, "epoch 1/")
+        monkeypatch.setattr(files.sole_writer.__wrapped__, "__defaults__", (0.3,))  # seconds to wait
+        status, lines = stage("train", WORDS, project)
+        assert status == 1
+        assert lines == [f"error: process {first.pid} is writing the same output; wait for it or stop it"]
+        assert first.poll() is None
+        assert not (project / OUT).exists()
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_death_of_dvc_ends_the_trainer(tmp_path):
+    project = helpers.write_project(tmp_path, profile=LONG)
+    (project / "dvc").write_text(
+        "import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]], check=False)\n"
+    )
+    dvc = helpers.start_dvc(project / "dvc", "train", WORDS, project)
+    try:
+        helpers.wait_for_line(dvc, "epoch 1/")
+        trainer = int((project / CHECKPOINTS / "lock.pid").read_text())
+        dvc.kill()
+        dvc.wait()
+        helpers.wait_until(lambda: not helpers.lives(trainer), seconds=10)
+        assert len(list((project / CHECKPOINTS).glob("*.pt"))) > 0
+        assert "the checkpoint is written" in dvc.stderr.read()
+    finally:
+        dvc.kill()
+        dvc.communicate()
+        if helpers.lives(trainer):
+            os.kill(trainer, signal.SIGKILL)
+
+
+def test_source_is_all_code_of_a_model_and_of_its_backends():
+    assert "The lambda layer" in models.source("lambdanet")
+    for text in ("def write_forward", "def select", "class Recorded"):
+        assert text in backends.source()
+
+
+@pytest.mark.parametrize("part", [models, backends], ids=["models", "backends"])
+def test_checkpoint_key_covers_the_models_and_the_backends_code(part, run, half_done, monkeypatch, caplog):
+    real = part.source
+    monkeypatch.setattr(part, "source", lambda *name: real(*name) + "# changed")
+    run(DNCNN)
+    assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+def test_checkpoint_of_another_backend_is_not_used(run, half_done, caplog):
+    other = "reference" if backends.of_training("dncnn", "cpu") != "reference" else "bf16"
+    with backends.forced(other):
+        run(DNCNN)
+    assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+def test_checkpoint_key_covers_the_noises_code(run, half_done, monkeypatch, caplog):
+    real = inspect.getsource
+    monkeypatch.setattr(
+        inspect, "getsource", lambda one: real(one) + "# changed" if one is loop.noises else real(one)
+    )
+    run(DNCNN)
+    assert "belongs to other settings, data or code; not used" in caplog.text
+
+
+@pytest.mark.parametrize("model", [DNCNN, AUTOENCODER], ids=lambda model: model["name"])
+def test_channels_last_gives_what_the_reference_gives_up_to_rounding(run, model):
+    found = {}
+    for way in ("channels-last", "reference"):
+        with backends.forced(way):
+            found[way] = run(model)
+    (last, history), (plain, expected) = found.values()
+    for parameter, other in zip(last.parameters(), plain.parameters(), strict=True):
+        assert parameter.is_contiguous(memory_format=torch.channels_last) or parameter.ndim < 4
+        torch.testing.assert_close(parameter, other, rtol=1e-3, atol=1e-4)
+    assert history[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-4)
+
+
+def test_half_precision_gives_the_same_bytes_twice_and_learns_as_well(run, tmp_path):
+    for model in (DNCNN, AUTOENCODER):
+        with backends.forced("reference"):
+            plain, _ = run(model)
+        found = []
+        for _ in range(2):
+            with backends.forced("bf16"):
+                trained, history = run(model)
+            found.append(weight_bytes(trained, tmp_path / "w"))
+        assert found[0] == found[1]
+        assert found[0] != weight_bytes(plain, tmp_path / "w")
+        assert history[-1]["loss"] < history[0]["loss"]
+        assert all(p.dtype == torch.float32 for p in trained.parameters())
+
+
+def test_checkpoints_stay_two(run, monkeypatch, tmp_path):
+    counts = []
+    real = checkpoint.save
+
+    def save(*arguments):
+        path = real(*arguments)
+        counts.append(len(list(path.parent.glob("*.pt"))))
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    run(how=settings(epochs=5))
+    assert counts == [1, 2, 2, 2, 2]
