@@ -263,10 +263,10 @@ def publish(profile: str) -> None:
 
     _, results, weights = loaded.folders
     trained = sync.from_outputs(loaded)
-    here = {one.training.cell for one in trained}
-    if not here.issuperset(run.cell for run in loaded.table_runs) and weights.is_dir():
+    here = {one.training.key for one in trained}
+    if not here.issuperset(run.key for run in loaded.table_runs) and weights.is_dir():
         committed = sync.from_committed(weights, results, loaded)
-        missing = [one for one in committed if one.training.cell not in here]
+        missing = [one for one in committed if one.training.key not in here]
         click.echo(f"{len(missing)} trainings from {weights}, as DVC's outputs of them are not here")
         trained += missing
     if not trained:
@@ -324,7 +324,7 @@ def show(profile: str, name: str | None, as_json: bool) -> None:
 
 def _show_run(profile: str, name: str, as_json: bool) -> None:
     loaded = config.load(config.find(profile))
-    run = next((one for one in loaded.runs if one.cell.name == name), None)
+    run = next((one for one in loaded.runs if one.key.name == name), None)
     if run is None:
         raise ValueError(f"profile {profile} has no run {name!r}; they are NOISE-MODEL-SEED")
     from lambdanet.report import runs, tables
@@ -334,7 +334,7 @@ def _show_run(profile: str, name: str, as_json: bool) -> None:
         from lambdanet.tracking import mlflow_runs
 
         with contextlib.suppress(mlflow_runs.UnreachableError):
-            url = mlflow_runs.run_page(run.cell)
+            url = mlflow_runs.run_page(run.key)
         click.echo(json.dumps({"table": [row], "mlflow": url}))
     else:
         click.echo("\n".join(f"{key}: {value}" for key, value in row.items()))
@@ -388,9 +388,9 @@ def _run(loaded: config.Config, noise: str, model: str, seed: int) -> config.Run
     if model not in loaded.profile.ablations:
         return loaded.run(noise, model, seed)
     run, parameters = loaded.ablation(model, seed), loaded.noise(noise)
-    own = noise == run.cell.noise
-    cell = dataclasses.replace(run.cell, noise=noise)
-    return run if own else dataclasses.replace(run, cell=cell, noise=parameters)
+    own = noise == run.key.noise
+    run_key = dataclasses.replace(run.key, noise=noise)
+    return run if own else dataclasses.replace(run, key=run_key, noise=parameters)
 
 
 @contextlib.contextmanager
@@ -399,9 +399,9 @@ def _data(loaded: config.Config, run: config.Run, data: Path | None) -> Iterator
     from lambdanet.data import corruption, datasets
 
     if data is not None:
-        yield dataclasses.replace(run, clean=data / "clean", noisy=data / run.cell.noise)
+        yield dataclasses.replace(run, clean=data / "clean", noisy=data / run.key.noise)
         return
-    wanted, noise = loaded.download(run.cell.model), loaded.noise(run.cell.noise)
+    wanted, noise = loaded.download(run.key.model), loaded.noise(run.key.noise)
     with tempfile.TemporaryDirectory() as temporary:
         clean, noisy = Path(temporary, "clean"), Path(temporary, "noisy")
         source = os.environ.get(datasets.SOURCES.get(wanted.dataset, ""))

@@ -281,7 +281,7 @@ class Profile(_Mapping):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class RunKey:
     """The name of one training: a noise, a model or an ablation, and a seed, under a profile."""
 
     profile: str
@@ -300,7 +300,7 @@ class Run:
     """One training, resolved: all that it takes, and where its files lie.
 
     Attributes:
-        cell: its name.
+        key: its name.
         stage: the DVC stage that trains it.
         model: keyword arguments of `create_model`.
         noise: keyword arguments of `create_noise`, what it is trained on.
@@ -318,7 +318,7 @@ class Run:
         samples: folder of denoised images.
     """
 
-    cell: Cell
+    key: RunKey
     stage: str
     model: dict
     noise: dict
@@ -406,7 +406,7 @@ class Config:
 
     def is_document(self, run: Run) -> bool:
         """Whether an ablation is another document's experiment."""
-        return self.params.studies[self.profile.ablations[run.cell.model].study].document
+        return self.params.studies[self.profile.ablations[run.key.model].study].document
 
     @property
     def pipeline(self) -> str:
@@ -430,10 +430,10 @@ class Config:
         config, table = self.noise(noise), self.params.table
         if model not in self.models:
             raise ValueError(f"unknown model {model!r}; Table 2 has {', '.join(self.models)}")
-        cell = Cell(self.name, noise, model, _seed(seed))
+        run_key = RunKey(self.name, noise, model, _seed(seed))
         stage = "train-lambdanet" if model in table.lambdanets else "train"
-        of = {"stage": f"{stage}@{cell.name}", "place": f"{noise}/{model}-{cell.seed}", "levels": False}
-        return self._resolve(cell, config, noise, self.profile.dataset, **of)
+        of = {"stage": f"{stage}@{run_key.name}", "place": f"{noise}/{model}-{run_key.seed}", "levels": False}
+        return self._resolve(run_key, config, noise, self.profile.dataset, **of)
 
     def ablation(self, name: str, seed: str | int) -> Run:
         """A training of an ablation.
@@ -442,21 +442,21 @@ class Config:
             ValueError: an unknown name, or no seed.
         """
         entry = look_up(self.profile.ablations, name, "ablation", self.profile.file)
-        cell = Cell(self.name, entry.test_noise, name, _seed(seed))
+        run_key = RunKey(self.name, entry.test_noise, name, _seed(seed))
         of = {
             "stage": f"ablate@{name}",
-            "place": f"ablations/{name}/{cell.seed}",
+            "place": f"ablations/{name}/{run_key.seed}",
             "levels": name in self.profile.levels,
         }
-        return self._resolve(cell, self.noise(entry.noise), entry.test_noise, entry.dataset, **of)
+        return self._resolve(run_key, self.noise(entry.noise), entry.test_noise, entry.dataset, **of)
 
-    def _resolve(self, cell: Cell, noise: dict, test_noise: str, dataset: str, **of: Any) -> Run:
+    def _resolve(self, run_key: RunKey, noise: dict, test_noise: str, dataset: str, **of: Any) -> Run:
         kinds = {"folder": "models", "checkpoints": "checkpoints", "samples": "samples"}
         return Run(
-            cell=cell,
-            model=self.model(cell.model),
+            key=run_key,
+            model=self.model(run_key.model),
             noise=noise,
-            settings=self.training(cell.model),
+            settings=self.training(run_key.model),
             threads=self.profile.threads,
             train_images=self.profile.datasets[dataset].train_images,
             clean=self.data(dataset),

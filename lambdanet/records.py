@@ -21,7 +21,7 @@ def read_records(path: Path) -> list[dict]:
 def find_record(path: Path, **details: object) -> dict | None:
     """The newest record of a log that has these details.
 
-    A cell's log outlives its outputs: DVC may restore those of an earlier training from its cache.
+    A run's log outlives its outputs: DVC may restore those of an earlier training from its cache.
     """
     for record in reversed(read_records(path)):
         if all(record.get(key) == value for key, value in details.items()):

@@ -41,7 +41,7 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
     """
     kept, done = tables.read_json(results / records.TRAININGS), Restored()
     for run in config.runs:
-        if (entry := kept.get(run.cell.name)) is None:
+        if (entry := kept.get(run.key.name)) is None:
             continue
         score, stored = entry["scores"], _stored(config, weights, run)
         if not run.scores.exists():
@@ -50,12 +50,12 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
         _restore_log(run.log, entry["log"])
         if stored.is_file() and files.sha256(stored) != score["weights_sha256"]:
             raise ValueError(f"{stored} is not what {results} scored")
-        history = _histories(config, results, run) / f"{run.cell.name}.csv"
+        history = _histories(config, results, run) / f"{run.key.name}.csv"
         if not run.folder.exists() and (stored.is_file() or history.is_file()):
             _restore_training(run, stored, history)
             done.trainings += 1
         if not run.samples.exists():
-            done.samples += _restore_samples(config, run, results / "sets" / run.cell.model, stored)
+            done.samples += _restore_samples(config, run, results / "sets" / run.key.model, stored)
     return done
 
 
@@ -76,15 +76,15 @@ def export_weights(config: Config, out: Path) -> int:
     """
     results = config.folders.results
     scored = {name: digests["weights"] for name, digests in _read(results / "digests.json").items()}
-    runs = {run.cell.name: run for run in config.table_runs}
+    runs = {run.key.name: run for run in config.table_runs}
     known = {
         name: one["scores"]["weights_sha256"] for name, one in _read(results / records.TRAININGS).items()
     }
     wanted = {f"{name}.safetensors": (runs.get(name), digest) for name, digest in scored.items()}
     for run in config.ablation_runs:
-        name = f"ablations/{run.cell.name}.safetensors"
-        if run.cell.name in known and (run.weights.is_file() or (out / name).is_file()):
-            wanted[name] = run, known[run.cell.name]
+        name = f"ablations/{run.key.name}.safetensors"
+        if run.key.name in known and (run.weights.is_file() or (out / name).is_file()):
+            wanted[name] = run, known[run.key.name]
     with files.new_folder(out) as new:
         for name, (run, digest) in wanted.items():
             path = run.weights if run and run.weights.is_file() else out / name
@@ -102,12 +102,12 @@ def _read(path: Path) -> dict:
 
 
 def _is_ablation(config: Config, run: Run) -> bool:
-    return run.cell.model in config.profile.ablations
+    return run.key.model in config.profile.ablations
 
 
 def _stored(config: Config, weights: Path, run: Run) -> Path:
     folder = weights / "ablations" if _is_ablation(config, run) else weights
-    return folder / f"{run.cell.name}.safetensors"
+    return folder / f"{run.key.name}.safetensors"
 
 
 def _histories(config: Config, results: Path, run: Run) -> Path:
@@ -121,7 +121,7 @@ def _restore_log(path: Path, record: dict | None) -> None:
 
 
 def _restore_training(run: Run, stored: Path, history: Path) -> None:
-    expected = describe(run.cell, run.model, run.noise, run.settings)
+    expected = describe(run.key, run.model, run.noise, run.settings)
     with files.new_folder(run.folder) as new:
         if history.is_file():
             files.write_bytes(new / run.history.name, history.read_bytes())

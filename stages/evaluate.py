@@ -8,7 +8,7 @@ from lambdanet import config
 def main(profile: str, noise: str) -> None:
     loaded = config.load(profile)
     loaded.noise(noise)
-    runs = [run for run in loaded.table_runs if run.cell.noise == noise]
+    runs = [run for run in loaded.table_runs if run.key.noise == noise]
     from lambdanet.evaluation import samples, scoring  # after the words were checked: torch takes seconds
 
     folders = loaded.folders.of("scores", noise), loaded.folders.of("samples", noise)

@@ -47,11 +47,11 @@ def committed(profile):
         patch.chdir(ROOT)
         loaded = config.load(config.find(profile))
     kept = json.loads((ROOT / "results" / profile / "trainings.json").read_text())
-    runs = [run for run in loaded.runs if run.cell.name in kept]
+    runs = [run for run in loaded.runs if run.key.name in kept]
     described = {}
-    for cell in (run.cell for run in runs):
-        path = ROOT / "weights" / profile / f"{cell.name}.safetensors"
+    for run_key in (run.key for run in runs):
+        path = ROOT / "weights" / profile / f"{run_key.name}.safetensors"
         if path.is_file():
             with safe_open(path, "np") as file:
-                described[cell] = json.loads(file.metadata()["lambdanet"])
-    return loaded, collect(loaded, {run.cell: kept[run.cell.name]["scores"] for run in runs}, described)
+                described[run_key] = json.loads(file.metadata()["lambdanet"])
+    return loaded, collect(loaded, {run.key: kept[run.key.name]["scores"] for run in runs}, described)

@@ -10,7 +10,7 @@ import yaml
 from helpers import PARAMS, PROFILE, changed
 
 from lambdanet import config
-from lambdanet.config import Cell, Download, Training
+from lambdanet.config import Download, RunKey, Training
 from lambdanet.data.noise import create_noise
 from lambdanet.models import create_model
 
@@ -50,7 +50,7 @@ def test_the_papers_profile_is_table_1(loaded):
     }
     assert paper.download() == Download(dataset="cifar10", train=50_000, test=10_000, seed=0)
     assert not any(entry.hyperparameters for entry in paper.profile.train.values())
-    assert {run.cell.seed for run in paper.runs} == {0, 1, 2}
+    assert {run.key.seed for run in paper.runs} == {0, 1, 2}
 
 
 def test_noises_and_models_are_the_papers(loaded):
@@ -107,7 +107,7 @@ def test_described_leaves_out_what_stands_at_its_default(loaded):
 
 def test_runs_of_the_table_are_every_combination_in_order(load):
     one = load(profile=PROFILE | {"seeds": [0, 5]})
-    assert [run.cell.name for run in one.table_runs] == [
+    assert [run.key.name for run in one.table_runs] == [
         f"{noise}-{model}-{seed}"
         for noise in ("gaussian-01", "speckle")
         for model in ("lambdanet", "autoencoder", "dncnn")
@@ -117,7 +117,7 @@ def test_runs_of_the_table_are_every_combination_in_order(load):
 
 def test_a_run_is_resolved_with_all_its_paths(load):
     run = load().run("speckle", "dncnn", "3")
-    assert run.cell == Cell("tiny", "speckle", "dncnn", 3)
+    assert run.key == RunKey("tiny", "speckle", "dncnn", 3)
     assert (run.stage, run.model, run.noise) == (
         "train@speckle-dncnn-3", helpers.DNCNN, {"name": "speckle", "variance": 0.1}
     )  # fmt: skip
@@ -138,7 +138,7 @@ def test_an_ablation_is_trained_on_one_noise_and_tested_on_another(load):
     entry = PROFILE["ablations"]["loss-bce"] | {"noise": "speckle", "seeds": [4]}
     one = load(profile=PROFILE | {"ablations": {"loss-bce": entry}})
     (run,) = one.ablation_runs
-    assert run.cell == Cell("tiny", "gaussian-01", "loss-bce", 4)
+    assert run.key == RunKey("tiny", "gaussian-01", "loss-bce", 4)
     assert (run.stage, run.noise["name"]) == ("ablate@loss-bce", "speckle")
     assert (str(run.noisy), str(run.folder)) == (
         "runs/tiny/data/patches/gaussian-01", "runs/tiny/models/ablations/loss-bce/4"

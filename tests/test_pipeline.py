@@ -154,12 +154,12 @@ def test_results_hold_every_cell_with_true_values(clone):
         (noise, model) for noise in ("gaussian-01", "speckle") for model in ("lambdanet-u4-m7", "autoencoder")
     ]
     for row in rows:
-        cell = f"{row['noise']}-{row['model']}-0"
-        score = json.loads((results / "scores" / f"{cell}.json").read_text())
+        run_key = f"{row['noise']}-{row['model']}-0"
+        score = json.loads((results / "scores" / f"{run_key}.json").read_text())
         assert float(row["psnr"]) == pytest.approx(score["psnr"], abs=1e-5)
         assert 5 < score["psnr"] < 30
         assert 0 < score["ssim"] < 1
-        history = list(csv.DictReader((results / "histories" / f"{cell}.csv").read_text().splitlines()))
+        history = list(csv.DictReader((results / "histories" / f"{run_key}.csv").read_text().splitlines()))
         assert len(history) == PROFILE["train"][row["model"]]["epochs"]
         assert float(history[0]["loss"]) > 0
     assert {row["paper_psnr"] for row in rows} == {""}  # these are not the paper's images

@@ -24,7 +24,7 @@ DETAILS = {"task": "train", "noise": "speckle", "description": {"model": {"width
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "logs" / "cell.json"
+    return tmp_path / "logs" / "run.json"
 
 
 def row(epoch):

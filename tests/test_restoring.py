@@ -79,7 +79,7 @@ def once(tmp_path_factory):
 
 def write_outputs(run, number):
     torch.manual_seed(number)
-    description = experiment.describe(run.cell, run.model, run.noise, run.settings)
+    description = experiment.describe(run.key, run.model, run.noise, run.settings)
     run.folder.mkdir(parents=True)
     save_weights(run.weights, create_model(**run.model), description)
     files.write_json(run.description, description)
@@ -88,7 +88,7 @@ def write_outputs(run, number):
     measured = {"psnr": 25 + number / 3, "ssim": 0.8, "psnr_per_image": 25.1, "noisy_psnr": 20.3}
     measured |= {"noisy_ssim": 0.5, "noisy_psnr_per_image": 20.4, "train_psnr": 25.0}
     measured |= {"parameters": 9, "images": 100, "clean_sha256": "c", "noisy_sha256": "n"}
-    files.write_json(run.scores, asdict(run.cell) | measured | {"weights_sha256": digest})
+    files.write_json(run.scores, asdict(run.key) | measured | {"weights_sha256": digest})
     record = {"device": "cpu", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
     record |= {"weights_sha256": digest, "computed_by": "reference"}
     files.write_json(run.log, [record | {"history": [{"epoch": 1}], "seconds": number}])
@@ -146,15 +146,15 @@ def test_committed_weights_stay_where_the_training_is_not_here(made):
         shutil.rmtree(run.folder)
     assert restoring.export_weights(loaded, WEIGHTS) == 3
     assert contents(WEIGHTS) == before
-    (WEIGHTS / f"ablations/{ablation.cell.name}.safetensors").unlink()  # neither here nor there
+    (WEIGHTS / f"ablations/{ablation.key.name}.safetensors").unlink()  # neither here nor there
     assert restoring.export_weights(loaded, WEIGHTS) == 2
-    assert f"ablations/{document.cell.name}.safetensors" in map(str, contents(WEIGHTS))
+    assert f"ablations/{document.key.name}.safetensors" in map(str, contents(WEIGHTS))
 
 
 def test_weights_that_are_not_those_scored_are_refused(made):
     loaded, (table, *_) = made
     loss()
-    path = WEIGHTS / f"{table.cell.name}.safetensors"
+    path = WEIGHTS / f"{table.key.name}.safetensors"
     save_weights(path, create_model("cnn"), {"model": {"name": "cnn"}})
     with pytest.raises(ValueError, match=rf"^{path} is not what {RESULTS} scored$"):
         restoring.restore(loaded, RESULTS, WEIGHTS)
@@ -164,5 +164,5 @@ def test_the_committed_results_of_the_paper_are_of_runs_that_there_are(monkeypat
     monkeypatch.chdir(helpers.ROOT)
     loaded = config.load("profile.yaml")
     digests = json.loads((loaded.folders.results / "digests.json").read_text())
-    names = {run.cell.name for run in loaded.runs}
+    names = {run.key.name for run in loaded.runs}
     assert set(digests) <= names

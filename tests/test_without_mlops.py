@@ -57,8 +57,8 @@ def test_train_and_evaluate_run_alone(tmp_path):
         assert scores[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
     assert scores["noisy_psnr"] == pytest.approx(20, abs=0.7)
     assert scores["weights_sha256"] == files.sha256(weights)
-    cell = {"profile": "tiny", "noise": "gaussian-01", "model": "lambdanet", "seed": 0}
-    assert {key: scores[key] for key in cell} == cell
+    run_key = {"profile": "tiny", "noise": "gaussian-01", "model": "lambdanet", "seed": 0}
+    assert {key: scores[key] for key in run_key} == run_key
     shown = project / "runs/tiny/samples/gaussian-01/lambdanet-0"
     assert sorted(path.name for path in shown.iterdir()) == sorted(
         f"{name}-{kind}.png" for name in ("astronaut", "chelsea") for kind in ("clean", "noisy", "denoised")

@@ -44,11 +44,11 @@ def score_runs(runs: list[Run], scores: Path, samples: Path, show: Show, *, devi
     with files.new_folder(scores) as new_scores, files.new_folder(samples) as new_samples:
         for run, images, before in _with_images(trained, where):
             log = run.log.with_suffix(".evaluate.json")
-            record = provenance.Log(log, where, task="evaluate", **asdict(run.cell), stage=provenance.stage())
+            record = provenance.Log(log, where, task="evaluate", **asdict(run.key), stage=provenance.stage())
             found, model = _score(run.weights, *images, where, before)
             seconds = timing.inference_seconds(model, to_tensor(images[1][: timing.BATCH], where))
             found |= show(run, model, new_samples / run.samples.relative_to(samples), where)
-            files.write_json(new_scores / run.scores.relative_to(scores), asdict(run.cell) | found)
+            files.write_json(new_scores / run.scores.relative_to(scores), asdict(run.key) | found)
             record.finish(found["weights_sha256"], scores=found, inference_seconds_per_image=seconds)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lambdanet.config import Cell
+from lambdanet.config import RunKey
 
 COMPACT = 10_000
 RULE = (
@@ -56,11 +56,11 @@ class Denoiser:
     published: str = ""
 
     @classmethod
-    def of(cls, cell: Cell, scores: dict, train_images: int, version: int) -> "Denoiser":
-        """What is known of a cell that `evaluate` has scored."""
+    def of(cls, run_key: RunKey, scores: dict, train_images: int, version: int) -> "Denoiser":
+        """What is known of a run that `evaluate` has scored."""
         keys = ("psnr", "ssim", "parameters", "clean_sha256", "noisy_sha256", "weights_sha256")
         return cls(
-            noise=cell.noise, model=cell.model, profile=cell.profile, seed=cell.seed,
+            noise=run_key.noise, model=run_key.model, profile=run_key.profile, seed=run_key.seed,
             train_images=train_images, version=version, **{key: scores[key] for key in keys},
         )  # fmt: skip
 

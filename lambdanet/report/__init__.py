@@ -1,4 +1,4 @@
-"""From the scores of a profile's cells to its tables, figures and page."""
+"""From the scores of a profile's runs to its tables, figures and page."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lambdanet import files, records
-from lambdanet.config import Cell, Config, Run
+from lambdanet.config import Config, Run, RunKey
 from lambdanet.report import runs, tables
 
 # Draws a figure of a report: `draw(write, name, *arguments)`, with a function of `report.figures`.
@@ -34,7 +34,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
     """
     from lambdanet.report import figures, page, studies  # here: who reads a table needs no matplotlib
 
-    known = {run.cell: run for run in config.runs}
+    known = {run.key: run for run in config.runs}
     scored = tables.read_scores(config.table_runs)
     if not scored:
         raise ValueError(
@@ -42,14 +42,14 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
             f"make them with `dvc repro {config.pipeline}` first"
         )
     beside = tables.read_scores(config.ablation_runs)
-    on_sets = {cell: score for cell, score in beside.items() if config.is_document(known[cell])}
+    on_sets = {key: score for key, score in beside.items() if config.is_document(known[key])}
     everything = scored | beside
-    histories = {cell: tables.read_history(known[cell].history) for cell in scored}
+    histories = {key: tables.read_history(known[key].history) for key in scored}
     logged = {
-        cell: records.find_record(known[cell].log, weights_sha256=score["weights_sha256"])
-        for cell, score in everything.items()
+        key: records.find_record(known[key].log, weights_sha256=score["weights_sha256"])
+        for key, score in everything.items()
     }
-    described = _descriptions([known[cell] for cell in everything], everything, logged, folder)
+    described = _descriptions([known[key] for key in everything], everything, logged, folder)
     rows = runs.collect(config, everything, described)
     comparable = runs.is_papers(config)
     table = tables.table2([row for row in rows if not row.study and not row.dataset], comparable=comparable)
@@ -61,14 +61,14 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
         _write_numbers(new, scored, histories, table)
         draw(figures.write_convergence, "convergence", histories)
         draw(figures.write_psnr, "psnr", table)
-        for noise in dict.fromkeys(cell.noise for cell in scored):
-            folders = _of_first_seed([known[cell] for cell in scored if cell.noise == noise])
+        for noise in dict.fromkeys(key.noise for key in scored):
+            folders = _of_first_seed([known[key] for key in scored if key.noise == noise])
             draw(figures.write_panel, f"panel-{noise}", folders)
         of_ablations = {
             # Of some, a report from before they were kept has none.
-            cell: tables.read_history(known[cell].history)
-            for cell in beside
-            if known[cell].history.is_file()
+            key: tables.read_history(known[key].history)
+            for key in beside
+            if known[key].history.is_file()
         }
         asked = runs.questions(config, rows)
         answers = _write_studies(new, draw, asked, rows, of_ablations, benchmarks, comparable=comparable)
@@ -76,8 +76,12 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
         if comparable:
             draw(figures.write_against_authors, "authors", histories, studies.authors_convergence())
         kept = {
-            cell.name: {"scores": score, "log": _in_short(logged[cell]), "description": described.get(cell)}
-            for cell, score in everything.items()
+            key.name: {
+                "scores": score,
+                "log": _in_short(logged[key]),
+                "description": described.get(key),
+            }
+            for key, score in everything.items()
         }
         files.write_json(new / records.TRAININGS, kept)
         page.write_page(
@@ -88,35 +92,35 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
 
 
 def _write_numbers(
-    new: Path, scored: dict[Cell, dict], histories: dict[Cell, pd.DataFrame], table: pd.DataFrame
+    new: Path, scored: dict[RunKey, dict], histories: dict[RunKey, pd.DataFrame], table: pd.DataFrame
 ) -> None:
     """The table and what it is of."""
-    files.write_json(new / "digests.json", {cell.name: tables.digests(s) for cell, s in scored.items()})
-    for cell, score in scored.items():
+    files.write_json(new / "digests.json", {key.name: tables.digests(s) for key, s in scored.items()})
+    for key, score in scored.items():
         # Names and digests would drown the numbers in `dvc metrics show`.
         numbers = {key: value for key, value in score.items() if isinstance(value, int | float)}
         del numbers["seed"]
-        files.write_json(new / "scores" / f"{cell.name}.json", numbers)
-        files.write_text(new / "histories" / f"{cell.name}.csv", histories[cell].to_csv(index=False))
+        files.write_json(new / "scores" / f"{key.name}.json", numbers)
+        files.write_text(new / "histories" / f"{key.name}.csv", histories[key].to_csv(index=False))
     files.write_text(new / "table2.csv", table.to_csv(index=False, float_format="%.6f"))
     files.write_text(new / "table2.md", tables.as_markdown(table))
 
 
 def _descriptions(
-    scored: list[Run], scores: dict[Cell, dict], logged: dict[Cell, dict | None], old: Path
-) -> dict[Cell, dict]:
+    scored: list[Run], scores: dict[RunKey, dict], logged: dict[RunKey, dict | None], old: Path
+) -> dict[RunKey, dict]:
     """How trainings were described when they were made: in their folder, the old report, or their log."""
     path = old / records.TRAININGS
     kept = tables.read_json(path) if path.is_file() else {}
     found = {}
     for run in scored:
-        cell = run.cell
-        before = kept.get(cell.name) or {}
-        if before.get("scores", {}).get("weights_sha256") != scores[cell]["weights_sha256"]:
+        key = run.key
+        before = kept.get(key.name) or {}
+        if before.get("scores", {}).get("weights_sha256") != scores[key]["weights_sha256"]:
             before = {}
         here = tables.read_json(run.description) if run.description.is_file() else None
-        if one := here or before.get("description") or (logged[cell] or {}).get("description"):
-            found[cell] = one
+        if one := here or before.get("description") or (logged[key] or {}).get("description"):
+            found[key] = one
     return found
 
 
@@ -148,7 +152,7 @@ def _write_studies(
     draw: Draw,
     asked: list[runs.Question],
     rows: list[runs.Row],
-    histories: dict[Cell, pd.DataFrame],
+    histories: dict[RunKey, pd.DataFrame],
     benchmarks: Path,
     *,
     comparable: bool,
@@ -170,8 +174,8 @@ def _write_studies(
         if question.name == studies.FOLLOWING and comparable:
             shown["said"] = said + _write_following(new, draw, question, histories)
         answered.append(shown)
-    for cell, history in histories.items():
-        files.write_text(new / "studies" / "histories" / f"{cell.name}.csv", history.to_csv(index=False))
+    for key, history in histories.items():
+        files.write_text(new / "studies" / "histories" / f"{key.name}.csv", history.to_csv(index=False))
     seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
     networks = studies.pareto(rows, seconds)
     if not networks.empty:
@@ -183,7 +187,7 @@ def _write_studies(
 
 
 def _write_following(
-    new: Path, draw: Draw, question: runs.Question, histories: dict[Cell, pd.DataFrame]
+    new: Path, draw: Draw, question: runs.Question, histories: dict[RunKey, pd.DataFrame]
 ) -> list[str]:
     """How a study's losses follow the authors' log: a table, a figure, and what they say."""
     from lambdanet.report import figures, studies
@@ -192,7 +196,7 @@ def _write_following(
     by_entry: dict[str, list[pd.DataFrame]] = {}
     for row in question.rows:
         seeds = {run.seed for run in row.done}
-        own = [h for cell, h in histories.items() if cell.model == row.name and cell.seed in seeds]
+        own = [h for key, h in histories.items() if key.model == row.name and key.seed in seeds]
         by_entry |= {row.name: own} if own else {}
     table, said = studies.following(by_entry, model, noise)
     if said:
@@ -204,7 +208,12 @@ def _write_following(
 
 
 def _write_sets(
-    new: Path, old: Path, draw: Draw, rows: list[runs.Row], found: dict[Cell, dict], known: dict[Cell, Run]
+    new: Path,
+    old: Path,
+    draw: Draw,
+    rows: list[runs.Row],
+    found: dict[RunKey, dict],
+    known: dict[RunKey, Run],
 ) -> list[dict]:
     """What was found on images of their own, for the page: title, text, rows and figures' names.
 
@@ -219,8 +228,8 @@ def _write_sets(
     for name in dict.fromkeys(row.dataset for row in rows if row.dataset):
         # Samples that neither this clone nor git has are no reason to show no numbers.
         names = {row.name for row in rows if row.dataset == name}
-        scored = {cell: score for cell, score in found.items() if cell.model in names}
-        shown_runs = [known[cell] for cell in scored if (known[cell].samples / "levels.csv").is_file()]
+        scored = {key: score for key, score in found.items() if key.model in names}
+        shown_runs = [known[key] for key in scored if (known[key].samples / "levels.csv").is_file()]
         title, text = sets.about(name, rows)
         shown = [f"examples-{name}", f"levels-{name}"]
         if shown_runs:
@@ -240,11 +249,11 @@ def _write_sets(
     return sections
 
 
-def _has_scores(report: Path, scores: dict[Cell, dict]) -> bool:
+def _has_scores(report: Path, scores: dict[RunKey, dict]) -> bool:
     """Whether a report was of these scores."""
     path = report / records.TRAININGS
     kept = tables.read_json(path) if path.is_file() else {}
-    return all(kept.get(cell.name, {}).get("scores") == score for cell, score in scores.items())
+    return all(kept.get(key.name, {}).get("scores") == score for key, score in scores.items())
 
 
 def _examples(config: Config) -> list[str]:
@@ -258,5 +267,5 @@ def _of_first_seed(shown: list[Run]) -> dict[str, Path]:
     """By model, the samples of its run with the first seed, in the order of the runs."""
     found: dict[str, Path] = {}
     for run in shown:
-        found.setdefault(run.cell.model, run.samples)
+        found.setdefault(run.key.model, run.samples)
     return found

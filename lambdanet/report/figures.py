@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.io import imread
 
 from lambdanet import files
-from lambdanet.config import Cell
+from lambdanet.config import RunKey
 from lambdanet.data import photos
 from lambdanet.report.runs import Question
 
@@ -29,17 +29,17 @@ CROP = 96  # pixels of the photograph in a close-up, shown at twice their size
 CORNERS = {"astronaut": (60, 170), "chelsea": (142, 112)}  # top, left of the close-up
 
 
-def write_convergence(path: Path, histories: dict[Cell, pd.DataFrame]) -> None:
+def write_convergence(path: Path, histories: dict[RunKey, pd.DataFrame]) -> None:
     """Training loss and monitored PSNR over the epochs, a column a noise, a colour a model."""
-    noises = list(dict.fromkeys(cell.noise for cell in histories))
-    colours = _colours(cell.model for cell in histories)
+    noises = list(dict.fromkeys(run_key.noise for run_key in histories))
+    colours = _colours(run_key.model for run_key in histories)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.5 * len(noises) + 0.6, 5), layout="constrained")
         axes = figure.subplots(2, len(noises), squeeze=False, sharex=True)
         for (top, bottom), noise in zip(axes.T, noises, strict=True):
-            for cell, history in histories.items():
-                if cell.noise == noise:
-                    style = {"color": colours[cell.model], "label": cell.model, "linewidth": 1.4}
+            for run_key, history in histories.items():
+                if run_key.noise == noise:
+                    style = {"color": colours[run_key.model], "label": run_key.model, "linewidth": 1.4}
                     style |= {"marker": "o", "markersize": 4 if len(history) < 10 else 0}
                     top.plot(history["epoch"], history["loss"], **style)
                     bottom.plot(history["epoch"], history["monitored_psnr"], **style)
@@ -244,33 +244,33 @@ def write_examples(path: Path, folders: dict[str, Path]) -> None:
         _save(path, figure)
 
 
-def write_against_authors(path: Path, histories: dict[Cell, pd.DataFrame], authors: pd.DataFrame) -> bool:
+def write_against_authors(path: Path, histories: dict[RunKey, pd.DataFrame], authors: pd.DataFrame) -> bool:
     """Figure 9: training loss by epoch, ours over what the authors logged; says whether there is anything.
 
     Args:
         path: PNG to write.
-        histories: of the table's cells.
+        histories: of the table's runs.
         authors: of `studies.authors_convergence`.
     """
-    ours = {cell: history for cell, history in histories.items() if len(history) > 1}
+    ours = {run_key: history for run_key, history in histories.items() if len(history) > 1}
     pairs = [
-        (cell, logged)
-        for cell in ours
-        if len(logged := authors[(authors["noise"] == cell.noise) & (authors["model"] == cell.model)])
+        (run_key, logged)
+        for run_key in ours
+        if len(logged := authors[(authors["noise"] == run_key.noise) & (authors["model"] == run_key.model)])
     ]
     if not pairs:
         return False
-    models = list(dict.fromkeys(cell.model for cell, _ in pairs))
-    noises = _colours(cell.noise for cell, _ in pairs)
+    models = list(dict.fromkeys(run_key.model for run_key, _ in pairs))
+    noises = _colours(run_key.noise for run_key, _ in pairs)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(models) + 0.8, 3.6), layout="constrained")
         for axis, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
-            for cell, logged in pairs:
-                if cell.model == model:
-                    colour = noises[cell.noise]
+            for run_key, logged in pairs:
+                if run_key.model == model:
+                    colour = noises[run_key.noise]
                     axis.plot(logged["epoch"], logged["loss"], ":", color=colour, linewidth=1.2)
-                    history = ours[cell]
-                    axis.plot(history["epoch"], history["loss"], color=colour, label=cell.noise)
+                    history = ours[run_key]
+                    axis.plot(history["epoch"], history["loss"], color=colour, label=run_key.noise)
             axis.set(title=model, xlabel="epoch", yscale="log", xscale="log")
             _label_plainly(axis.xaxis)
             _label_plainly(axis.yaxis)

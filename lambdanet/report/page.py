@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from lambdanet import files
-from lambdanet.config import Cell
+from lambdanet.config import RunKey
 from lambdanet.report.findings import findings
 from lambdanet.report.runs import STUDY_NOISE, Row
 from lambdanet.report.studies import AUTHORS_BATCHES
@@ -24,8 +24,8 @@ def write_page(
     path: Path,
     table: pd.DataFrame,
     rows: list[Row],
-    scores: dict[Cell, dict],
-    records: dict[Cell, dict | None],
+    scores: dict[RunKey, dict],
+    records: dict[RunKey, dict | None],
     figures: Path,
     answers: "Answers",
     own: list[dict],
@@ -40,7 +40,7 @@ def write_page(
         path: HTML file.
         table: of `tables.table2`.
         rows: of `runs.collect`.
-        scores: of every cell that was run: of the table, the studies and the sets.
+        scores: of every run that was run: of the table, the studies and the sets.
         records: what each of their trainings left in the logs, or None.
         figures: folder of the PNG files.
         answers: what the studies found.
@@ -99,30 +99,30 @@ def _monitored(rows: list[Row]) -> str:
     )
 
 
-def _provenance(scores: dict[Cell, dict], records: dict[Cell, dict | None]) -> list[dict]:
-    """Group the cells by how they were trained: device, commit and versions."""
+def _provenance(scores: dict[RunKey, dict], records: dict[RunKey, dict | None]) -> list[dict]:
+    """Group the runs by how they were trained: device, commit and versions."""
     groups: dict[tuple, list[str]] = {}
-    for cell in scores:
-        record = records[cell]
+    for run_key in scores:
+        record = records[run_key]
         if record is None:
             how = ("not recorded here: trained elsewhere or restored from a cache", "", "")
         else:
             versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
             how = (record["device"], record["commit"], f"Python {record['python']}, {versions}")
-        groups.setdefault(how, []).append(cell.name)
+        groups.setdefault(how, []).append(run_key.name)
     return [
-        {"device": device, "commit": commit, "versions": versions, "cells": cells}
-        for (device, commit, versions), cells in groups.items()
+        {"device": device, "commit": commit, "versions": versions, "runs": run_keys}
+        for (device, commit, versions), run_keys in groups.items()
     ]
 
 
-def _digests(scores: dict[Cell, dict], sets: set[str]) -> dict[str, str]:
-    """Of the test images, which the cells of a noise share; the cells of `sets` have clean ones too."""
+def _digests(scores: dict[RunKey, dict], sets: set[str]) -> dict[str, str]:
+    """Of the test images, which the runs of a noise share; the runs of `sets` have clean ones too."""
     found = {}
-    for cell, score in scores.items():
-        clean = f"clean test images of {cell.noise}" if cell.noise in sets else "clean test images"
+    for run_key, score in scores.items():
+        clean = f"clean test images of {run_key.noise}" if run_key.noise in sets else "clean test images"
         found[clean] = score["clean_sha256"]
-        found[f"with {cell.noise}"] = score["noisy_sha256"]
+        found[f"with {run_key.noise}"] = score["noisy_sha256"]
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from lambdanet import config as config_module
-from lambdanet.config import Cell, Config
+from lambdanet.config import Config, RunKey
 from lambdanet.report.settings import changed, differing, recipe, structure
 from lambdanet.report.statistics import Sample
 
@@ -152,7 +152,7 @@ def is_papers(config: Config) -> bool:
     return config.download().dataset == "cifar10"
 
 
-def collect(config: Config, scores: dict[Cell, dict], descriptions: dict[Cell, dict]) -> list[Row]:
+def collect(config: Config, scores: dict[RunKey, dict], descriptions: dict[RunKey, dict]) -> list[Row]:
     """All rows of a profile, in the order of Table 2 and of the profile's ablations.
 
     Args:
@@ -162,7 +162,7 @@ def collect(config: Config, scores: dict[Cell, dict], descriptions: dict[Cell, d
     """
     planned: dict[tuple[str, str], list[config_module.Run]] = {}
     for run in config.runs:
-        planned.setdefault((run.cell.noise, run.cell.model), []).append(run)
+        planned.setdefault((run.key.noise, run.key.model), []).append(run)
     rows = []
     for (noise, name), of_row in planned.items():
         entry = config.profile.ablations.get(name)
@@ -177,7 +177,7 @@ def collect(config: Config, scores: dict[Cell, dict], descriptions: dict[Cell, d
                     "images": download.train_images,
                     "noise": of_row[0].noise,
                 },
-                runs=tuple(_run(run, scores.get(run.cell), descriptions.get(run.cell)) for run in of_row),
+                runs=tuple(_run(run, scores.get(run.key), descriptions.get(run.key)) for run in of_row),
                 study=entry.study if entry and not document else "",
                 dataset=entry.study if document else "",
             )
@@ -186,14 +186,14 @@ def collect(config: Config, scores: dict[Cell, dict], descriptions: dict[Cell, d
 
 
 def _run(run: config_module.Run, scores: dict | None, description: dict | None) -> Run:
-    cell, planned, hyperparameters = run.cell, asdict(run.settings), run.model
+    run_key, planned, hyperparameters = run.key, asdict(run.settings), run.model
     if description is None:
-        return Run(seed=cell.seed, training=planned, hyperparameters=hyperparameters, scores=scores)
+        return Run(seed=run_key.seed, training=planned, hyperparameters=hyperparameters, scores=scores)
     used, network = description["training"], description["model"]
     before = recipe(used, {}, network) | structure(network)
     now = recipe(planned, {}, hyperparameters) | structure(hyperparameters)
     return Run(
-        seed=cell.seed, training=used, hyperparameters=network, scores=scores, recorded=True,
+        seed=run_key.seed, training=used, hyperparameters=network, scores=scores, recorded=True,
         outdated=changed(before, now),
     )  # fmt: skip
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from lambdanet.config import Cell
 from lambdanet.config import Run as Planned
+from lambdanet.config import RunKey
 from lambdanet.report.runs import Row, sample
 from lambdanet.report.settings import PAPERS_PARAMETERS
 from lambdanet.report.statistics import mean_interval
 
-# What was measured of a cell, averaged over its seeds.
+# What was measured of a run, averaged over its seeds.
 MEASURES = (
     "psnr", "ssim", "psnr_per_image", "noisy_psnr", "noisy_ssim", "noisy_psnr_per_image",
 )  # fmt: skip
@@ -41,13 +41,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_scores(planned: list[Planned]) -> dict[Cell, dict]:
+def read_scores(planned: list[Planned]) -> dict[RunKey, dict]:
     """The scores of those runs that have them, in their order.
 
     Raises:
         ValueError: a file is no JSON object.
     """
-    return {run.cell: read_json(run.scores) for run in planned if run.scores.is_file()}
+    return {run.key: read_json(run.scores) for run in planned if run.scores.is_file()}
 
 
 def as_rows(table: pd.DataFrame) -> list[dict]:
@@ -115,7 +115,7 @@ def table2(rows: list[Row], *, comparable: bool) -> pd.DataFrame:
             if row.noise == noise
         }
         if len(tests) > 1:
-            raise ValueError(f"the cells of {noise} were scored on different test images; run `dvc repro`")
+            raise ValueError(f"the runs of {noise} were scored on different test images; run `dvc repro`")
     paper = paper_table2()
     table = table.merge(paper if comparable else paper[:0], on=["noise", "model"], how="left")
     table["psnr_difference"] = table["psnr"] - table["paper_psnr"]
@@ -154,8 +154,8 @@ def run_row(run: Planned, *, comparable: bool) -> dict[str, object]:
     Raises:
         ValueError: it was not trained here.
     """
-    cell = run.cell
-    row: dict[str, object] = {"noise": cell.noise, "model": cell.model, "seed": cell.seed}
+    run_key = run.key
+    row: dict[str, object] = {"noise": run_key.noise, "model": run_key.model, "seed": run_key.seed}
     if not run.scores.is_file():
         last = read_history(run.history).iloc[-1]
         shown = {"epochs": int(last["epoch"]), "loss": round(float(last["loss"]), 6)}
@@ -164,7 +164,7 @@ def run_row(run: Planned, *, comparable: bool) -> dict[str, object]:
     row |= {"PSNR (dB)": round(found["psnr"], 2), "SSIM": round(found["ssim"], 3)}
     if comparable:
         paper = paper_table2().set_index(["noise", "model"])[["paper_psnr", "paper_ssim"]]
-        known = paper.loc[place] if (place := (cell.noise, cell.model)) in paper.index else (None, None)
+        known = paper.loc[place] if (place := (run_key.noise, run_key.model)) in paper.index else (None, None)
         row |= dict(zip(("paper", "paper's SSIM"), known, strict=True))
     return row | {
         "noisy input (dB)": round(found["noisy_psnr"], 2),

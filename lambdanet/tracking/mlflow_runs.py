@@ -23,7 +23,7 @@ from urllib.request import url2pathname
 
 import filelock
 
-from lambdanet.config import Cell
+from lambdanet.config import RunKey
 from lambdanet.records import read_records
 
 # Before MLflow is loaded. A dead server must be noticed in seconds, not after the default's 4 minutes.
@@ -72,7 +72,7 @@ class Training:
     """What MLflow shall hold of one training; what is not known is empty.
 
     Attributes:
-        cell: what was trained.
+        run: what was trained.
         description: its model, noise and settings, as in model.json.
         history: rows of the history; `seconds` and `finished` of an epoch where the log has them.
         status: MLflow's: RUNNING, FINISHED, FAILED or KILLED.
@@ -82,7 +82,7 @@ class Training:
         weights_sha256: digest of the weights, once there are any.
     """
 
-    cell: Cell
+    key: RunKey
     description: dict
     history: list[dict]
     status: str = "FINISHED"
@@ -233,8 +233,8 @@ def find_run(client: MlflowClient, experiment: str, **tags: str) -> str | None:
     return found[0].info.run_id if found else None
 
 
-def run_page(cell: Cell) -> str | None:
-    """Where a browser shows the newest run of a cell; None without such a run, or without a server.
+def run_page(run_key: RunKey) -> str | None:
+    """Where a browser shows the newest run of a run; None without such a run, or without a server.
 
     Raises:
         UnreachableError: the server does not answer.
@@ -243,8 +243,8 @@ def run_page(cell: Cell) -> str | None:
         return None
     client = connect()
     with reaching():
-        experiment = experiment_id(client, cell.profile)
-        run_id = find_run(client, experiment, cell=cell.name)
+        experiment = experiment_id(client, run_key.profile)
+        run_id = find_run(client, experiment, run=run_key.name)
     return f"{uri().rstrip('/')}/#/experiments/{experiment}/runs/{run_id}" if run_id else None
 
 
@@ -262,7 +262,7 @@ def log_training(
     Returns:
         The run's id.
     """
-    experiment = experiment_id(client, training.cell.profile)
+    experiment = experiment_id(client, training.key.profile)
     run_id = run_id or _find(client, experiment, training) or _create(client, experiment, training)
     run = client.get_run(run_id)
     if logged is None:
@@ -356,11 +356,14 @@ class Mirror:
             raise
 
     def _log(self, record: dict, status: str) -> None:
-        cell = Cell(*(record[key] for key in ("profile", "noise", "model", "seed")))
+        run_key = RunKey(*(record[key] for key in ("profile", "noise", "model", "seed")))
         digest = record.get("weights_sha256")
         if record["task"] == "evaluate":
             run_id = find_run(
-                self.client, experiment_id(self.client, cell.profile), weights_sha256=digest, cell=cell.name
+                self.client,
+                experiment_id(self.client, run_key.profile),
+                weights_sha256=digest,
+                run=run_key.name,
             )
             if run_id:  # else the training was not tracked, and `publish` logs all of it
                 metrics = _scores(record["scores"]) | _evaluation(record)
@@ -369,7 +372,7 @@ class Mirror:
                 self.client.log_batch(run_id, values)
             return
         training = Training(
-            cell=cell, description=record["description"], history=record["history"], status=status,
+            key=run_key, description=record["description"], history=record["history"], status=status,
             record=record, weights_sha256=digest,
         )  # fmt: skip
         self.run_id = log_training(self.client, training, self.run_id, self.logged)
@@ -388,13 +391,13 @@ class Mirror:
 
 
 def _find(client: MlflowClient, experiment: str, training: Training) -> str | None:
-    cell = training.cell.name
+    run_key = training.key.name
     if training.weights_sha256:
-        found = find_run(client, experiment, weights_sha256=training.weights_sha256, cell=cell)
+        found = find_run(client, experiment, weights_sha256=training.weights_sha256, run=run_key)
         if found:
             return found
     # One that was killed here, and goes on or is made whole now; elsewhere the same may be running.
-    same = {"training_sha256": _identity(training), "workspace": _workspace(), "cell": cell}
+    same = {"training_sha256": _identity(training), "workspace": _workspace(), "run": run_key}
     found = find_run(client, experiment, **same) if same["training_sha256"] else None
     if found and "weights_sha256" not in client.get_run(found).data.tags:
         return found
@@ -405,22 +408,22 @@ def _create(client: MlflowClient, experiment: str, training: Training) -> str:
     tags = {tag.key: tag.value for tag in _tags(training)}
     tags["workspace"] = _workspace()
     started = _started(training.record)
-    return client.create_run(experiment, started, tags, run_name=training.cell.name).info.run_id
+    return client.create_run(experiment, started, tags, run_name=training.key.name).info.run_id
 
 
 def _tags(training: Training) -> list[RunTag]:
-    cell, record = training.cell, training.record
+    run_key, record = training.key, training.record
     tags = {
         "task": "train",
-        "cell": cell.name,
-        "profile": cell.profile,
-        "noise": cell.noise,
-        "model": cell.model,
-        "seed": cell.seed,
+        "run": run_key.name,
+        "profile": run_key.profile,
+        "noise": run_key.noise,
+        "model": run_key.model,
+        "seed": run_key.seed,
         "training_sha256": _identity(training),
         "weights_sha256": training.weights_sha256,
         # None of a training by hand; without a log it is one of DVC's outputs.
-        "stage": record.get("stage", f"train@{cell.name}"),
+        "stage": record.get("stage", f"train@{run_key.name}"),
         "device": record.get("device"),
         "commit": record.get("commit"),
         "mlflow.source.git.commit": record.get("commit"),
@@ -490,14 +493,14 @@ def _evaluation(record: dict) -> dict[str, float]:
 
 def _inputs(training: Training) -> list[DatasetInput]:
     """The images: of training from the log, of testing from there or from the scores."""
-    cell, data = training.cell, training.record.get("data", {})
+    run_key, data = training.key, training.record.get("data", {})
     data = data if "test" in data else data | {"test": training.scores} if training.scores else data
     inputs = []
     for split, context in (("train", "training"), ("test", "testing")):
-        for kind, noise in (("clean", "clean"), ("noisy", cell.noise)):
+        for kind, noise in (("clean", "clean"), ("noisy", run_key.noise)):
             if digest := data.get(split, {}).get(f"{kind}_sha256"):
                 # Scores alone do not say which data set they are of.
-                folder = data[split].get(kind, f"runs/{cell.profile}/data/{noise}")
+                folder = data[split].get(kind, f"runs/{run_key.profile}/data/{noise}")
                 dataset = Dataset(
                     name=f"{folder.removeprefix('runs/').replace('/data/', '/')}/{split}",
                     digest=digest[:36],  # all that MLflow takes

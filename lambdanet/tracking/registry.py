@@ -147,22 +147,22 @@ def register(
     Raises:
         ValueError: the network cannot be traced for every size, or its name is an alias.
     """
-    cell = training.cell
-    if cell.model in RESERVED:
-        raise ValueError(f"a model cannot be named {cell.model}: it is an alias of the registry")
-    name = PREFIX + cell.noise
-    _make_registered_model(client, name, _about(cell.noise))
+    key = training.key
+    if key.model in RESERVED:
+        raise ValueError(f"a model cannot be named {key.model}: it is an alias of the registry")
+    name = PREFIX + key.noise
+    _make_registered_model(client, name, _about(key.noise))
     scores = training.scores
     versions = _versions(client, name)
     known = _find(versions, training.weights_sha256)
     logged = training.record.get("data", {}).get("train", {}).get("images")
     if known and not logged:  # today's params.yaml must not rewrite how many images it was trained on
         train_images = int(known.tags["train_images"])
-    ours = Denoiser.of(cell, scores, train_images, int(known.version) if known else 0)
+    ours = Denoiser.of(key, scores, train_images, int(known.version) if known else 0)
     tags = {key: str(getattr(ours, key)) for key in (*NUMBERS, *TEXTS)}
     tags |= {"commit": training.record["commit"]} if "commit" in training.record else {}
     description = (
-        f"{cell.model} for {cell.noise}, trained at the scale `{cell.profile}` on {train_images:,} images: "
+        f"{key.model} for {key.noise}, trained at the scale `{key.profile}` on {train_images:,} images: "
         f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f} on {scores['images']:,} test images "
         f"(noisy: {scores['noisy_psnr']:.2f} dB), {scores['parameters']:,} parameters."
         f"\n\n{export.CONTRACT}"
@@ -178,7 +178,12 @@ def register(
         return None
     folder = builder.build(weights)  # first: what fails here leaves nothing in MLflow
     model = client.create_logged_model(
-        experiment_id(client, cell.profile), cell.name, run_id, tags, {"model": cell.model}, "denoiser"
+        experiment_id(client, key.profile),
+        key.name,
+        run_id,
+        tags,
+        {"model": key.model},
+        "denoiser",
     )
     _log_model(client, folder, run_id, model.model_id)
     client.finalize_logged_model(model.model_id, "READY")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lambdanet import files
-from lambdanet.config import Cell, Config, Run
+from lambdanet.config import Config, Run, RunKey
 from lambdanet.inference.catalogue import Denoiser
 from lambdanet.models import create_model, read_description
 from lambdanet.records import find_record
@@ -81,7 +81,7 @@ def from_outputs(config: Config) -> list[Trained]:
     for run in config.runs:
         if run.weights.is_file() and run.scores.is_file():
             history = read_history(run.history)
-            registered = run.cell.model in config.models or config.is_document(run)
+            registered = run.key.model in config.models or config.is_document(run)
             scores = read_json(run.scores)
             found.append(_trained(run.weights, history, scores, run, registered=registered))
     return found
@@ -99,7 +99,7 @@ def from_committed(weights: Path, results: Path, config: Config | None = None) -
         ValueError: a file is missing, cannot be read, or scores are of other weights.
     """
     found = []
-    runs = {run.cell.name: run for run in config.table_runs} if config else {}
+    runs = {run.key.name: run for run in config.table_runs} if config else {}
     for name, digests in read_json(results / "digests.json").items():
         if config and name not in runs:
             continue  # params.yaml has other models now
@@ -113,7 +113,7 @@ def from_committed(weights: Path, results: Path, config: Config | None = None) -
 def catalogue(trained: list[Trained]) -> dict[Denoiser, Path]:
     """The same trainings as denoisers to choose from, with their weights files."""
     return {
-        Denoiser.of(one.training.cell, one.training.scores, one.train_images, version): one.weights
+        Denoiser.of(one.training.key, one.training.scores, one.train_images, version): one.weights
         for version, one in enumerate(trained, 1)
     }
 
@@ -132,11 +132,11 @@ def publish(trained: list[Trained], profile: str, results: Path | None) -> Publi
     """
     done, errors = Published(), []
     client = mlflow_runs.connect()
-    noises = dict.fromkeys(one.training.cell.noise for one in trained if one.registered)
+    noises = dict.fromkeys(one.training.key.noise for one in trained if one.registered)
     with tempfile.TemporaryDirectory() as temporary:
         builder = registry.Builder(Path(temporary))
         for one in trained:
-            name = one.training.cell.name
+            name = one.training.key.name
             with mlflow_runs.reaching():  # each by itself: a training that ends now may want to say so
                 run_id = mlflow_runs.log_training(client, one.training)
                 done.runs.append(name)
@@ -179,7 +179,7 @@ def _images(one: Trained) -> int:
 
 def write_receipt(path: Path, trained: list[Trained], why: str = "") -> None:
     """Say which weights were published, or `why` none; the same weights always give the same bytes."""
-    registered = {one.training.cell.name: one.training.weights_sha256 for one in trained}
+    registered = {one.training.key.name: one.training.weights_sha256 for one in trained}
     files.write_json(path, {"registered": registered} | ({"why": why} if why else {}))
 
 
@@ -191,7 +191,7 @@ def _trained(
     if digest != scores.get("weights_sha256"):
         raise ValueError(f"{weights} is not what was scored; run `dvc repro`")
     try:
-        cell = Cell(**description["cell"])
+        run_key = RunKey(**description["cell"])
     except (KeyError, TypeError):
         raise ValueError(f"{weights} does not say which noise and model it is of") from None
     logs = (run.log, run.log.with_suffix(".evaluate.json")) if run else ()
@@ -199,7 +199,7 @@ def _trained(
     times = {row["epoch"]: row for row in record.get("history", [])}
     rows = history.to_dict("records")
     training = Training(
-        cell=cell,
+        key=run_key,
         description=description,
         history=[times.get(row["epoch"], {}) | row for row in rows],
         record=record,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 
 from lambdanet import backends, devices, files, provenance
-from lambdanet.config import Cell, Run, Training
+from lambdanet.config import Run, RunKey, Training
 from lambdanet.data.arrays import SPLITS, digest, load_images
 from lambdanet.models import save_weights
 from lambdanet.training import checkpoint
@@ -41,12 +41,12 @@ def train_run(
     pairs = {split: Pairs(load_images(run.clean, split), load_images(run.noisy, split)) for split in SPLITS}
     with files.sole_writer(run.checkpoints / "lock"):
         files.discard_parts(run.folder)
-        description = describe(run.cell, run.model, run.noise, run.settings)
+        description = describe(run.key, run.model, run.noise, run.settings)
         record = provenance.Log(
             run.log,
             where,
             task="train",
-            **asdict(run.cell),
+            **asdict(run.key),
             stage=provenance.stage(),
             description=description,
             data={split: _data(run, pairs[split]) for split in SPLITS},
@@ -62,7 +62,7 @@ def train_run(
         with devices.memory_errors_in_one_line(where, smaller):
             model, history = train(
                 run.model, run.noise, run.settings, pairs["train"], _middle(pairs["test"]),
-                seed=run.cell.seed, device=where, checkpoints=run.checkpoints, label=run.cell.name,
+                seed=run.key.seed, device=where, checkpoints=run.checkpoints, label=run.key.name,
                 on_epoch=on_epoch,
             )  # fmt: skip
         with files.new_folder(run.folder) as new:
@@ -84,10 +84,10 @@ def discard_checkpoints(runs: Iterable[Run]) -> None:
         checkpoint.discard(run.checkpoints)
 
 
-def describe(cell: Cell, model_config: dict, noise_config: dict, settings: Training) -> dict:
+def describe(run_key: RunKey, model_config: dict, noise_config: dict, settings: Training) -> dict:
     """What stands in model.json, and in the header of the weights."""
     return {
-        "cell": asdict(cell),
+        "cell": asdict(run_key),
         "model": model_config,
         "noise": noise_config,
         "training": settings.described(),

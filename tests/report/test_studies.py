@@ -226,9 +226,9 @@ def test_study_figures_change_with_the_scores(tmp_path, axes):
 def test_figure_9_is_of_cells_that_the_authors_logged(tmp_path):
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.02, 0.01]})
     authors, path = studies.authors_convergence(), tmp_path / "figure.png"
-    known_cell = config.Cell("paper", "gaussian-01", "lambdanet", 0)
-    other = dataclasses.replace(known_cell, noise="gaussian-03", model="autoencoder")
+    known_key = config.RunKey("paper", "gaussian-01", "lambdanet", 0)
+    other = dataclasses.replace(known_key, noise="gaussian-03", model="autoencoder")
     assert not figures.write_against_authors(path, {other: history}, authors)
     assert not path.exists()
-    assert figures.write_against_authors(path, {known_cell: history, other: history}, authors)
+    assert figures.write_against_authors(path, {known_key: history, other: history}, authors)
     assert picture(path).std() > 1

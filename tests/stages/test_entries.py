@@ -345,7 +345,7 @@ def test_an_interrupted_ablation_keeps_the_seeds_that_were_done(stage, project, 
     real, trained = experiment.train_run, []
 
     def fails_at_the_second(run, **words):
-        if run.cell.seed:
+        if run.key.seed:
             raise ValueError("killed")
         real(run, **words)
 

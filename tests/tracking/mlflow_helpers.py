@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lambdanet import files
-from lambdanet.config import Cell
+from lambdanet.config import RunKey
 from lambdanet.models import count_parameters, create_model, save_weights
 from lambdanet.tracking import mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
@@ -96,20 +96,20 @@ def rows(epochs, images=None):
     return [row | time for row, time in zip(found, times, strict=True)] if images else found
 
 
-def description(cell, config):
+def description(run_key, config):
     how = helpers.TRAIN | {"epochs": 3}
-    names = {"profile": cell.profile, "noise": cell.noise, "model": cell.model, "seed": cell.seed}
-    return {"cell": names, "model": config, "noise": NOISES[cell.noise], "training": how}
+    names = {"profile": run_key.profile, "noise": run_key.noise, "model": run_key.model, "seed": run_key.seed}
+    return {"cell": names, "model": config, "noise": NOISES[run_key.noise], "training": how}
 
 
 def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=None, seed=0, **scores):
     """A network with weights of its own for every `seed`, and made-up scores, as `publish` takes it."""
-    cell = Cell(profile, noise, model, 0)
+    run_key = RunKey(profile, noise, model, 0)
     config = config or NETWORKS[model]
     torch.manual_seed(seed)
     network = create_model(**config)
-    weights = folder / f"{profile}-{cell.name}-{seed}.safetensors"
-    save_weights(weights, network, description(cell, config))
+    weights = folder / f"{profile}-{run_key.name}-{seed}.safetensors"
+    save_weights(weights, network, description(run_key, config))
     digest = files.sha256(weights)
     scores = {
         "psnr": 24.0, "ssim": 0.75, "psnr_per_image": 24.1,
@@ -118,8 +118,8 @@ def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=N
         "clean_sha256": CLEAN, "noisy_sha256": NOISY, "weights_sha256": digest,
     } | scores  # fmt: skip
     training = Training(
-        cell=cell,
-        description=description(cell, config),
+        key=run_key,
+        description=description(run_key, config),
         history=rows(3),
         scores=scores,
         weights_sha256=digest,

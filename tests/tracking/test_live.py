@@ -16,14 +16,14 @@ import pytest
 import requests
 
 from lambdanet import config, files
-from lambdanet.config import Cell
+from lambdanet.config import RunKey
 from lambdanet.tracking import live, mlflow_runs, sync
 from lambdanet.tracking.mlflow_runs import EPOCH_METRICS
 
 pytestmark = mlflow_helpers.WARNINGS
 
 EPOCHS = 4
-CELL = Cell("tiny", "gaussian-01", "dncnn", 0)
+RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
 LOG, TRAINED = "runs/tiny/logs/gaussian-01/dncnn-0.json", "runs/tiny/models/gaussian-01/dncnn-0"
 WORDS = helpers.train_words("dncnn")
 PROFILE = helpers.changed(helpers.PROFILE, ["train", "dncnn", "epochs"], EPOCHS)
@@ -84,7 +84,7 @@ def start(folder, uri=None, gate="", code=CODE, **environment):
 def finish(process):
     out, err = process.communicate(timeout=helpers.PATIENCE)
     assert out == ""
-    return process.returncode, [line for line in err.splitlines() if not line.startswith(CELL.name)]
+    return process.returncode, [line for line in err.splitlines() if not line.startswith(RUN_KEY.name)]
 
 
 def query(folder, sql):
@@ -193,7 +193,7 @@ def test_a_deleted_experiment_costs_one_line(project, monkeypatch):
     client = mlflow_runs.connect()
     client.delete_experiment(mlflow_runs.experiment_id(client, "tiny"))
     record = {"task": "train", "profile": "tiny", "noise": "gaussian-01", "model": "dncnn", "seed": 0}
-    record |= {"description": mlflow_helpers.description(CELL, helpers.DNCNN), "history": []}
+    record |= {"description": mlflow_helpers.description(RUN_KEY, helpers.DNCNN), "history": []}
     files.write_json(project / "log.json", [record])
     done = subprocess.run(
         [sys.executable, "-m", "lambdanet.tracking.follower", "log.json"],
@@ -352,5 +352,5 @@ def test_a_training_from_the_command_line_is_followed_too(project):
     assert statuses(project) == ["FINISHED"]
     assert steps(project) == list(range(1, EPOCHS + 1))
     tags = dict(query(project, "select key, value from tags"))
-    assert tags["cell"] == CELL.name
+    assert tags["run"] == RUN_KEY.name
     assert "stage" not in tags  # it was none of DVC's

@@ -14,14 +14,14 @@ import mlflow_helpers
 import pytest
 
 from lambdanet import files
-from lambdanet.config import Cell
+from lambdanet.config import RunKey
 from lambdanet.tracking import mlflow_runs
 from lambdanet.tracking.mlflow_runs import Training, UnreachableError, log_summary, log_training
 
 pytestmark = mlflow_helpers.WARNINGS
 
-CELL = Cell("tiny", "gaussian-01", "dncnn", 0)
-DESCRIPTION = mlflow_helpers.description(CELL, helpers.DNCNN)
+RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
+DESCRIPTION = mlflow_helpers.description(RUN_KEY, helpers.DNCNN)
 RECORD = {
     "device": "a machine",
     "seconds": 9.5,
@@ -42,7 +42,7 @@ def of(epochs, status="RUNNING", **changes):
     """The training as it stands after so many epochs."""
     finished = status == "FINISHED"
     training = Training(
-        cell=CELL,
+        key=RUN_KEY,
         description=DESCRIPTION,
         history=mlflow_helpers.rows(epochs, images=32),
         status=status,
@@ -75,7 +75,7 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     expected |= {f"training.{key}": str(value) for key, value in (helpers.TRAIN | {"epochs": 3}).items()}
     assert run.data.params == expected
     tags = {
-        "task": "train", "cell": "gaussian-01-dncnn-0", "profile": "tiny", "noise": "gaussian-01",
+        "task": "train", "run": "gaussian-01-dncnn-0", "profile": "tiny", "noise": "gaussian-01",
         "model": "dncnn", "seed": "0", "weights_sha256": "e" * 64, "stage": RECORD["stage"],
         "device": "a machine", "commit": "0123456789ab", "mlflow.source.git.commit": "0123456789ab",
     }  # fmt: skip
@@ -317,9 +317,9 @@ def test_a_deleted_experiment_is_one_line_that_says_what_to_do(client):
 def test_a_mirror_logs_the_machines_load_while_it_is_asked_to(client, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
-    cell = dataclasses.asdict(CELL)
+    named = dataclasses.asdict(RUN_KEY)
     record = (
-        RECORD | cell | {"task": "train", "description": DESCRIPTION, "history": mlflow_helpers.rows(2, 32)}
+        RECORD | named | {"task": "train", "description": DESCRIPTION, "history": mlflow_helpers.rows(2, 32)}
     )
     mirror = mlflow_runs.Mirror(tmp_path / "log.json")
     files.write_json(mirror.log, [record])
@@ -396,7 +396,7 @@ sys.path.insert(0, sys.argv[1])
 import mlflow.store.tracking.sqlalchemy_store
 import test_tracking
 from lambdanet import tracking
-from lambdanet.config import Cell
+from lambdanet.config import Run
 
 reading, writing = os.pipe()
 children = []
@@ -404,12 +404,12 @@ for number in range(8):
     if not (child := os.fork()):
         os.close(writing)
         os.read(reading, 1)  # until all are there
-        cell = Cell("tiny", "gaussian-01", f"model-{number}", 0)
+        run = Run("tiny", "gaussian-01", f"model-{number}", 0)
         client = tracking.connect()
         run_id, logged = None, {}
         for epochs in range(1, 6):
             with tracking.reaching():
-                training = test_tracking.of(epochs, "FINISHED" if epochs == 5 else "RUNNING", cell=cell,
+                training = test_tracking.of(epochs, "FINISHED" if epochs == 5 else "RUNNING", run=run,
                                             weights_sha256=f"{number:064}" if epochs == 5 else None)
                 run_id = tracking.log_training(client, training, run_id, logged)
         os._exit(0)

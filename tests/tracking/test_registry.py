@@ -75,21 +75,21 @@ def test_every_network_becomes_a_version_with_what_is_known_of_it(client, tmp_pa
     model = client.get_registered_model(NAME)
     assert RULE in model.description
     assert export.CONTRACT in model.description
-    runs = {run.data.tags["cell"]: run for run in mlflow_helpers.runs(client)}
+    runs = {run.data.tags["run"]: run for run in mlflow_helpers.runs(client)}
     for one, version in zip(ones, made, strict=True):
         training, scores = one.training, one.training.scores
         found = client.get_model_version(NAME, version.version)
         assert found.tags == {
-            "noise": "gaussian-01", "model": training.cell.model, "profile": "tiny", "seed": "0",
+            "noise": "gaussian-01", "model": training.key.model, "profile": "tiny", "seed": "0",
             "psnr": "24.0", "ssim": "0.75", "parameters": str(scores["parameters"]), "train_images": "32",
             "clean_sha256": "c" * 64, "noisy_sha256": "d" * 64, "weights_sha256": training.weights_sha256,
         }  # fmt: skip
         assert found.description == (
-            f"{training.cell.model} for gaussian-01, trained at the scale `tiny` on 32 images: "
+            f"{training.key.model} for gaussian-01, trained at the scale `tiny` on 32 images: "
             "PSNR 24.00 dB, SSIM 0.750 on 8 test images (noisy: 20.00 dB), "
             f"{scores['parameters']:,} parameters.\n\n{export.CONTRACT}"
         )
-        run = runs[training.cell.name]
+        run = runs[training.key.name]
         assert found.run_id == run.info.run_id
         (output,) = run.outputs.model_outputs
         assert found.source == f"models:/{output.model_id}"

@@ -35,20 +35,23 @@ def log_of(one, epochs=3):
 
 
 def write_outputs(folder, ones, logged=()):
-    """Trainings as DVC's stages leave them, with logs of those cells."""
+    """Trainings as DVC's stages leave them, with logs of those runs."""
     for one in ones:
-        cell = one.training.cell
-        place = f"{cell.noise}/{cell.model}-{cell.seed}"
-        output = folder / "runs" / cell.profile / "models" / place
+        run_key = one.training.key
+        place = f"{run_key.noise}/{run_key.model}-{run_key.seed}"
+        output = folder / "runs" / run_key.profile / "models" / place
         output.mkdir(parents=True, exist_ok=True)
         shutil.copy(one.weights, output / "weights.safetensors")
         files.write_csv(output / "history.csv", one.training.history)
-        scores = dataclasses.asdict(cell) | one.training.scores
-        files.write_json(folder / "runs" / cell.profile / "scores" / f"{place}.json", scores)
-        if cell.name in logged:
-            files.write_json(folder / "runs" / cell.profile / "logs" / f"{place}.json", [log_of(one)])
+        scores = dataclasses.asdict(run_key) | one.training.scores
+        files.write_json(folder / "runs" / run_key.profile / "scores" / f"{place}.json", scores)
+        if run_key.name in logged:
+            logs = folder / "runs" / run_key.profile / "logs"
+            files.write_json(logs / f"{place}.json", [log_of(one)])
             evaluation = {"inference_seconds_per_image": 0.002, "weights_sha256": one.training.weights_sha256}
-            files.write_json(folder / "runs" / cell.profile / "logs" / f"{place}.evaluate.json", [evaluation])
+            files.write_json(
+                folder / "runs" / run_key.profile / "logs" / f"{place}.evaluate.json", [evaluation]
+            )
 
 
 def write_committed(folder, ones, profile="tiny"):
@@ -57,7 +60,7 @@ def write_committed(folder, ones, profile="tiny"):
     weights.mkdir(parents=True)
     digests = {}
     for one in ones:
-        name, scores = one.training.cell.name, one.training.scores
+        name, scores = one.training.key.name, one.training.scores
         shutil.copy(one.weights, weights / f"{name}.safetensors")
         files.write_csv(results / "histories" / f"{name}.csv", one.training.history)
         numbers = {key: value for key, value in scores.items() if not isinstance(value, str)}
@@ -86,7 +89,7 @@ def outputs(folder):
         found = sync.from_outputs(config.load("profile.yaml"))
     order = list(PSNR)
     found = [dataclasses.replace(one, weights=folder / one.weights) for one in found]
-    return sorted(found, key=lambda one: order.index(one.training.cell.model))
+    return sorted(found, key=lambda one: order.index(one.training.key.model))
 
 
 @pytest.fixture
@@ -135,7 +138,7 @@ def test_outputs_are_read_with_their_logs(project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     (project / "runs/tiny/scores/gaussian-01/lambdanet-0.json").unlink()  # trained, not scored
     autoencoder, dncnn = outputs(project)
-    assert [one.training.cell.model for one in (autoencoder, dncnn)] == ["autoencoder", "dncnn"]
+    assert [one.training.key.model for one in (autoencoder, dncnn)] == ["autoencoder", "dncnn"]
     assert autoencoder.training.history == mlflow_helpers.rows(3)
     assert (autoencoder.training.record, autoencoder.training.evaluation) == ({}, {})
     assert dncnn.training.history == mlflow_helpers.rows(3, images=32)
@@ -151,7 +154,7 @@ def test_a_log_of_other_weights_is_not_used(project, grid):
     path = project / "runs/tiny/logs/gaussian-01/dncnn-0.json"
     record = json.loads(path.read_text())[0] | {"weights_sha256": "0" * 64}
     files.write_json(path, [record])
-    (dncnn,) = (one for one in outputs(project) if one.training.cell.model == "dncnn")
+    (dncnn,) = (one for one in outputs(project) if one.training.key.model == "dncnn")
     assert dncnn.training.record == {}
     assert dncnn.training.history == mlflow_helpers.rows(3)
 
@@ -177,8 +180,8 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     trained, results = outputs(project), write_summary(project)
     done = sync.publish(trained, "tiny", results)
-    cells = [f"gaussian-01-{model}-0" for model in PSNR]
-    assert done.runs == cells
+    run_keys = [f"gaussian-01-{model}-0" for model in PSNR]
+    assert done.runs == run_keys
     assert done.versions == [f"denoiser-gaussian-01 version {n}" for n in (1, 2, 3)]
     assert set(done.aliases) == {
         "denoiser-gaussian-01@champion -> version 2: dncnn, tiny, 25.00 dB",
@@ -194,7 +197,7 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
     assert text[-1].startswith("not restored: times, memory, device and training images' digests of 2 of 3 ")
 
     runs, versions = before = state(client)
-    assert set(runs) == {*cells, "table2-tiny"}
+    assert set(runs) == {*run_keys, "table2-tiny"}
     assert [one.version for one, _ in versions] == [1, 2, 3]
     status, _, tags, histories, inputs = runs["gaussian-01-dncnn-0"]
     assert (status, tags["device"]) == ("FINISHED", "a machine")
@@ -202,12 +205,12 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
     assert histories["inference_seconds_per_image"][0][1] == 0.002
     assert ("tiny/clean/train", "a" * 36) in inputs
     again = sync.publish(outputs(project), "tiny", results)
-    assert (again.runs, again.versions, again.aliases, again.summary) == (cells, [], [], False)
+    assert (again.runs, again.versions, again.aliases, again.summary) == (run_keys, [], [], False)
     assert state(client) == before
 
 
 def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypatch):
-    write_outputs(project, grid[:2], logged=[one.training.cell.name for one in grid])
+    write_outputs(project, grid[:2], logged=[one.training.key.name for one in grid])
     results = write_summary(project)
     sync.publish(outputs(project), "tiny", results)
     before = state(client)
@@ -219,8 +222,8 @@ def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypa
     restored = mlflow_runs.connect()
     after = state(restored)
     assert after[0].keys() == before[0].keys()
-    for cell in ("gaussian-01-dncnn-0", "gaussian-01-autoencoder-0"):
-        assert after[0][cell] == before[0][cell], cell
+    for run_key in ("gaussian-01-dncnn-0", "gaussian-01-autoencoder-0"):
+        assert after[0][run_key] == before[0][run_key], run_key
     assert after[1] == before[1]
     for denoiser, _ in after[1]:
         assert registry.fetch(restored, denoiser, project / f"fetched-{denoiser.version}").is_file()
@@ -262,12 +265,12 @@ def test_the_committed_weights_of_the_project_can_be_published(client, project):
     everything = sync.from_committed(weights, results, loaded(helpers.ROOT))
     scored = json.loads((results / "digests.json").read_text())
     scored.pop("gaussian-01-skip-autoencoder-0", None)  # no longer of the table
-    assert {one.training.cell.name for one in everything} == set(scored)
+    assert {one.training.key.name for one in everything} == set(scored)
     assert {one.training.weights_sha256 for one in everything} == {one["weights"] for one in scored.values()}
     small = [
         one
         for one in everything
-        if (one.training.cell.noise, one.training.cell.model)
+        if (one.training.key.noise, one.training.key.model)
         in {
             ("gaussian-01", "autoencoder"),
             ("gaussian-01", "lambdanet-u4-m7"),
@@ -282,9 +285,9 @@ def test_the_committed_weights_of_the_project_can_be_published(client, project):
         (one.noise, one.model): (one.psnr, one.train_images, aliases)
         for one, aliases in registry.denoisers(client)
     } == {
-        (one.training.cell.noise, one.training.cell.model): (one.training.scores["psnr"], 50_000, names)
+        (one.training.key.noise, one.training.key.model): (one.training.scores["psnr"], 50_000, names)
         for one, names in zip(
-            sorted(small, key=lambda one: (one.training.cell.noise, one.training.cell.model)),
+            sorted(small, key=lambda one: (one.training.key.noise, one.training.key.model)),
             [
                 ("autoencoder",),
                 ("champion", "compact", "lambdanet-u4-m7"),
@@ -294,12 +297,12 @@ def test_the_committed_weights_of_the_project_can_be_published(client, project):
         )
     }
     histories = {
-        run.data.tags["cell"]: mlflow_helpers.histories(client, run.info.run_id)
+        run.data.tags["run"]: mlflow_helpers.histories(client, run.info.run_id)
         for run in mlflow_helpers.runs(client, "paper")
         if run.data.tags["task"] == "train"
     }
     for one in small:
-        losses = histories[one.training.cell.name]["loss"]
+        losses = histories[one.training.key.name]["loss"]
         assert [(step, value) for step, value, _ in losses] == [
             (row["epoch"], row["loss"]) for row in one.training.history
         ]
@@ -312,7 +315,7 @@ def test_a_receipt_has_the_same_bytes_each_time(project, grid):
         sync.write_receipt(project / "receipts" / name, outputs(project))
     first = (project / "receipts/a.json").read_bytes()
     assert first == (project / "receipts/b.json").read_bytes()
-    digests = {one.training.cell.name: one.training.weights_sha256 for one in grid}
+    digests = {one.training.key.name: one.training.weights_sha256 for one in grid}
     assert json.loads(first) == {"registered": digests}
 
 
@@ -393,7 +396,7 @@ def test_register_without_a_server_warns_and_does_not_fail_the_reproduction(
     for name in ("table2.md", "table2.csv", "report.html"):
         (project / "results/tiny" / name).write_text("x")
     assert stage("register", ["profile.yaml"], project)[0] == 0
-    digests = {one.training.cell.name: one.training.weights_sha256 for one in grid}
+    digests = {one.training.key.name: one.training.weights_sha256 for one in grid}
     assert json.loads(receipt.read_text()) == {"registered": digests}
 
 
