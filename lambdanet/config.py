@@ -470,7 +470,7 @@ def _seed(value: str | int) -> int:
     return int(value)
 
 
-# Where pydantic's words are about Python, not about YAML.
+# Where pydantic's words are about Python, not about YAML, or long.
 _RULES = {
     "string_pattern_mismatch": "be lower-case letters, digits and single dashes",
     "tuple_type": "be a list",
@@ -490,6 +490,7 @@ def _one_line(error: ValidationError, where: str) -> str:
     if first["type"] == "value_error":
         return f"{key}: {first['ctx']['error']}"
     rule = _RULES.get(first["type"]) or first["msg"].partition(" should ")[2]
+    rule = rule.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     return f"{key or 'the file'} is {first['input']!r}, must {rule}"
 
 

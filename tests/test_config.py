@@ -254,7 +254,7 @@ BAD = [
     (("seeds",), [0, 1, 0], "seeds: 0 stands there twice"),
     (("seeds",), 0, "seeds is 0, must be a list"),
     (("seeds",), [], "seeds is [], must have at least 1 item"),
-    (("seeds",), [-1], "seeds.0 is -1, must be greater than or equal to 0"),
+    (("seeds",), [-1], "seeds.0 is -1, must be at least 0"),
     (("seeds",), [True], "seeds.0 is True, must be a valid integer"),
     *(
         (("ablations", name), ENTRY, f"ablations.{name} is {name!r}, {LETTERS}")

@@ -99,7 +99,7 @@ def test_process_ends_with_status_1_and_one_line(project):
 @pytest.mark.parametrize("name", WORDS)
 def test_bad_settings_are_named(name, refused, project):
     helpers.write_config(project, profile=changed(PROFILE, ("train", "dncnn", "decay"), 2))
-    assert refused(name) == "profile.yaml: train.dncnn.decay is 2, must be less than or equal to 1"
+    assert refused(name) == "profile.yaml: train.dncnn.decay is 2, must be at most 1"
 
 
 def test_unknown_names_list_the_known(refused):
