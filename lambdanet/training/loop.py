@@ -211,7 +211,7 @@ def _key(
     where = [device.type, backends.of_training(name, device.type), torch.__version__]
     configs = [model_config, noise_config, asdict(settings), seed, where]
     digest.update(json.dumps(configs, sort_keys=True).encode())
-    code = [inspect.getsource(module) for module in (sys.modules[__name__], noises)]
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], optimizers, noises)]
     digest.update("".join([*code, models.source(name), backends.source()]).encode())
     for images in (train_pairs.clean, train_pairs.noisy, test_pairs.clean, test_pairs.noisy):
         digest.update(np.ascontiguousarray(images))
