@@ -1,6 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+# What a run of these profiles records stays on this machine; DVC takes no lock file that git ignores, and
+# `dvc exp run` drops this mark.
+UNSEEN := git update-index --skip-worktree sample/dvc.lock quick/dvc.lock
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 help:               ## list the commands
@@ -9,11 +12,11 @@ help:               ## list the commands
 setup: $(READY)     ## only the environment, in .venv
 
 repro: $(READY)     ## run the pipeline of the profile sample and print its table
-	@lambdanet check
+	@lambdanet check && $(UNSEEN)
 	@python -m pipelines reproduce --profile sample; status=$$?; lambdanet show --profile sample; exit $$status
 
 reproduce: $(READY) ## another profile: make reproduce PROFILE=quick JOBS=2; without PROFILE the paper's
-	@lambdanet check
+	@lambdanet check && $(UNSEEN)
 	python -m pipelines reproduce --profile $(or $(PROFILE),paper) $(if $(JOBS),--jobs $(JOBS))
 	@lambdanet show --profile $(or $(PROFILE),paper)
 
@@ -44,8 +47,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "installing the locked packages, 6.4 GB"
 	$(VENV)/bin/pip install -q --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
-	@# what a run of these profiles records stays on this machine; DVC takes no lock file that git ignores
-	@git update-index --skip-worktree sample/dvc.lock quick/dvc.lock
+	@$(UNSEEN)
 	@touch $@
 
 .PHONY: help setup repro reproduce test test-slow up down ui lock

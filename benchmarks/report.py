@@ -17,7 +17,7 @@ import click
 from benchmarks import baselines, data, gpu, growth, measuring, networks, photographs, sizes, tables
 from benchmarks.tables import Measure, Table
 from lambdanet import files
-from lambdanet.provenance import commit
+from lambdanet.run_log import commit
 
 PARTS: dict[str, Measure] = {
     "networks": networks.measure,

@@ -1,10 +1,7 @@
 """Whether params.yaml and the profiles can be run: every key, noise and model, and the images' folders."""
 
-import contextlib
-from collections.abc import Iterator
-
 from lambdanet import config
-from lambdanet.config import PARAMS, Config
+from lambdanet.config import PARAMS, Config, within
 
 
 def check(names: list[str] | None = None) -> list[str]:
@@ -19,50 +16,30 @@ def check(names: list[str] | None = None) -> list[str]:
     found = config.profiles()
     if not found:
         raise ValueError(f"{config.PROFILE} is missing; run this in the project's folder")
-    files = [config.find(name) for name in names] if names else found.values()
-    loaded = {file: config.load(file) for file in files}
-    for file, one in loaded.items():
-        _check_images(one, str(file))
-    _make_all(loaded.values())
+    loaded = {file: config.load(file) for file in map(config.find, names or found)}
+    for one in loaded.values():
+        _create_all(one)
     return [
         f"{file} is valid: {len(one.table_runs)} runs of Table 2, {len(one.ablation_runs)} of ablations"
         for file, one in loaded.items()
     ]
 
 
-def _make_all(loaded: Iterator[Config]) -> None:
-    """Create every noise and network, whose values only their functions check."""
+def _create_all(one: Config) -> None:
+    """Look for the folders, and create every noise and network, whose values only their functions check."""
+    from lambdanet.data import datasets, folder
     from lambdanet.data.noise import create_noise
     from lambdanet.models import check_hyperparameters
 
-    for one in loaded:
-        for name, parameters in one.params.noises.items():
-            with _within(PARAMS, f"noises.{name}"):
-                create_noise(**parameters)
-        file, made = one.profile.file, set()
-        places = {name: f"train.{name}" for name in one.models}
-        places |= {name: f"ablations.{name}" for name in one.profile.ablations}
-        for name, where in places.items():
-            hyperparameters = one.model(name)
-            if (key := repr(hyperparameters)) not in made:
-                with _within(file, where):
-                    check_hyperparameters(**hyperparameters)
-                made.add(key)
-
-
-def _check_images(one: Config, file: str) -> None:
-    from lambdanet.data import folder
-    from lambdanet.data.datasets import DATASETS
-
     for name, download in one.profile.datasets.items():
-        if download.dataset not in DATASETS:
-            with _within(file, f"datasets.{name}"):
+        if download.dataset not in datasets.DATASETS:
+            with within(one.profile.file), within(f"datasets.{name}"):
                 folder.locate(download.dataset)
-
-
-@contextlib.contextmanager
-def _within(file: str, where: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{file}: {where}: {error}") from None
+    for name, parameters in one.params.noises.items():
+        with within(PARAMS), within(f"noises.{name}"):
+            create_noise(**parameters)
+    places = {name: f"train.{name}" for name in one.models}
+    places |= {name: f"ablations.{name}" for name in one.profile.ablations}
+    for name, where in places.items():
+        with within(one.profile.file), within(where):
+            check_hyperparameters(**one.model(name))

@@ -3,141 +3,105 @@
 Not a dependency in DVC: the values themselves reach DVC as params.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from lambdanet import signatures, yaml12
+from lambdanet import files, yaml12
 
-FOLDERS = ("ablations", "clean")  # of runs/, beside those with the name of a noise or a data set
-LARGEST_SEED = 2**32 - 1
+FOLDERS = ("ablations", "clean")  # of runs/, beside those with the name of a noise
 PARAMS, PROFILE = "params.yaml", "profile.yaml"
+MODELS = Path(__file__).parent / "models"
 
 Name = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Text = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
-Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
-Hyperparameters = dict[Text, Any]  # of a model or a noise, whose function checks the values
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
+Hyperparameters = dict[Text, Any]  # their values are checked by the network
 
-_CLOSED = ConfigDict(extra="forbid")
+# How every class here is checked: no unknown keys, no changes later.
+checked = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
 
 def _number(**limits: float) -> Any:
     return Field(strict=True, allow_inf_nan=False, **limits)
 
 
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+def _unique(values: tuple) -> tuple:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} stands there twice")
+    return values
+
+
+def _named(value: dict) -> dict:
+    if not isinstance(value.get("name"), str):
+        raise ValueError("name is missing, or is no text")
+    return value
+
+
+Names = Annotated[tuple[Name, ...], AfterValidator(_unique)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)]
+# A noise or a network by its `name`, and its parameters, which its function checks.
+Factory = Annotated[dict[Text, Any], AfterValidator(_named)]
+
+# What each data set takes beside the keys that all have, and the defaults; any other name is of a folder.
+DOWNLOADS = {"photos": {}, "cifar10": {}, "cifar10-split": {}, "bsds500": {"patches": 214}}
+OF_A_FOLDER = {"size": 64, "patches": 16}
+
+
+@checked
 class Download:
-    """Which clean images; of the data sets photos and cifar10, and what all others share.
+    """Which clean images."""
 
-    Attributes:
-        dataset: a name of `DOWNLOADS`, or the path of a folder of photographs.
-        train: number of training images.
-        test: number of test images.
-        seed: of the choice, where a data set holds more.
-    """
+    dataset: Annotated[str, Field(strict=True, min_length=1)]  # of DOWNLOADS, or the path of a folder
+    train: Count  # images to train on, of BSDS500 and a folder before they are cut into patches
+    test: Count  # images to test on; those of a folder are cut as well
+    seed: Seed = 0  # of the choice, where a data set holds more
+    patches: Count | None = None  # of an image of BSDS500 (214 of all 400 are 85,600) or of a folder
+    # The edge of a folder's patches; a multiple of 8, as the auto-encoder halves it three times.
+    size: Annotated[int, Field(strict=True, ge=16, multiple_of=8)] | None = None
 
-    dataset: Annotated[str, Field(strict=True, pattern=r"\S")]
-    train: Count
-    test: Count
-    seed: Seed = 0
+    def __post_init__(self) -> None:
+        takes = DOWNLOADS.get(self.dataset, OF_A_FOLDER)
+        for key in ("patches", "size"):
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, takes.get(key))
+            elif key not in takes:
+                raise ValueError(f"{self.dataset} has no key {key}")
 
     @property
     def train_images(self) -> int:
         """How many images or patches train.npy holds."""
-        return self.train
+        return self.train * (self.patches or 1)
 
 
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
-class DownloadBsds500(Download):
-    """The same of BSDS500: whole test images, training images cut into patches of 40 x 40.
-
-    Attributes:
-        patches: of a training image; 214 of all 400 are 85,600.
-    """
-
-    patches: Count = 214
-
-    @property
-    def train_images(self) -> int:
-        return self.train * self.patches
-
-
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
-class DownloadFolder(Download):
-    """The same of a folder of photographs: `train` and `test` are files, all cut into patches.
-
-    Attributes:
-        size: edge of the patches; a multiple of 8, as the auto-encoder halves it three times.
-        patches: of a file.
-    """
-
-    size: Annotated[int, Field(strict=True, ge=16, multiple_of=8)] = 64
-    patches: Count = 16
-
-    @property
-    def train_images(self) -> int:
-        return self.train * self.patches
-
-
-# What a data set takes; any other name is the path of a folder.
-DOWNLOADS = {"photos": Download, "cifar10": Download, "cifar10-split": Download, "bsds500": DownloadBsds500}
-
-
-def _kind(raw: Any) -> str:
-    dataset = raw.get("dataset") if isinstance(raw, dict) else getattr(raw, "dataset", None)
-    return (
-        f"({DOWNLOADS.get(dataset, DownloadFolder).__name__})" if isinstance(dataset, str) else "(Download)"
-    )
-
-
-AnyDownload = Annotated[
-    Annotated[Download, Tag("(Download)")]
-    | Annotated[DownloadBsds500, Tag("(DownloadBsds500)")]
-    | Annotated[DownloadFolder, Tag("(DownloadFolder)")],
-    Discriminator(_kind),
-]
-
-
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+@checked
 class Training:
-    """How to train.
+    """How to train."""
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step; an epoch's last batch may be smaller.
-        learning_rate: the optimizer's, at its peak.
-        schedule: "exponential": times `decay` after each epoch. "cosine": up linearly during the
-            first `warmup` of all steps, then down to 0 along a half cosine.
-        decay: of the exponential schedule, a factor per epoch.
-        warmup: of the cosine schedule, a share of all steps.
-        weight_decay: the L2 term's factor.
-        loss: "mse", or "bce" (binary cross-entropy).
-        fresh_noise: draw the training noise anew each epoch instead of using the stored pairs.
-        monitored: number of test images whose PSNR, in their middle 64 x 64, goes into the history.
-        optimizer: "adam", "adamax", or "sgd" (with momentum 0.9); each with its L2 term.
-    """
-
-    epochs: Count
-    batch_size: Count
-    learning_rate: Annotated[float, _number(gt=0, le=10)]
+    epochs: Count  # passes over the training images
+    batch_size: Count  # images a step; an epoch's last batch may be smaller
+    learning_rate: Annotated[float, _number(gt=0, le=10)]  # the optimizer's, at its peak
+    # "exponential": times `decay` after each epoch. "cosine": up linearly during the first `warmup` of all
+    # steps, then down to 0 along a half cosine.
     schedule: Literal["exponential", "cosine"]
-    decay: Annotated[float, _number(gt=0, le=1)]
-    warmup: Annotated[float, _number(ge=0, le=0.9)]
-    weight_decay: Annotated[float, _number(ge=0, le=1)]
-    loss: Literal["mse", "bce"]
-    fresh_noise: Flag
-    monitored: Count
-    optimizer: Literal["adam", "adamax", "sgd"] = "adam"
+    decay: Annotated[float, _number(gt=0, le=1)]  # a factor per epoch
+    warmup: Annotated[float, _number(ge=0, le=0.9)]  # a share of all steps
+    weight_decay: Annotated[float, _number(ge=0, le=1)]  # the L2 term's factor
+    loss: Literal["mse", "bce"]  # mean squared error, or binary cross-entropy
+    fresh_noise: Flag  # draw the training noise anew each epoch instead of using the stored pairs
+    monitored: Count  # test images whose PSNR, in their middle 64 x 64, goes into the history
+    optimizer: Literal["adam", "adamax", "sgd"] = "adam"  # each with its L2 term, sgd with momentum 0.9
 
     def described(self) -> dict:
         """As a dict for what is written about a training.
@@ -149,15 +113,11 @@ class Training:
         return values if self.optimizer != "adam" else {k: v for k, v in values.items() if k != "optimizer"}
 
 
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+@checked
 class ModelTraining(Training):
-    """How a profile trains a model of Table 2.
+    """How a profile trains a model of Table 2."""
 
-    Attributes:
-        hyperparameters: those that the profile sets otherwise than params.yaml.
-    """
-
-    hyperparameters: Hyperparameters = field(default_factory=dict)
+    hyperparameters: Hyperparameters = field(default_factory=dict)  # set otherwise than in params.yaml
 
     @property
     def settings(self) -> Training:
@@ -165,119 +125,81 @@ class ModelTraining(Training):
         return Training(**{each.name: getattr(self, each.name) for each in dataclasses.fields(Training)})
 
 
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+@checked
 class Study:
-    """A question that is answered by trainings which differ in one thing.
+    """A question that is answered by trainings which differ in one thing."""
 
-    Attributes:
-        title: of its table and figure.
-        axis: the hyperparameter that its figure shows PSNR against; empty: a row for each ablation.
-        group: the hyperparameter whose values get a line each; may be empty.
-        document: whether it is another document's experiment, with data and settings of its own.
-    """
-
-    title: Text
-    axis: Text = ""
-    group: Text = ""
-    document: Flag = False
+    title: Text  # of its table and figure
+    axis: Text = ""  # the hyperparameter that its figure shows PSNR against; empty: a row for each ablation
+    group: Text = ""  # the hyperparameter whose values get a line each; may be empty
+    document: Flag = False  # whether it is another document's experiment, with data and settings of its own
 
 
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+@checked
 class Ablation:
-    """A training beside Table 2: what is trained, on what, and how.
+    """A training beside Table 2: what is trained, on what, and how."""
 
-    Attributes:
-        study: by its name in params.yaml.
-        model: the network, a name of `lambdanet.models`.
-        code: the file or folder of `lambdanet/models` that holds it, without `.py`.
-        dataset: by its name in this profile.
-        noise: what it is trained on, by its name in params.yaml.
-        test_noise: the noise of the test images, likewise; together with `dataset` one of `pairs`.
-        hyperparameters: all that differ from the network's defaults.
-        train: how it is trained.
-        seeds: one training for each.
-    """
-
-    study: Name
-    model: Name
-    code: Text
-    dataset: Name
-    noise: Name
-    test_noise: Name
-    hyperparameters: Hyperparameters
+    study: Name  # by its name in params.yaml
+    model: Name  # the network, a name of `lambdanet.models`
+    code: Text  # the file of lambdanet/models that holds it, without `.py`
+    dataset: Name  # by its name in this profile
+    noise: Name  # what it is trained on, by its name in params.yaml
+    test_noise: Name  # the noise of the test images, likewise; together with `dataset` one of `pairs`
+    hyperparameters: Hyperparameters  # all that differ from the network's defaults
     train: Training
-    seeds: Seeds
+    seeds: Seeds  # one training for each
 
 
-class _Mapping(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Corrupt(_Mapping):
+@checked
+class Corrupt:
     """The stored noise."""
 
     seed: Seed
 
 
-class Table(_Mapping):
-    """What Table 2 consists of, by names of `noises` and `models`.
+@checked
+class Table:
+    """What Table 2 consists of, by names of `noises` and `models`."""
 
-    Attributes:
-        noises: in the order of its rows.
-        lambdanets: models whose code is models/lambdanet.
-        baselines: models whose code has their name.
-    """
-
-    noises: Annotated[tuple[Name, ...], Field(min_length=1)]
-    lambdanets: tuple[Name, ...]
-    baselines: tuple[Name, ...]
+    noises: Annotated[Names, Field(min_length=1)]  # in the order of its rows
+    lambdanets: Names  # models whose code is models/lambdanet.py
+    baselines: Names  # models whose code has their name
 
 
-class Pair(_Mapping):
+@checked
+class Pair:
     """A data set and a noise that are used together, by their names."""
 
     dataset: Name
     noise: Name
 
 
-class Params(_Mapping):
-    """All of params.yaml: what every profile shares. Noises and models are arguments of their factories."""
+@checked
+class Params:
+    """All of params.yaml: what every profile shares."""
 
     corrupt: Corrupt
-    noises: dict[Name, Hyperparameters]
-    models: dict[Name, Hyperparameters]
+    noises: dict[Name, Factory]
+    models: dict[Name, Factory]
     table: Table
-    studies: dict[Name, Study] = {}
+    studies: dict[Name, Study] = field(default_factory=dict)
 
 
-class Profile(_Mapping):
-    """All of a profile.yaml: the scale at which everything is run.
+@checked
+class Profile:
+    """All of a profile.yaml: the scale at which everything is run."""
 
-    Attributes:
-        profile: its name; what it makes lies under runs/NAME.
-        root: the project's folder, from this file's.
-        file: this file, from the project's folder.
-        threads: of a training; declared, as the results' last digits depend on it.
-        seeds: one training of each noise and model of Table 2 for each.
-        dataset: that Table 2 is about, by its name in `datasets`.
-        datasets: clean images by name.
-        pairs: which of them are stored with which noise.
-        train: how each model of Table 2 is trained.
-        levels: the ablations that are scored by noise level and on training images too.
-        ablations: all other trainings.
-    """
-
-    profile: Name
-    root: Text
-    file: Text
-    threads: Count
-    seeds: Seeds
-    dataset: Name
-    datasets: dict[Name, AnyDownload]
-    pairs: dict[Name, Pair]
-    train: dict[Name, ModelTraining]
-    levels: tuple[Name, ...]
-    ablations: Annotated[dict[Name, Ablation], Field(min_length=1)]  # DVC needs a stage of them
+    profile: Name  # what it makes lies under runs/NAME
+    root: Text  # the project's folder, from this file's
+    file: Text  # this file, from the project's folder
+    threads: Count  # of a training; declared, as the results' last digits depend on it
+    seeds: Seeds  # one training of each noise and model of Table 2 for each
+    dataset: Name  # that Table 2 is about, by its name in `datasets`
+    datasets: dict[Name, Download]  # clean images by name
+    pairs: dict[Name, Pair]  # which of them are stored with which noise
+    train: dict[Name, ModelTraining]  # how each model of Table 2 is trained
+    levels: Names  # the ablations that are scored by noise level and on training images too
+    ablations: Annotated[dict[Name, Ablation], Field(min_length=1)]  # others; DVC needs a stage of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,49 +213,29 @@ class RunKey:
 
     @property
     def name(self) -> str:
-        """For people and for files that hold all trainings of a profile."""
+        """For users and for files that hold all trainings of a profile."""
         return f"{self.noise}-{self.model}-{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training, resolved: all that it takes, and where its files lie.
-
-    Attributes:
-        key: its name.
-        stage: the DVC stage that trains it.
-        model: keyword arguments of `create_model`.
-        noise: keyword arguments of `create_noise`, what it is trained on.
-        settings: how it is trained.
-        threads: that the training uses.
-        train_images: how many images or patches it is trained on.
-        levels: whether it is scored by noise level and on training images too.
-        place: its path below each of the profile's folders.
-        clean: folder of the clean images.
-        noisy: folder of the noisy ones.
-        folder: of the weights, their description and the history.
-        checkpoints: folder.
-        log: JSON file of `provenance.Log`; that of the evaluation lies beside it.
-        scores: JSON file.
-        samples: folder of denoised images.
-    """
+    """One training, resolved: all that it takes, and where its files lie."""
 
     key: RunKey
-    stage: str
-    model: dict
-    noise: dict
+    stage: str  # the DVC stage that trains it
+    model: dict  # keyword arguments of `create_model`
+    noise: dict  # keyword arguments of `create_noise`, what it is trained on
     settings: Training
-    threads: int
-    train_images: int
-    levels: bool
-    place: str
-    clean: Path
-    noisy: Path
-    folder: Path
-    checkpoints: Path
-    log: Path
-    scores: Path
-    samples: Path
+    threads: int  # that the training uses
+    train_images: int  # how many images or patches it is trained on
+    levels: bool  # whether it is scored by noise level and on training images too
+    clean: Path  # folder of the clean images
+    noisy: Path  # folder of the noisy ones
+    folder: Path  # of the weights, their description and the history
+    checkpoints: Path  # folder
+    log: Path  # JSON file of `run_log.Log`; that of the evaluation lies beside it
+    scores: Path  # JSON file
+    samples: Path  # folder of denoised images
 
     @property
     def weights(self) -> Path:
@@ -427,13 +329,13 @@ class Config:
         Raises:
             ValueError: an unknown noise or model, or no seed.
         """
-        config, table = self.noise(noise), self.params.table
+        self.noise(noise)
         if model not in self.models:
             raise ValueError(f"unknown model {model!r}; Table 2 has {', '.join(self.models)}")
-        run_key = RunKey(self.name, noise, model, _seed(seed))
-        stage = "train-lambdanet" if model in table.lambdanets else "train"
-        of = {"stage": f"{stage}@{run_key.name}", "place": f"{noise}/{model}-{run_key.seed}", "levels": False}
-        return self._resolve(run_key, config, noise, self.profile.dataset, **of)
+        key = RunKey(self.name, noise, model, _seed(seed))
+        stage = "train-lambdanet" if model in self.params.table.lambdanets else "train"
+        place = f"{noise}/{model}-{key.seed}"
+        return self._resolve(key, f"{stage}@{key.name}", place, noise, self.profile.dataset)
 
     def ablation(self, name: str, seed: str | int) -> Run:
         """A training of an ablation.
@@ -442,29 +344,29 @@ class Config:
             ValueError: an unknown name, or no seed.
         """
         entry = look_up(self.profile.ablations, name, "ablation", self.profile.file)
-        run_key = RunKey(self.name, entry.test_noise, name, _seed(seed))
-        of = {
-            "stage": f"ablate@{name}",
-            "place": f"ablations/{name}/{run_key.seed}",
-            "levels": name in self.profile.levels,
-        }
-        return self._resolve(run_key, self.noise(entry.noise), entry.test_noise, entry.dataset, **of)
+        key = RunKey(self.name, entry.test_noise, name, _seed(seed))
+        return self._resolve(
+            key, f"ablate@{name}", f"ablations/{name}/{key.seed}", entry.noise, entry.dataset
+        )
 
-    def _resolve(self, run_key: RunKey, noise: dict, test_noise: str, dataset: str, **of: Any) -> Run:
-        kinds = {"folder": "models", "checkpoints": "checkpoints", "samples": "samples"}
+    def _resolve(self, key: RunKey, stage: str, place: str, noise: str, dataset: str) -> Run:
+        of = self.folders.of
         return Run(
-            key=run_key,
-            model=self.model(run_key.model),
-            noise=noise,
-            settings=self.training(run_key.model),
+            key=key,
+            stage=stage,
+            model=self.model(key.model),
+            noise=self.noise(noise),
+            settings=self.training(key.model),
             threads=self.profile.threads,
             train_images=self.profile.datasets[dataset].train_images,
+            levels=key.model in self.profile.levels,
             clean=self.data(dataset),
-            noisy=self.data(dataset, test_noise),
-            **{key: self.folders.of(kind, of["place"]) for key, kind in kinds.items()},
-            log=self.folders.of("logs", f"{of['place']}.json"),
-            scores=self.folders.of("scores", f"{of['place']}.json"),
-            **of,
+            noisy=self.data(dataset, key.noise),
+            folder=of("models", place),
+            checkpoints=of("checkpoints", place),
+            log=of("logs", f"{place}.json"),
+            scores=of("scores", f"{place}.json"),
+            samples=of("samples", place),
         )
 
     @functools.cached_property
@@ -494,14 +396,23 @@ def load(file: Path | str) -> Config:
         ValueError: names the file, the key, its value and what is allowed.
     """
     file = Path(file)
-    profile = _parse(Profile, file)
-    params = _parse(Params, Path(PARAMS))
-    for path, check in ((Path(PARAMS), _check_params), (file, functools.partial(_check_profile, file))):
-        try:
-            check(params, profile) if path == file else check(params)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return Config(params, profile)
+    profile, params = _read(file, Profile), _read(Path(PARAMS), Params)
+    config = Config(params, profile)
+    with within(PARAMS):
+        _check_params(params)
+    with within(file):
+        _check_place(file, profile)
+        _check_profile(config)
+    return config
+
+
+@contextlib.contextmanager
+def within(where: Path | str) -> Iterator[None]:
+    """Say in front of a ValueError of the block where it is: in which file, at which key."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def find(name: str) -> Path:
@@ -520,21 +431,9 @@ def profiles() -> dict[str, Path]:
     """The profile.yaml of each profile of the project in the current folder, by name."""
     found = {path.parent.name: path for path in sorted(Path().glob(f"*/{PROFILE}"))}
     if (root := Path(PROFILE)).is_file():
-        raw = load_yaml(root)
+        raw = yaml12.read(root)
         return {str(raw.get("profile") if isinstance(raw, dict) else "paper"): root} | found
     return found
-
-
-def load_yaml(path: Path) -> object:
-    """Read YAML 1.2, as DVC does.
-
-    Raises:
-        ValueError: the file is missing, or is no YAML.
-    """
-    try:
-        return yaml12.read(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing; run this in the project's folder") from None
 
 
 def look_up(table: dict[str, Any], name: str, what: str, where: str = PARAMS) -> Any:
@@ -553,7 +452,115 @@ def build(kind: type, raw: object, where: str = "") -> Any:
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise ValueError(_one_line(error, where, kind)) from None
+        raise ValueError(_one_line(error, where)) from None
+
+
+def _read(path: Path, kind: type) -> Any:
+    try:
+        raw = yaml12.read(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; run this in the project's folder") from None
+    with within(path):
+        return build(kind, raw)
+
+
+def _seed(value: str | int) -> int:
+    if not (str(value).isascii() and str(value).isdecimal()) or int(value) >= 2**32:
+        raise ValueError(f"the seed is {value!r}, must be a whole number from 0 to {2**32 - 1}")
+    return int(value)
+
+
+# Where pydantic's words are about Python, not about YAML, or long.
+_RULES = {
+    "string_pattern_mismatch": "be lower-case letters, digits and single dashes",
+    "tuple_type": "be a list",
+    "dict_type": "be keys with values",
+    "dataclass_type": "be keys with values",
+}
+
+
+def _one_line(error: ValidationError, where: str) -> str:
+    """The first of pydantic's errors; an unknown key comes before a missing one, as it may be that one."""
+    first = min(error.errors(), key=lambda one: one["type"] == "missing")
+    key = ".".join([where] * bool(where) + [str(part) for part in first["loc"] if part != "[key]"])
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{key} is not a known key; schemas/ has those that are"
+    if first["type"] == "value_error":
+        return f"{key}: {first['ctx']['error']}"
+    rule = _RULES.get(first["type"]) or first["msg"].partition(" should ")[2]
+    rule = rule.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    return f"{key or 'the file'} is {first['input']!r}, must {rule}"
+
+
+def _check_params(params: Params) -> None:
+    table = params.table
+    for name in FOLDERS:
+        if name in params.noises:
+            raise ValueError(f"noises.{name}: a folder below runs/ has this name; choose another one")
+    _known("table.noises", table.noises, params.noises, "noises")
+    _known("table", table.lambdanets + table.baselines, params.models, "models")
+    code = {name: _code(f"models.{name}", config["name"]) for name, config in params.models.items()}
+    expected = dict.fromkeys(table.lambdanets, "lambdanet") | {name: name for name in table.baselines}
+    for name, file in expected.items():
+        if code[name] != file:
+            raise ValueError(f"table: {name!r} is no network of lambdanet/models/{file}.py")
+
+
+def _check_place(file: Path, profile: Profile) -> None:
+    here, folder = Path().resolve(), file.resolve().parent
+    if (file.parent / profile.root).resolve() != here:
+        raise ValueError(f"root is {profile.root!r}, must lead from {file.parent} to the project's folder")
+    if file.resolve() != Path(profile.file).resolve():
+        raise ValueError(f"file is {profile.file!r}, must be {file}")
+    if folder != here and profile.profile != folder.name:
+        raise ValueError(f"profile is {profile.profile!r}, must be {folder.name!r}, the name of its folder")
+    if folder == here and (other := Path(profile.profile, PROFILE)).exists():
+        raise ValueError(f"profile is {profile.profile!r}, which is the name of {other}; choose another one")
+
+
+def _check_profile(config: Config) -> None:
+    params, profile = config.params, config.profile
+    pairs = [f"{pair.dataset} with {pair.noise}" for pair in profile.pairs.values()]
+    _known("dataset", [profile.dataset], profile.datasets, "datasets")
+    _known("pairs", [pair.dataset for pair in profile.pairs.values()], profile.datasets, "datasets")
+    _known("pairs", [pair.noise for pair in profile.pairs.values()], params.noises, "noises")
+    _known("levels", profile.levels, profile.ablations, "ablations")
+    for noise in params.table.noises:
+        if (pair := f"{profile.dataset} with {noise}") not in pairs:
+            raise ValueError(f"pairs: {pair}, which Table 2 needs, is missing")
+    if set(profile.train) != set(config.models):
+        raise ValueError(f"train has {', '.join(profile.train)}, must have {', '.join(config.models)}")
+    for name, entry in profile.ablations.items():
+        with within(f"ablations.{name}"):
+            _check_ablation(name, entry, params, pairs)
+
+
+def _check_ablation(name: str, entry: Ablation, params: Params, pairs: list[str]) -> None:
+    if name in params.models:
+        raise ValueError("a model has this name")
+    _known("study", [entry.study], params.studies, "studies")
+    _known("noise", [entry.noise], params.noises, "noises")
+    if (pair := f"{entry.dataset} with {entry.test_noise}") not in pairs:
+        raise ValueError(f"{pair} is none of pairs")
+    if (code := _code("model", entry.model)) != entry.code:
+        raise ValueError(f"code is {entry.code!r}, must be {code!r}, which holds {entry.model}")
+
+
+def _code(where: str, network: str) -> str:
+    """The file of lambdanet/models that holds a network, without `.py`: the network's name in underscores."""
+    known = sorted(path.stem for path in MODELS.glob("[a-z]*.py"))
+    if (code := network.replace("-", "_")) not in known:
+        names = ", ".join(known).replace("_", "-")
+        raise ValueError(f"{where}: unknown model {network!r}; choose one of {names}")
+    return code
+
+
+def _known(where: str, names: Iterable[str], known: Iterable[str], of: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where} is {name!r}, must be one of {of}: {', '.join(known) or 'none'}")
 
 
 def schema(kind: type) -> dict:
@@ -561,187 +568,7 @@ def schema(kind: type) -> dict:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | TypeAdapter(kind).json_schema()
 
 
-def _parse(kind: type, path: Path) -> Any:
-    raw = load_yaml(path)
-    try:
-        return build(kind, raw)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _seed(value: str | int) -> int:
-    if not (str(value).isascii() and str(value).isdecimal()) or int(value) > LARGEST_SEED:
-        raise ValueError(f"the seed is {value!r}, must be a whole number from 0 to {LARGEST_SEED}")
-    return int(value)
-
-
-def _one_line(error: ValidationError, where: str, kind: type) -> str:
-    """The first of pydantic's errors in the words of this project; unknown keys before missing ones."""
-    found = sorted(error.errors(), key=lambda one: one["type"] == "missing")
-    one = found[0]
-    parts = [str(part) for part in one["loc"] if not str(part).startswith(("(", "["))]
-    key = ".".join([where, *parts] if where else parts) or "the file"
-    if one["type"] == "missing":
-        return f"{key} is missing"
-    if one["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{key} is not a known key; allowed: {', '.join(_allowed(schema(kind), one['loc'][:-1]))}"
-    if one["loc"] and one["loc"][-1] == "[key]":
-        return f"{key}: a name must be lower-case letters, digits and single dashes"
-    return f"{key} is {one['input']!r}, must be {_must_be(one['type'], one.get('ctx', {}))}"
-
-
-def _allowed(node: dict, place: tuple) -> list[str]:
-    """The keys that a schema has at a place."""
-    known = node.get("$defs", {})
-    for part in place:
-        if str(part).startswith("("):  # one of several, by its tag
-            node = known[part.strip("()")]
-        else:
-            named = next(iter(node.get("patternProperties", {}).values()), node)
-            node = node.get("properties", {}).get(part, named)
-        node = known[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-    return list(node.get("properties", {}))
-
-
-_KINDS = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "too_short": "a list of at least one",
-    "string_pattern_mismatch": "lower-case letters, digits and single dashes",
-}
-_KINDS |= dict.fromkeys(
-    ("dict_type", "model_type", "dataclass_type", "model_attributes_type"), "keys with values"
-)
-
-
-def _must_be(kind: str, limits: dict) -> str:
-    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
-    for key, word in words.items():
-        if key in limits:
-            return f"{word} {limits[key]:g}"
-    if limits.get("field_type") == "Dictionary":
-        kind = "dict_type"
-    if kind == "literal_error":
-        return f"one of {limits['expected'].replace(' or ', ', ').replace(chr(39), '')}"
-    return _KINDS.get(kind, kind.replace("_", " "))
-
-
-def _check_params(params: Params) -> None:
-    _not_a_folder("noises", params.noises)
-    for name, config in params.noises.items():
-        _check_factory(f"noises.{name}", config, "noise", signatures.noises, exactly=True)
-    for name, config in params.models.items():
-        _check_factory(f"models.{name}", config, "model", signatures.models)
-    table = params.table
-    _unique("table.noises", table.noises)
-    _unique("table", (*table.lambdanets, *table.baselines))
-    for name in table.noises:
-        _known("table.noises", name, params.noises, "noises")
-    for key in ("lambdanets", "baselines"):
-        for name in getattr(table, key):
-            _known(f"table.{key}", name, params.models, "models")
-            code = "lambdanet" if key == "lambdanets" else name
-            if _code(params.models[name]["name"]) != code:
-                raise ValueError(f"table.{key}: {name!r} is no network of lambdanet/models/{code}")
-
-
-def _check_profile(file: Path, params: Params, profile: Profile) -> None:
-    if (file.parent / profile.root).resolve() != Path().resolve():
-        raise ValueError(f"root is {profile.root!r}, must lead from {file.parent} to the project's folder")
-    if file.resolve() != Path(profile.file).resolve():
-        raise ValueError(f"file is {profile.file!r}, must be {file}")
-    if file.resolve().parent != Path().resolve():
-        if profile.profile != (wanted := file.resolve().parent.name):
-            raise ValueError(f"profile is {profile.profile!r}, must be {wanted!r}, the name of its folder")
-    elif (other := Path(profile.profile, PROFILE)).exists():
-        raise ValueError(f"profile is {profile.profile!r}, which is the name of {other}; choose another one")
-    _not_a_folder("datasets", profile.datasets)
-    _unique("seeds", profile.seeds)
-    _known("dataset", profile.dataset, profile.datasets, "datasets")
-    for key, pair in profile.pairs.items():
-        _known(f"pairs.{key}.dataset", pair.dataset, profile.datasets, "datasets")
-        _known(f"pairs.{key}.noise", pair.noise, params.noises, "noises")
-    pairs = [(pair.dataset, pair.noise) for pair in profile.pairs.values()]
-    _unique("pairs", pairs)
-    for noise in params.table.noises:
-        if (profile.dataset, noise) not in pairs:
-            raise ValueError(f"pairs: {profile.dataset} with {noise}, which Table 2 needs, is missing")
-    models = (*params.table.lambdanets, *params.table.baselines)
-    for name in models:
-        if name not in profile.train:
-            raise ValueError(f"train.{name} is missing")
-    for name, entry in profile.train.items():
-        _known("train", name, models, "the models of Table 2")
-        config = params.models[name] | entry.hyperparameters
-        _check_factory(f"train.{name}.hyperparameters", config, "model", signatures.models)
-    for name in profile.levels:
-        _known("levels", name, profile.ablations, "ablations")
-    for name, entry in profile.ablations.items():
-        _check_ablation(f"ablations.{name}", name, entry, params, profile, pairs)
-
-
-def _check_ablation(
-    where: str, name: str, entry: Ablation, params: Params, profile: Profile, pairs: list[tuple[str, str]]
-) -> None:
-    if name in params.models:
-        raise ValueError(f"{where}: a model has this name")
-    _unique(f"{where}.seeds", entry.seeds)
-    _known(f"{where}.study", entry.study, params.studies, "studies")
-    _known(f"{where}.noise", entry.noise, params.noises, "noises")
-    if (entry.dataset, entry.test_noise) not in pairs:
-        raise ValueError(f"{where}: {entry.dataset} with {entry.test_noise} is none of pairs")
-    config = {"name": entry.model} | entry.hyperparameters
-    _check_factory(where, config, "model", signatures.models)
-    if (code := _code(entry.model)) != entry.code:
-        raise ValueError(f"{where}.code is {entry.code!r}, must be {code!r}, which holds {entry.model}")
-
-
-def _code(network: str) -> str:
-    """The file or folder of lambdanet/models that holds a network, without `.py`."""
-    return signatures.models()[network].file.removesuffix(".py").split("/")[1]
-
-
-def _check_factory(where: str, config: dict, kind: str, registry: Callable, *, exactly: bool = False) -> None:
-    known, name = registry(), config.get("name")
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{where}: unknown {kind} {name!r}; choose one of {', '.join(sorted(known))}")
-    given, takes = [key for key in config if key != "name"], known[name].parameters
-    if exactly and sorted(given) != sorted(takes):
-        wanted = f"{kind} {name!r} takes {', '.join(takes)}"
-        raise ValueError(f"{where}: {wanted}; given: {', '.join(given) or 'none'}")
-    for key in given:
-        if key not in takes:
-            raise ValueError(f"{where}: {kind} {name!r} has no parameter {key}; it has {', '.join(takes)}")
-
-
-def _known(where: str, name: str, known: Iterable[str], of: str) -> None:
-    if name not in known:
-        raise ValueError(f"{where} is {name!r}, must be one of {of}: {', '.join(known) or 'none'}")
-
-
-def _not_a_folder(where: str, names: Iterable[str]) -> None:
-    for name in FOLDERS:
-        if name in names:
-            raise ValueError(f"{where}.{name}: a folder below runs/ has this name; choose another one")
-
-
-def _unique(where: str, values: Iterable) -> None:
-    values = list(values)
-    for value in values:
-        if values.count(value) > 1:
-            shown = " with ".join(value) if isinstance(value, tuple) else value
-            raise ValueError(f"{where}: {shown} stands there twice")
-
-
-def write_schemas(folder: Path) -> None:
-    """Write the JSON schemas of params.yaml and profile.yaml."""
-    for name, kind in (("params", Params), ("profile", Profile)):
-        (folder / f"{name}.json").write_text(json.dumps(schema(kind), indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    write_schemas(Path("schemas"))
+if __name__ == "__main__":  # after a change of the classes here
+    for kind in (Params, Profile):
+        path = Path("schemas", f"{kind.__name__.lower()}.json")
+        files.write_text(path, json.dumps(schema(kind), indent=2) + "\n")

@@ -1,13 +1,13 @@
-"""Which device runs, that it computes the same bytes twice, and that torch starts fast.
+"""Which device runs, and that it computes the same bytes twice.
 
 Not a dependency in DVC: where a result was computed is recorded, not hashed.
 """
 
 import contextlib
 import ctypes
-import inspect
 import os
 import platform
+import resource
 import sys
 from collections.abc import Iterator
 
@@ -16,14 +16,8 @@ import torch
 
 from lambdanet import backends
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 2**30  # bytes: larger blocks still come from the kernel and go back to it
-KEPT_AT_MOST = 2**25  # before glibc 2.35
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -40,17 +34,14 @@ def choose_device(name: str = "auto") -> torch.device:
     available = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     if name == "auto":
         return torch.device(available[0])
-    if name.split(":")[0] not in available:
-        raise ValueError(f"device {name!r} is not available here; choose auto or {', '.join(available)}")
-    try:
-        torch.empty(0, device=name)
-        if name.startswith("cuda:"):
-            torch.cuda.set_device(name)  # streams and Triton's kernels go to the current one
-        return torch.device(name)
-    except RuntimeError:
-        raise ValueError(
-            f"device {name!r} is not available here; choose auto or {', '.join(available)}"
-        ) from None
+    with contextlib.suppress(RuntimeError):
+        device = torch.device(name)
+        if device.type in available:
+            torch.empty(0, device=device)
+            if device.index is not None and device.type == "cuda":
+                torch.cuda.set_device(device)  # streams and Triton's kernels go to the current one
+            return device
+    raise ValueError(f"device {name!r} is not available here; choose auto or {', '.join(available)}")
 
 
 def be_deterministic() -> None:
@@ -76,7 +67,7 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):
         allocator = ctypes.CDLL(None).mallopt
         allocator(M_TRIM_THRESHOLD, KEPT)
-        allocator(M_MMAP_THRESHOLD, KEPT) or allocator(M_MMAP_THRESHOLD, KEPT_AT_MOST)
+        allocator(M_MMAP_THRESHOLD, KEPT)
 
 
 def prepare(name: str = "auto") -> torch.device:
@@ -94,9 +85,6 @@ def peak_memory(device: torch.device) -> int:
     """Bytes that this process has had at most on a device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if resource is None:
-        memory = psutil.Process().memory_info()
-        return getattr(memory, "peak_wset", memory.rss)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -123,31 +111,11 @@ def memory_errors_in_one_line(device: torch.device, advice: str) -> Iterator[Non
         ) from None
 
 
-def leave_compiler_out() -> None:
-    """Keep Adam from loading torch.compile, which takes seconds and which no training here uses.
-
-    Torch's optimisers load it at their first call, to be left out of what it compiles. Without a compiler
-    the functions that they guard are all there is to call. On a torch that is built otherwise this
-    changes nothing but the time.
-    """
-    for method in vars(torch.optim.Optimizer).values():
-        if guarded := getattr(method, "__wrapped__", None):
-            guarded.__dynamo_disable = guarded
-    step = torch.optim.Adam.step
-    if getattr(step, "__wrapped__", None):
-        torch.optim.Adam.step = torch.no_grad()(inspect.unwrap(step))
-
-
 def describe_device(device: torch.device) -> str:
-    """Name the device as a person would: the GPU's name, or the CPU's and its threads."""
+    """Name the device: the GPU's name, or the CPU's and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
+        processor = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    return f"{device.type}, {processor}, {torch.get_num_threads()} threads"

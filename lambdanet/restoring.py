@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lambdanet import files, records
+from lambdanet import files, run_log
 from lambdanet.config import Config, Run
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation import samples
@@ -39,7 +39,7 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
     Raises:
         ValueError: the report is missing or says nothing of its runs, or weights are not those scored.
     """
-    kept, done = tables.read_json(results / records.TRAININGS), Restored()
+    kept, done = tables.read_json(results / run_log.TRAININGS), Restored()
     for run in config.runs:
         if (entry := kept.get(run.key.name)) is None:
             continue
@@ -78,7 +78,7 @@ def export_weights(config: Config, out: Path) -> int:
     scored = {name: digests["weights"] for name, digests in _read(results / "digests.json").items()}
     runs = {run.key.name: run for run in config.table_runs}
     known = {
-        name: one["scores"]["weights_sha256"] for name, one in _read(results / records.TRAININGS).items()
+        name: one["scores"]["weights_sha256"] for name, one in _read(results / run_log.TRAININGS).items()
     }
     wanted = {f"{name}.safetensors": (runs.get(name), digest) for name, digest in scored.items()}
     for run in config.ablation_runs:
@@ -115,7 +115,7 @@ def _histories(config: Config, results: Path, run: Run) -> Path:
 
 
 def _restore_log(path: Path, record: dict | None) -> None:
-    there = records.read_records(path)
+    there = run_log.read_records(path)
     if record and not any(one.get("weights_sha256") == record["weights_sha256"] for one in there):
         files.write_json(path, [record, *there])
 

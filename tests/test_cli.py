@@ -105,7 +105,7 @@ def test_check_looks_for_a_folder_of_photographs(project, lambdanet):
             4,
             "sample/profile.yaml: train.lambdanet: m is 4",
         ),
-        ("params.yaml", ["models", "dncnn", "dept"], 4, "model 'dncnn' has no parameter dept; it has depth"),
+        ("params.yaml", ["models", "dncnn", "dept"], 4, "dncnn' has no parameter dept; it takes: depth"),
         (PROFILE, ["train", "dncnn", "batch_size"], 0, "batch_size is 0, must be at least 1"),
         ("params.yaml", ["models", "dncnn", "foo"], 1, "has no parameter foo"),
         (PROFILE, ["train", "dncnn", "hyperparameters", "width"], 3200000, "must have at most 1,000,000,000"),

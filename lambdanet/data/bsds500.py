@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lambdanet.config import DownloadBsds500
+from lambdanet.config import Download
 from lambdanet.data import archives
 from lambdanet.data.archives import Mirror
 from lambdanet.data.patches import cut, in_random_order
@@ -40,7 +40,7 @@ LARGEST_IMAGE = 1 << 20  # the largest has 126 kB
 LARGEST_MEMBER = 64 << 20
 
 
-def load(wanted: DownloadBsds500, source: str | None, downloads: Path) -> tuple[dict[str, np.ndarray], dict]:
+def load(wanted: Download, source: str | None, downloads: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read BSDS500 from `source`, or download it, verify it, and cut the training images into patches.
 
     Which images, and in which order, is a shuffle by the seed: fewer images give the first of the

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from lambdanet import files
-from lambdanet.config import DOWNLOADS, DownloadFolder
+from lambdanet.config import DOWNLOADS, Download
 from lambdanet.data.patches import cut, in_random_order
 
 
 def load(
-    wanted: DownloadFolder, source: str | None = None, downloads: Path | None = None
+    wanted: Download, source: str | None = None, downloads: Path | None = None
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Cut patches from the photographs of the folder `wanted.dataset`; the other arguments are unused.
 
@@ -82,7 +82,7 @@ def list_images(folder: Path) -> list[str]:
     return names
 
 
-def _cut_all(folder: Path, names: list[str], wanted: DownloadFolder) -> np.ndarray:
+def _cut_all(folder: Path, names: list[str], wanted: Download) -> np.ndarray:
     from lambdanet.data import imagefile
 
     size, count = wanted.size, wanted.patches

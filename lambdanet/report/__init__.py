@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lambdanet import files, records
+from lambdanet import files, run_log
 from lambdanet.config import Config, Run, RunKey
 from lambdanet.report import runs, tables
 
@@ -46,7 +46,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
     everything = scored | beside
     histories = {key: tables.read_history(known[key].history) for key in scored}
     logged = {
-        key: records.find_record(known[key].log, weights_sha256=score["weights_sha256"])
+        key: run_log.find_record(known[key].log, weights_sha256=score["weights_sha256"])
         for key, score in everything.items()
     }
     described = _descriptions([known[key] for key in everything], everything, logged, folder)
@@ -83,7 +83,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
             }
             for key, score in everything.items()
         }
-        files.write_json(new / records.TRAININGS, kept)
+        files.write_json(new / run_log.TRAININGS, kept)
         page.write_page(
             new / "report.html", table, rows, everything, logged, new / "figures", answers, own,
             comparable=comparable, stages=_examples(config),
@@ -110,7 +110,7 @@ def _descriptions(
     scored: list[Run], scores: dict[RunKey, dict], logged: dict[RunKey, dict | None], old: Path
 ) -> dict[RunKey, dict]:
     """How trainings were described when they were made: in their folder, the old report, or their log."""
-    path = old / records.TRAININGS
+    path = old / run_log.TRAININGS
     kept = tables.read_json(path) if path.is_file() else {}
     found = {}
     for run in scored:
@@ -251,7 +251,7 @@ def _write_sets(
 
 def _has_scores(report: Path, scores: dict[RunKey, dict]) -> bool:
     """Whether a report was of these scores."""
-    path = report / records.TRAININGS
+    path = report / run_log.TRAININGS
     kept = tables.read_json(path) if path.is_file() else {}
     return all(kept.get(key.name, {}).get("scores") == score for key, score in scores.items())
 

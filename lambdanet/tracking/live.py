@@ -39,7 +39,7 @@ def follow(log: Path, *, patience: float | None = None) -> Iterator[Callable[[],
     once.
 
     Args:
-        log: file of `provenance.Log`.
+        log: file of `run_log.Log`.
         patience: seconds; `PATIENCE_SECONDS` by default.
 
     Yields:

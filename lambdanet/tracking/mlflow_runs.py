@@ -24,7 +24,7 @@ from urllib.request import url2pathname
 import filelock
 
 from lambdanet.config import RunKey
-from lambdanet.records import read_records
+from lambdanet.run_log import read_records
 
 # Before MLflow is loaded. A dead server must be noticed in seconds, not after the default's 4 minutes.
 for _name, _value in {

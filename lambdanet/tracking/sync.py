@@ -11,8 +11,8 @@ from lambdanet import files
 from lambdanet.config import Config, Run, RunKey
 from lambdanet.inference.catalogue import Denoiser
 from lambdanet.models import create_model, read_description
-from lambdanet.records import find_record
 from lambdanet.report.tables import read_history, read_json
+from lambdanet.run_log import find_record
 from lambdanet.tracking import mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import torch
 
-from lambdanet import backends, devices, files, provenance
+from lambdanet import backends, devices, files, run_log
 from lambdanet.config import Run, RunKey, Training
 from lambdanet.data.arrays import SPLITS, digest, load_images
 from lambdanet.models import save_weights
@@ -37,17 +37,15 @@ def train_run(
     """
     where = devices.prepare(device)
     torch.set_num_threads(run.threads)
-    devices.leave_compiler_out()
     pairs = {split: Pairs(load_images(run.clean, split), load_images(run.noisy, split)) for split in SPLITS}
     with files.sole_writer(run.checkpoints / "lock"):
         files.discard_parts(run.folder)
         description = describe(run.key, run.model, run.noise, run.settings)
-        record = provenance.Log(
+        record = run_log.Log(
             run.log,
             where,
             task="train",
             **asdict(run.key),
-            stage=provenance.stage(),
             description=description,
             data={split: _data(run, pairs[split]) for split in SPLITS},
             computed_by=backends.of_training(run.model["name"], where.type),

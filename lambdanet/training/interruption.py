@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 import psutil
@@ -53,19 +52,17 @@ def watch_for_interruption() -> Iterator[Interruption]:
 
 
 def _watch_ancestors(left: threading.Event) -> None:
-    while _ancestors and not left.is_set():
-        # psutil knows a process by its number and start time, so a reused number does not count.
+    while not left.wait(WATCH_SECONDS):
         if not all(map(_lives, _ancestors)):
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        time.sleep(WATCH_SECONDS)
 
 
 def _lives(process: psutil.Process) -> bool:
-    try:
+    # psutil knows a process by its number and start time, so a reused number does not count.
+    with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return False
 
 
 def remember_dvc() -> None:
@@ -76,15 +73,12 @@ def remember_dvc() -> None:
     _ancestors.clear()
     if "DVC_STAGE" not in os.environ:
         return
-    above = psutil.Process().parents()
-    for number, ancestor in enumerate(above):
+    for ancestor in psutil.Process().parents():
+        _ancestors.append(ancestor)
         with contextlib.suppress(psutil.Error):
             if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in ancestor.cmdline()[:4]):
-                above = above[: number + 1]
-                break
-    else:
-        above = above[:1]
-    _ancestors.extend(above)
+                return
+    del _ancestors[1:]  # no dvc: whoever started this
 
 
 _ancestors: list[psutil.Process] = []

@@ -1,6 +1,6 @@
 """Train one denoiser on one noise: the loop, its data, its schedule."""
 
-import functools
+import contextlib
 import hashlib
 import inspect
 import json
@@ -20,7 +20,7 @@ from lambdanet.backends.cuda import graphs
 from lambdanet.config import Training
 from lambdanet.data import noise as noises
 from lambdanet.data.images import to_tensor
-from lambdanet.training import checkpoint
+from lambdanet.training import checkpoint, optimizers
 from lambdanet.training.interruption import watch_for_interruption
 from lambdanet.training.progress import OnEpoch, Progress, ignore
 
@@ -32,13 +32,6 @@ def binary_cross_entropy(output: Tensor, clean: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy, "mse": F.mse_loss}
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": functools.partial(torch.optim.Adam, fused=True),
-    "adamax": torch.optim.Adamax,
-    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, fused=True),
-}
-ON_DEVICE = ("adam", "adamax")  # that can count their steps on a GPU, so that a step can be recorded
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ def train(
     label: str = "",
     on_epoch: OnEpoch = ignore,
 ) -> tuple[nn.Module, list[dict]]:
-    """Train a denoiser, or go on where a killed training of the same settings stopped.
+    """Train a denoiser, or resume from the checkpoint of a killed training of the same settings.
 
     The initial weights follow from `seed`, the order from (seed, epoch), fresh noise from
     (seed, epoch, step): the same arguments on the same kind of device give the same result.
@@ -101,7 +94,7 @@ def train(
     half = backend in backends.HALF
     if half or backend == backends.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, settings, device)
+    optimizer = optimizers.create(settings.optimizer, model, settings.weight_decay, device)
     clean = torch.from_numpy(np.array(train_pairs.clean)).to(device)
     noisy = None if settings.fresh_noise else torch.from_numpy(np.array(train_pairs.noisy)).to(device)
     monitor = _monitored(test_pairs, settings.monitored, device)
@@ -130,20 +123,19 @@ def train(
 
     if graphs.usable(device, optimizer):
         learn = graphs.Recorded(learn, generator)
-    set_rate = _rate_setter(optimizer, device)
 
     def save() -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
         checkpoint.save(checkpoints, key, done, state | {"history": history, "loss_sum": loss_sum.item()})
 
     progress = Progress(label, settings.epochs, steps, done, on_epoch)
-    with watch_for_interruption() as interruption, progress:
+    with watch_for_interruption() as interruption, contextlib.closing(progress):
         for epoch in range(done // steps, settings.epochs):
             model.train()
             order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count)).to(device)
             for step in range(done % steps, steps):
                 generator.manual_seed(_seed(seed, epoch, step))
-                set_rate(learning_rate(settings, done, steps))
+                optimizers.set_rate(optimizer, learning_rate(settings, done, steps), device)
                 loss = learn(order[step * size : (step + 1) * size])
                 done += 1
                 if progress.step(loss):  # a minute has passed
@@ -157,7 +149,7 @@ def train(
                 progress.epoch(history[-1])
             save()
             if interruption:
-                progress.note(f"stopped in epoch {epoch + 1}; the checkpoint is written, run again to go on")
+                progress.note(f"stopped in epoch {epoch + 1}; the checkpoint is written, run again to resume")
                 sys.exit(128 + interruption.signal)
     return model.eval(), history
 
@@ -204,27 +196,6 @@ def _seed(*entropy: int) -> int:
     return int(seed)
 
 
-def _optimizer(model: nn.Module, settings: Training, device: torch.device) -> torch.optim.Optimizer:
-    create = OPTIMIZERS[settings.optimizer]
-    counting = {"capturable": True} if device.type == "cuda" and settings.optimizer in ON_DEVICE else {}
-    return create(model.parameters(), weight_decay=settings.weight_decay, **counting)
-
-
-def _rate_setter(optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[float], None]:
-    """What sets the learning rate: of a recorded step, a tensor that it reads anew each time."""
-    if not graphs.usable(device, optimizer):
-
-        def set_rate(rate: float) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-
-        return set_rate
-    shared = torch.zeros((), device=device)
-    for group in optimizer.param_groups:
-        group["lr"] = shared
-    return lambda rate: shared.fill_(rate)
-
-
 def _key(
     model_config: dict,
     noise_config: dict,
@@ -240,7 +211,7 @@ def _key(
     where = [device.type, backends.of_training(name, device.type), torch.__version__]
     configs = [model_config, noise_config, asdict(settings), seed, where]
     digest.update(json.dumps(configs, sort_keys=True).encode())
-    code = [inspect.getsource(module) for module in (sys.modules[__name__], noises)]
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], optimizers, noises)]
     digest.update("".join([*code, models.source(name), backends.source()]).encode())
     for images in (train_pairs.clean, train_pairs.noisy, test_pairs.clean, test_pairs.noisy):
         digest.update(np.ascontiguousarray(images))

@@ -1,4 +1,4 @@
-"""Show a training's progress: a bar in a terminal, a plain line per epoch anywhere else.
+"""Show a training's progress: a bar in a terminal, a plain line per epoch and per minute anywhere else.
 
 Not a dependency in DVC: it prints how far a training is.
 """
@@ -7,12 +7,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from torch import Tensor
 from tqdm import tqdm
 
-REFRESH_SECONDS = 0.5
 NOTE_SECONDS = 60
 
 # A row of the history, and how long its epoch took: None for one that an earlier process began.
@@ -27,25 +25,16 @@ class Progress:
     """Progress over `epochs` x `steps` optimiser steps, of which `done` are behind us."""
 
     def __init__(self, label: str, epochs: int, steps: int, done: int, on_epoch: OnEpoch = ignore) -> None:
-        self.label, self.epochs, self.steps, self.on_epoch = label, epochs, steps, on_epoch
-        self.first = self.done = done
-        self.started = self.shown = self.noted = time.monotonic()
+        self.label, self.epochs, self.on_epoch = label, epochs, on_epoch
+        self.first, self.done, self.total = done, done, epochs * steps
+        self.started = self.noted = time.monotonic()
         self.epoch_started = None if done % steps else self.started
         self.bar = tqdm(
-            total=epochs * steps, initial=done, desc=label, unit="step", disable=not sys.stderr.isatty(),
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} + {remaining} left{postfix}", leave=False,
+            total=self.total, initial=done, desc=label, unit="step", mininterval=0.5, disable=None,
+            leave=False, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} + {remaining} left{postfix}",
         )  # fmt: skip
-        self.last_psnr = ""
         if done:
-            self.note(f"going on from epoch {done / steps:.1f} of {epochs}")
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.close()
+            self.note(f"resumes from epoch {done / steps:.1f} of {epochs}")
 
     def step(self, loss: Tensor) -> bool:
         """Count one step; the loss is read, which waits for the device, only when it is shown.
@@ -54,40 +43,25 @@ class Progress:
             Whether a minute has passed since an epoch ended or this was last true.
         """
         self.done += 1
+        self.bar.update()
         now = time.monotonic()
-        if not self.bar.disable and now - self.shown > REFRESH_SECONDS:
-            self.shown = now
-            epoch = f"epoch {(self.done - 1) // self.steps + 1}/{self.epochs}"
-            self.bar.set_postfix_str(f"{epoch}, loss {loss.item():.5f}{self.last_psnr}", refresh=False)
-            self.bar.update(self.done - self.bar.n)
         if now - self.noted < NOTE_SECONDS:
             return False
         self.noted = now
         if self.bar.disable:
-            self.note(
-                f"step {self.done:,} of {self.epochs * self.steps:,}: loss {loss.item():.5f}{self.time_left}"
-            )
+            self.note(f"step {self.done:,} of {self.total:,}: loss {loss.item():.5f}{self._times()}")
         return True
 
     def epoch(self, row: dict) -> None:
         """Show an ended epoch's row of the history, and pass it on."""
-        self.last_psnr = f", {row['monitored_psnr']:.2f} dB"
-        self.noted = time.monotonic()
+        self.noted = now = time.monotonic()
+        numbers = f"loss {row['loss']:.5f}, {row['monitored_psnr']:.2f} dB"
+        self.bar.set_postfix_str(f"epoch {row['epoch']}/{self.epochs}, {numbers}", refresh=False)
         if self.bar.disable or row["epoch"] == self.epochs:
-            numbers = f"loss {row['loss']:.5f}{self.last_psnr}"
-            self.note(f"epoch {row['epoch']}/{self.epochs}: {numbers}{self.time_left}")
-        now = time.monotonic()
+            self.note(f"epoch {row['epoch']}/{self.epochs}: {numbers}{self._times()}")
         seconds = None if self.epoch_started is None else now - self.epoch_started
         self.epoch_started = now
         self.on_epoch(row, seconds)
-
-    @property
-    def time_left(self) -> str:
-        """Time since this process began to train, and what the rest will take at this speed."""
-        passed = time.monotonic() - self.started
-        left = self.epochs * self.steps - self.done
-        rest = f", {tqdm.format_interval(left / (self.done - self.first) * passed)} left" if left else ""
-        return f", {tqdm.format_interval(passed)}{rest}"
 
     def note(self, text: str) -> None:
         """Print one line above the bar.
@@ -96,3 +70,14 @@ class Progress:
         """
         with contextlib.suppress(OSError):
             tqdm.write(f"{self.label}: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+    def _times(self) -> str:
+        """Time since this process began to train, and what the rest will take at this speed."""
+        passed = time.monotonic() - self.started
+        left = (self.total - self.done) / (self.done - self.first) * passed
+        rest = f", {tqdm.format_interval(left)} left" if left else ""
+        return f", {tqdm.format_interval(passed)}{rest}"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lambdanet import config, files
-from lambdanet.config import DownloadBsds500
+from lambdanet.config import Download
 from lambdanet.data import archives, arrays, bsds500, datasets
 from lambdanet.data.archives import Mirror
 from lambdanet.data.patches import cut
@@ -70,7 +70,7 @@ FORMS = {"bare": bare, "berkeley": berkeley, "github": github}
 
 
 def wanted(train=5, test=4, **more):
-    return DownloadBsds500(dataset="bsds500", train=train, test=test, **{"patches": 6} | more)
+    return Download(dataset="bsds500", train=train, test=test, **{"patches": 6} | more)
 
 
 def load(source, **more):
@@ -384,7 +384,7 @@ def test_archives_know_nothing_of_either_data_set():
 def test_real_bsds500(shared_data):
     """Its digest is verified on reading; here, what is made of it."""
     source = str(shared_data / "bsds500-images.tar")
-    config = DownloadBsds500(dataset="bsds500", train=3, test=100, patches=4)
+    config = Download(dataset="bsds500", train=3, test=100, patches=4)
     images, notes = bsds500.load(config, source, shared_data)
     assert images["train"].shape == (12, 40, 40, 3)
     assert images["test"].shape == (100, 321, 481, 3)
@@ -394,5 +394,5 @@ def test_real_bsds500(shared_data):
 
 
 def test_seed_2s_patches_are_85_600():
-    wanted = config.build(DownloadBsds500, {"dataset": "bsds500", "train": 400, "test": 100})
+    wanted = config.build(Download, {"dataset": "bsds500", "train": 400, "test": 100})
     assert wanted.train_images == 85_600

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lambdanet.config import DownloadFolder
+from lambdanet.config import Download
 from lambdanet.data import datasets, folder, imagefile
 from lambdanet.data.imagefile import Photograph
 from lambdanet.data.patches import cut
@@ -35,7 +35,7 @@ def photographs(tmp_path):
 
 
 def wanted(path, train=4, test=2, **more):
-    return DownloadFolder(dataset=str(path), train=train, test=test, **{"size": 16, "patches": 5} | more)
+    return Download(dataset=str(path), train=train, test=test, **{"size": 16, "patches": 5} | more)
 
 
 def load(path, **more):
@@ -87,7 +87,7 @@ def test_the_seed_chooses(photographs):
 def test_defaults_are_16_patches_of_64(tmp_path):
     for number in range(2):
         Image.fromarray(np.full((64, 70, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
-    images, _ = folder.load(DownloadFolder(dataset=str(tmp_path), train=1, test=1))
+    images, _ = folder.load(Download(dataset=str(tmp_path), train=1, test=1))
     assert images["train"].shape == images["test"].shape == (16, 64, 64, 3)
 
 

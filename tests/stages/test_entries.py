@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import helpers
 import numpy as np
@@ -12,7 +11,7 @@ from helpers import DNCNN, GAUSSIAN, LAMBDANET, PARAMS, PROFILE, changed
 from lambdanet.data import photos
 from lambdanet.data.arrays import digest, load_images
 from lambdanet.models import create_model, load_weights, save_weights
-from lambdanet.records import read_records
+from lambdanet.run_log import read_records
 from lambdanet.training import experiment, loop
 
 TRAIN = helpers.train_words("lambdanet")
@@ -81,17 +80,15 @@ def replaced(words, old, new):
 
 
 @pytest.mark.parametrize("name", WORDS)
-@pytest.mark.parametrize("words", [[], ["too", "many"] * 10], ids=len)
-def test_wrong_words_give_the_usage(name, words, refused):
+def test_wrong_words_give_the_usage(name, refused):
     script = helpers.ROOT / "stages" / f"{name}.py"
-    assert refused(name, [*words, *"words"]) == f"usage: python {script} {USAGES[name]}"
+    assert refused(name, list("words")) == f"usage: python {script} {USAGES[name]}"
 
 
-@pytest.mark.parametrize("name", ["download", "train"])
-def test_process_ends_with_status_1_and_one_line(name, project):
+def test_process_ends_with_status_1_and_one_line(project):
     (project / "params.yaml").write_text("noises: [")
     before = everything(project)
-    status, out, err = helpers.run(name, WORDS[name], project)
+    status, out, err = helpers.run("train", TRAIN, project)
     assert (status, out) == (1, "")
     assert err.startswith("error: params.yaml is not valid YAML: ")
     assert err.count("\n") == 1
@@ -100,31 +97,15 @@ def test_process_ends_with_status_1_and_one_line(name, project):
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_missing_params_are_named(name, refused, project):
-    (project / "params.yaml").unlink()
-    assert refused(name) == "params.yaml is missing; run this in the project's folder"
-
-
-@pytest.mark.parametrize("name", WORDS)
 def test_bad_settings_are_named(name, refused, project):
     helpers.write_config(project, profile=changed(PROFILE, ("train", "dncnn", "decay"), 2))
     assert refused(name) == "profile.yaml: train.dncnn.decay is 2, must be at most 1"
 
 
-@pytest.mark.parametrize("name", WORDS)
-def test_profile_that_is_a_folder_is_named(name, refused, project):
-    (project / "profile.yaml").unlink()
-    (project / "profile.yaml").mkdir()
-    assert "profile.yaml" in refused(name)
-
-
-@pytest.mark.parametrize("name", ["corrupt", "train", "evaluate"])
-def test_unknown_noise_lists_the_known(name, refused):
-    message = refused(name, replaced(WORDS[name], "gaussian-01", "fog"))
-    assert message == "unknown noise 'fog'; params.yaml has gaussian-01, speckle"
-
-
 def test_unknown_names_list_the_known(refused):
+    for name in ("corrupt", "train", "evaluate"):
+        message = refused(name, replaced(WORDS[name], "gaussian-01", "fog"))
+        assert message == "unknown noise 'fog'; params.yaml has gaussian-01, speckle"
     message = refused("train", replaced(TRAIN, "lambdanet", "resnet"))
     assert message == "unknown model 'resnet'; Table 2 has lambdanet, autoencoder, dncnn"
     message = refused("ablate", ["profile.yaml", "loss"])
@@ -133,23 +114,11 @@ def test_unknown_names_list_the_known(refused):
     assert message == "unknown data set 'mnist'; profile.yaml has patches"
 
 
-@pytest.mark.parametrize("seed", ["x", "-1", "1.5", "", "²", str(10**30)])
-def test_seed_must_be_a_whole_number(seed, refused):
-    message = refused("train", replaced(TRAIN, "0", seed))
-    assert message == f"the seed is {seed!r}, must be a whole number from 0 to 4294967295"
-
-
 @pytest.mark.parametrize("name", ["corrupt", "train", "ablate", "evaluate", "evaluate_ablations"])
 def test_missing_data_says_how_to_make_it(name, refused, project):
     shutil.rmtree(project / CLEAN)
     split = "test" if name.startswith("evaluate") else "train"
     assert refused(name) == f"{CLEAN}/{split}.npy is missing; make it with `dvc repro`"
-
-
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_missing_noisy_data_is_named(name, refused, project):
-    shutil.rmtree(project / NOISY)
-    assert refused(name).startswith(f"{NOISY}/")
 
 
 @pytest.mark.parametrize(("name", "place"), [("evaluate", helpers.OUT), ("evaluate_ablations", ABLATION)])
@@ -182,16 +151,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("corrupt", CLEAN),
-        ("train", CLEAN),
-        ("train", NOISY),
-        ("evaluate", CLEAN),
-        ("evaluate", NOISY),
-    ],
-)
+@pytest.mark.parametrize(("name", "folder"), [("corrupt", CLEAN), ("train", NOISY), ("evaluate", CLEAN)])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_data_is_named(name, folder, damage, refused, project):
     path = project / folder / "test.npy"
@@ -232,7 +192,6 @@ def test_bad_archive_on_disk_is_named(dataset, content, refused, project, monkey
     assert "archive" in refused("download")
 
 
-@pytest.mark.parametrize("name", ["corrupt", "train"])
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
@@ -242,24 +201,31 @@ def test_bad_archive_on_disk_is_named(dataset, content, refused, project, monkey
             "sigma of noise 'gaussian' is '0.1', must be a number above 0",
         ),
         ({"name": "salt-and-pepper", "amount": 2}, "amount is 2, must be at most 1"),
+        ({"name": "gaussian", "std": 1}, "noise 'gaussian' takes sigma; given: std"),
+        (
+            {"name": "speckl"},
+            "unknown noise 'speckl'; choose one of blind-gaussian, clipped-gaussian, gaussian, "
+            "salt-and-pepper, speckle",
+        ),
     ],
     ids=str,
 )
-def test_bad_noise_parameters_are_named(name, parameters, text, refused, project):
+def test_bad_noise_parameters_are_named(parameters, text, refused, project):
     helpers.write_config(project, changed(PARAMS, ("noises", "gaussian-01"), parameters))
-    assert refused(name) == text
+    assert refused("corrupt") == refused("train") == text
 
 
 @pytest.mark.parametrize(
-    ("change", "text"), [({"m": 4}, "m is 4, must be odd"), ({"m": "5"}, "m"), ({"m": 2.5}, "m")], ids=str
+    ("change", "text"),
+    [({"m": 4}, "m is 4, must be odd"), ({"m": "5"}, "m"), ({"x": 1}, "has no parameter x; ")],
+    ids=str,
 )
 def test_bad_hyperparameters_are_named(change, text, refused, project):
     helpers.write_config(project, changed(PARAMS, ("models", "lambdanet"), LAMBDANET | change))
     assert text in refused("train")
 
 
-@pytest.mark.parametrize("device", ["tpu", "cpu:x", ""])
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize(("name", "device"), [("train", "tpu"), ("evaluate", "cpu:x"), ("train", "")])
 def test_unknown_device_is_named(device, name, refused, monkeypatch):
     monkeypatch.setenv("LAMBDANET_DEVICE", device)
     assert f"device {device!r}" in refused(name)
@@ -358,7 +324,7 @@ def test_an_interrupted_ablation_keeps_the_seeds_that_were_done(stage, project, 
     monkeypatch.setattr(loop, "learning_rate", lambda *words: trained.append(1) or learn(*words))
     status, lines = stage("ablate", WORDS["ablate"], project)
     assert status == 0
-    assert any("gaussian-01-loss-bce-0: going on from epoch 2.0 of 2" in line for line in lines), lines
+    assert any("gaussian-01-loss-bce-0: resumes from epoch 2.0 of 2" in line for line in lines), lines
     assert (project / ABLATION / "weights.safetensors").read_bytes() == first
     assert len(trained) == 2 * 4 + 2  # steps, and a row an epoch, of the second seed alone
 
@@ -368,11 +334,6 @@ def test_threads_of_a_training_are_the_declared_ones(stage, project):
     assert stage("train", TRAIN, project)[0] == 0
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-
-
-def test_stages_call_no_name_of_this_machine(project):
-    for script in (helpers.ROOT / "stages").glob("*.py"):
-        assert str(Path.home()) not in script.read_text()
 
 
 HEAVY = {"torch._dynamo", "torch._inductor", "sympy", "scipy", "skimage", "matplotlib", "pandas", "mlflow"}

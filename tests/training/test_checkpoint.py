@@ -34,19 +34,6 @@ def test_state_comes_back(tmp_path):
     assert torch.equal(state["x"], torch.full((3,), 16.0))
 
 
-def test_optimizer_state_comes_back(tmp_path):
-    model = torch.nn.Linear(3, 2)
-    adam = torch.optim.Adam(model.parameters(), fused=True)
-    model(torch.ones(1, 3)).sum().backward()
-    adam.step()
-    checkpoint.save(tmp_path, "key", 1, {"optimizer": adam.state_dict(), "history": [{"loss": 0.1}]})
-    state = checkpoint.load_newest(tmp_path, "key")
-    assert state["history"] == [{"loss": 0.1}]
-    for number, values in adam.state_dict()["state"].items():
-        for name, value in values.items():
-            assert torch.equal(state["optimizer"]["state"][number][name], value)
-
-
 def test_no_folder_or_an_empty_one_holds_none(tmp_path):
     assert newest(tmp_path / "none") is None
     assert newest(tmp_path) is None
@@ -54,14 +41,9 @@ def test_no_folder_or_an_empty_one_holds_none(tmp_path):
 
 DAMAGE = {
     "empty": lambda content: b"",
-    "garbage": lambda content: b"garbage" * 100,
-    "first half": lambda content: content[: len(content) // 2],
     "one byte short": lambda content: content[:-1],
-    "zeros at the end": lambda content: content[:-200] + bytes(200),
     "a byte": lambda content: content[:100] + bytes([content[100] ^ 255]) + content[101:],
     "a pickle": lambda content: pickle.dumps({"key": "key", "state": {"step": 7}}, 2),
-    "a cut pickle": lambda content: pickle.dumps({"key": "key"}, 2)[:-2],
-    "an html page": lambda content: b"<html>",
 }
 
 
@@ -74,14 +56,6 @@ def test_damaged_newest_gives_the_one_before(damage, tmp_path, caplog):
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith(f"{path} is damaged (")
     assert "\n" not in caplog.messages[0]
-
-
-def test_two_damaged_ones_give_none(tmp_path, caplog):
-    save(tmp_path, 1, 2)
-    for path in tmp_path.iterdir():
-        path.write_bytes(b"")
-    assert newest(tmp_path) is None
-    assert len(caplog.messages) == 2
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"state": {"step": 3}}, 5, {"key": "key"}], ids=str)
@@ -144,11 +118,3 @@ def test_failed_save_keeps_the_older_ones(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         save(tmp_path, 3)
     assert helpers.contents(tmp_path) == before
-
-
-def test_checkpoints_of_other_settings_do_not_count_as_newer(tmp_path):
-    for steps in (90_000, 100_000):
-        checkpoint.save(tmp_path, "other", steps, {"steps": steps})
-    assert checkpoint.load_newest(tmp_path, "mine") is None
-    checkpoint.save(tmp_path, "mine", 250, {"steps": 250})
-    assert checkpoint.load_newest(tmp_path, "mine") == {"steps": 250}

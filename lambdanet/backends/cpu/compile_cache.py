@@ -14,7 +14,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-from lambdanet import caches, files
+from lambdanet import files
 
 MOST_FILES = 128  # the oldest go; one has up to half a megabyte
 DIGEST = 32  # bytes of SHA-256, before the code
@@ -39,11 +39,14 @@ def keep(request: str, code: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
             part.write(hashlib.sha256(code).digest() + code)
         os.replace(part.name, path)
-        caches.keep_newest(path.parent, "*.o", MOST_FILES)
+        by_age = sorted(path.parent.glob("*.o"), key=lambda file: file.stat().st_mtime)
+        for old in by_age[:-MOST_FILES]:
+            old.unlink(missing_ok=True)
 
 
 def _path(request: str) -> Path:
-    return caches.folder("kernels") / f"{hashlib.sha256((_made_of() + request).encode()).hexdigest()}.o"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "lambdanet/kernels" / f"{hashlib.sha256((_made_of() + request).encode()).hexdigest()}.o"
 
 
 @functools.cache

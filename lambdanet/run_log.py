@@ -3,6 +3,8 @@
 Not a dependency in DVC: the log is no output.
 """
 
+import contextlib
+import json
 import os
 import platform
 import subprocess
@@ -10,12 +12,14 @@ import time
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from lambdanet import files
 
-from lambdanet import devices, files
-from lambdanet.records import read_records
+if TYPE_CHECKING:
+    import torch  # whoever only reads logs does not load it
 
+TRAININGS = "trainings.json"  # of a report: the score of each training in it, and how it was trained
 PACKAGES = ("torch", "torchvision", "llvmlite", "numpy", "scikit-image", "dvc", "prefect", "mlflow")
 # What a run changes itself, and the parameters, which model.json records in full.
 _NOT_CODE = (":!*dvc.lock", ":!results", ":!weights", ":!params.yaml", ":!*profile.yaml")
@@ -24,30 +28,35 @@ _NOT_CODE = (":!*dvc.lock", ":!results", ":!weights", ":!params.yaml", ":!*profi
 class Log:
     """One record in a JSON file of such records, kept up to date while what it tells of goes on."""
 
-    def __init__(self, path: Path, device: torch.device, **details: object) -> None:
-        """Begin a record, or go on with the last one where a killed process left it unfinished.
+    def __init__(self, path: Path, device: "torch.device", **details: object) -> None:
+        """Begin a record, or continue the last one where a killed process left it unfinished.
 
         Args:
             path: JSON file; it keeps the finished records of earlier times.
             device: where the computation runs.
-            **details: what identifies it; only a record with the same ones is gone on with.
+            **details: what identifies it; only a record with the same ones is continued.
         """
-        self.path, self.device, self.began = path, device, time.time()
+        from lambdanet import devices
+
+        self.path, self.began = path, time.time()
+        self.peak_memory = lambda: devices.peak_memory(device)
         self.older = read_records(path)
         last = self.older.pop() if self.older and "weights_sha256" not in self.older[-1] else {}
-        same = all(last.get(key) == value for key, value in details.items())
-        self.seconds = last.get("seconds", 0.0) if same else 0.0
+        if not all(last.get(key) == value for key, value in details.items()):
+            last = {}
+        self.seconds = last.get("seconds", 0.0)
         self.record = {
             "device": devices.describe_device(device),
             "seconds": self.seconds,
             "peak_memory_bytes": 0,
-            "started": last["started"] if same and last else _now(),
+            "started": last.get("started") or _now(),
             "finished": None,
             "commit": commit(),
+            "stage": os.environ.get("DVC_STAGE"),
             "python": platform.python_version(),
             "versions": versions(),
             **details,
-            "history": last.get("history", []) if same else [],
+            "history": last.get("history", []),
         }
         self.write()
 
@@ -69,13 +78,28 @@ class Log:
     def write(self) -> None:
         """Write the record as far as it has come."""
         self.record["seconds"] = round(self.seconds + time.time() - self.began, 1)
-        self.record["peak_memory_bytes"] = devices.peak_memory(self.device)
+        self.record["peak_memory_bytes"] = self.peak_memory()
         files.write_json(self.path, [*self.older, self.record])
 
 
-def stage() -> str | None:
-    """The DVC stage that this process runs for, if any."""
-    return os.environ.get("DVC_STAGE")
+def read_records(path: Path) -> list[dict]:
+    """The records of a log, oldest first; none where it is missing or damaged."""
+    try:
+        records = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return records if isinstance(records, list) else []
+
+
+def find_record(path: Path, **details: object) -> dict | None:
+    """The newest record of a log that has these details.
+
+    A run's log outlives its outputs: DVC may restore those of an earlier training from its cache.
+    """
+    for record in reversed(read_records(path)):
+        if all(record.get(key) == value for key, value in details.items()):
+            return record
+    return None
 
 
 def _now() -> str:
@@ -87,10 +111,8 @@ def versions() -> dict[str, str]:
     """Versions of the packages that are installed."""
     found = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
