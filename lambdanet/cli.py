@@ -263,16 +263,15 @@ def publish(profile: str) -> None:
 
     _, results, weights = loaded.folders
     trained = sync.from_outputs(loaded)
-    here = {one.training.key for one in trained}
+    here = {one.key for one in trained}
     if not here.issuperset(run.key for run in loaded.table_runs) and weights.is_dir():
         committed = sync.from_committed(weights, results, loaded)
-        missing = [one for one in committed if one.training.key not in here]
+        missing = [one for one in committed if one.key not in here]
         click.echo(f"{len(missing)} trainings from {weights}, as DVC's outputs of them are not here")
         trained += missing
     if not trained:
         raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro {loaded.pipeline}` first")
-    summary = results if (results / "table2.md").is_file() else None
-    for line in sync.publish(trained, profile, summary).lines():
+    for line in sync.publish(trained).lines():
         click.echo(line)
 
 
