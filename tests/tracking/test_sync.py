@@ -321,6 +321,21 @@ def test_commands_publish_and_list(client, project, grid):
     assert text.endswith(f"\n\n{catalogue.RULE}\n")
 
 
+def test_commands_pin_and_reject(client, project, grid):
+    sync.publish(grid)
+    assert run("models", "pin", "gaussian-01", "1").output.splitlines() == [
+        "denoiser-gaussian-01@champion -> version 1: autoencoder, tiny, 23.00 dB",
+        "denoiser-gaussian-01@compact -> version 1: autoencoder, tiny, 23.00 dB",
+        "2 aliases moved",
+    ]
+    assert run("models", "reject", "gaussian-01", "--model", "dncnn").output.splitlines() == [
+        "denoiser-gaussian-01@dncnn -> none", "1 aliases moved",
+    ]  # fmt: skip
+    assert run("models", "unpin", "gaussian-01").output.endswith("3 aliases moved\n")
+    assert one_line(run("models", "pin", "gaussian-01")) == "error: name one of VERSION and --model MODEL\n"
+    assert "has no version 9; it has 1, 2, 3" in one_line(run("models", "pin", "gaussian-01", "9"))
+
+
 def test_nothing_to_publish_or_to_list_is_one_line(client, project):
     assert "nothing of the profile tiny is here" in one_line(run("publish", "--profile", "tiny"))
     assert "unknown profile 'huge'" in one_line(run("publish", "--profile", "huge"))
