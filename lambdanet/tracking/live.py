@@ -7,6 +7,7 @@ Not a dependency in DVC: it only reads what the stage writes.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -88,8 +89,8 @@ class _Logger(threading.Thread):
         self.heard.wait()  # until then torch is being loaded, and the log may be that of another training
         if self.ended.is_set():
             return
-        from lambdanet.tracking import mlflow_runs
-
+        # By its name, as nothing there decides what a stage that trains writes: no dependency in DVC.
+        mlflow_runs = importlib.import_module("lambdanet.tracking.mlflow_runs")
         self.loaded, retry = True, None
         while True:
             self.news.wait(retry)
