@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -223,11 +224,14 @@ def denoise(
             click.echo(line, err=out == targets.STREAM)
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object a version.")
-def models(as_json: bool) -> None:
-    """List the denoisers in MLflow's registry, and what their aliases stand for."""
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
+    """List the denoisers in MLflow's registry, and what their aliases stand for; pin or reject one."""
     _need_registry()
+    if context.invoked_subcommand:
+        return
     from lambdanet.tracking import mlflow_runs, registry
 
     client = registry.open_registry()
@@ -250,6 +254,34 @@ def models(as_json: bool) -> None:
     click.echo(f"\n{catalogue.RULE}")
 
 
+def _choose(how: str, noise: str, version: int | None, model: str | None) -> None:
+    if (version is not None and model) or (how != "unpin" and version is None and not model):
+        raise ValueError("name one of VERSION and --model MODEL")
+    from lambdanet.tracking import mlflow_runs, registry
+
+    client = registry.open_registry()
+    with mlflow_runs.reaching():
+        moved = getattr(registry, how)(client, noise, version, model or "")
+    for alias, one in moved.items():
+        click.echo(registry.moved_line(noise, alias, one))
+    click.echo(f"{len(moved)} aliases moved")
+
+
+for _how, _help in {
+    "pin": "Give a denoiser of NOISE its aliases, whatever the scores: VERSION, or the best of --model.",
+    "reject": "Take the aliases of a denoiser of NOISE away: VERSION, or the best of --model.",
+    "unpin": "Undo `pin` and `reject` for VERSION or --model, by default for all denoisers of NOISE.",
+}.items():
+    _words = [
+        click.Argument(["noise"]),
+        click.Argument(["version"], type=click.IntRange(1), required=False),
+        click.Option(["--model"], help="An architecture's name."),
+    ]
+    models.add_command(
+        click.Command(_how, params=_words, help=_help, callback=functools.partial(_choose, _how))
+    )
+
+
 @main.command()
 @PROFILE
 def publish(profile: str) -> None:
@@ -263,16 +295,15 @@ def publish(profile: str) -> None:
 
     _, results, weights = loaded.folders
     trained = sync.from_outputs(loaded)
-    here = {one.training.key for one in trained}
+    here = {one.key for one in trained}
     if not here.issuperset(run.key for run in loaded.table_runs) and weights.is_dir():
         committed = sync.from_committed(weights, results, loaded)
-        missing = [one for one in committed if one.training.key not in here]
+        missing = [one for one in committed if one.key not in here]
         click.echo(f"{len(missing)} trainings from {weights}, as DVC's outputs of them are not here")
         trained += missing
     if not trained:
         raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro {loaded.pipeline}` first")
-    summary = results if (results / "table2.md").is_file() else None
-    for line in sync.publish(trained, profile, summary).lines():
+    for line in sync.publish(trained).lines():
         click.echo(line)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lambdanet import files, run_log
+from lambdanet import cards, files, run_log
 from lambdanet.config import Config, Run
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation import samples
@@ -60,7 +60,7 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
 
 
 def export_weights(config: Config, out: Path) -> int:
-    """Copy the weights behind a report, for git: one RUN.safetensors for each run of its table.
+    """Copy the weights behind a report, for git: one RUN.safetensors for each run of its table, and a README.
 
     Those of ablations go to a folder of that name, as far as they are here or in `out`.
 
@@ -75,23 +75,35 @@ def export_weights(config: Config, out: Path) -> int:
         ValueError: weights are missing or are not those that were scored.
     """
     results = config.folders.results
-    scored = {name: digests["weights"] for name, digests in _read(results / "digests.json").items()}
-    runs = {run.key.name: run for run in config.table_runs}
-    known = {
-        name: one["scores"]["weights_sha256"] for name, one in _read(results / run_log.TRAININGS).items()
-    }
-    wanted = {f"{name}.safetensors": (runs.get(name), digest) for name, digest in scored.items()}
+    scored, known = _read(results / "digests.json"), _read(results / run_log.TRAININGS)
+    runs = {run.key.name: run for run in config.runs}
+    wanted = {f"{name}.safetensors": digests["weights"] for name, digests in scored.items()}
     for run in config.ablation_runs:
         name = f"ablations/{run.key.name}.safetensors"
         if run.key.name in known and (run.weights.is_file() or (out / name).is_file()):
-            wanted[name] = run, known[run.key.name]
+            wanted[name] = known[run.key.name]["scores"]["weights_sha256"]
+    rows = []
     with files.new_folder(out) as new:
-        for name, (run, digest) in wanted.items():
+        for name, digest in wanted.items():
+            run = runs.get(Path(name).stem)
             path = run.weights if run and run.weights.is_file() else out / name
             if not path.is_file() or files.sha256(path) != digest:
                 raise ValueError(f"{path} is missing or is not what was scored; run `dvc repro`")
             files.write_bytes(new / name, path.read_bytes())
+            if run and run.key.name in known:
+                rows.append(_row(config, run, name, read_description(path), known[run.key.name]))
+        files.write_text(new / "README.md", cards.table(config.name, rows))
     return len(wanted)
+
+
+def _row(config: Config, run: Run, name: str, description: dict, entry: dict) -> dict:
+    """What the README says of a file; see `cards.table`."""
+    ablation = config.profile.ablations.get(run.key.model)
+    return {
+        "file": name, "description": description, "scores": entry["scores"],
+        "train_images": run.train_images, "dataset": (ablation or config.profile).dataset,
+        "commit": (entry["log"] or {}).get("commit"),
+    }  # fmt: skip
 
 
 def _read(path: Path) -> dict:

@@ -13,7 +13,7 @@ def main(profile: str) -> None:
 
     trained, receipt = sync.from_outputs(loaded), loaded.folders.runs / "receipt.json"
     try:
-        for line in sync.publish(trained, loaded.name, loaded.folders.results).lines():
+        for line in sync.publish(trained).lines():
             print(line)
     except mlflow_runs.UnreachableError as error:  # what was reproduced is as good without it
         sync.write_receipt(receipt, [], str(error))

@@ -49,8 +49,8 @@ PROFILE = {
 # Runs by experiment and name, versions by model and number, with all that they hold.
 DUMP = """
 import json
-from lambdanet import tracking
-client = tracking.connect()
+from lambdanet.tracking import mlflow_runs
+client = mlflow_runs.connect()
 def artifacts(run_id, folder=None):
     for one in client.list_artifacts(run_id, folder):
         yield from artifacts(run_id, one.path) if one.is_dir else [one.path]

@@ -5,6 +5,7 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 import torch
 import yaml
@@ -110,6 +111,8 @@ def test_commands_and_their_options_exist(page):
             if tuple(words[: len(prefix)]) != prefix or not rest:
                 continue
             command = group.commands[rest[0]]
+            if isinstance(command, click.Group) and rest[1:2] and rest[1] in command.commands:
+                command = command.commands[rest[1]]
             known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
             given = {word for word in rest if re.match(r"--?[a-z]", word)}
             assert given <= known | {"--help"}, line

@@ -12,7 +12,7 @@ import torch
 from helpers import PROFILE
 from skimage.io import imsave
 
-from lambdanet import config, files, restoring
+from lambdanet import cards, config, files, restoring
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation import samples
 from lambdanet.models import create_model, load_weights, save_weights
@@ -110,6 +110,21 @@ def test_a_report_gives_back_what_it_was_made_of(made):
     assert record == {key: value for key, value in whole.items() if key not in ("history", "seconds")}
     report(loaded)
     assert contents(RESULTS) == shown
+
+
+def test_exported_weights_have_a_readme_with_a_row_for_each(made):
+    _, (table, ablation, _) = made
+    scores = [json.loads(run.scores.read_text()) for run in (table, ablation)]
+    text = (WEIGHTS / "README.md").read_text()
+    assert text.startswith("# Weights of the profile `tiny`\n")
+    rows = [line for line in text.splitlines() if ".safetensors |" in line]
+    assert rows[0] == (
+        "| gaussian-01-autoencoder-0.safetensors | gaussian-01 | 9 | patches, 32 images | 2 | 25.00 | "
+        "0.800 | 100 | abc |"
+    )
+    assert [row.split(" | ")[5] for row in rows[:2]] == [f"{one['psnr']:.2f}" for one in scores]
+    assert len(rows) == 3
+    assert text.endswith(f"Limits: {cards.LIMITS}.\n\nLicence: {cards.LICENCE}.\n")
 
 
 def test_what_is_there_is_left_alone(made):

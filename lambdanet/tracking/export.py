@@ -1,17 +1,25 @@
 """A denoiser as a program that runs without this project: what the registry holds of it."""
 
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import mlflow
 import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic
 import torch.nn.functional as F
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from lambdanet.inference.denoise import denoise
+from lambdanet.models import load_weights
+from lambdanet.tracking.mlflow_runs import WEIGHTS
 
+PROGRAM = "data/model.pt2"
 SMALLEST = 8  # pixels a side
 # Far beyond what noise adds to [0, 1], far below the white of 8-bit images.
 LARGEST_VALUE = 10
@@ -45,6 +53,42 @@ class Portable(nn.Module):
         return self.network(noisy)[..., :h, :w].clamp(0, 1)
 
 
+def build(weights: Path, folder: Path, **ids: str) -> None:
+    """Trace a network into the folder of an MLflow model, and compare the program with the network.
+
+    Takes seconds.
+
+    Args:
+        weights: file of `save_weights`; goes along, for those who have this project.
+        folder: made.
+        **ids: `run_id` and `model_id` of the model in MLflow.
+
+    Raises:
+        ValueError: the weights cannot be read, or the network cannot be traced for every size.
+    """
+    network, _ = load_weights(weights)
+    card = Model(**ids)
+    signature = ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))]) for _ in "io"))
+    with tempfile.TemporaryDirectory() as temporary, dynamic_sizes(network):
+        mlflow.pytorch.save_model(
+            Portable(network),
+            folder,
+            mlflow_model=card,
+            signature=signature,
+            # More than one image, of sides that no network takes unpadded.
+            input_example=np.random.default_rng(0).random((2, 3, 43, 37), dtype=np.float32),
+            # Found out by MLflow itself this takes 20 times as long.
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+            extra_files=[shutil.copy(weights, Path(temporary, Path(WEIGHTS).name))],
+            metadata={"contract": CONTRACT},
+            serialization_format="pt2",
+        )
+    # A traced program stays on its device; without this `pyfunc` fails where there is a GPU.
+    card.flavors["python_function"]["config"] = {"device": "cpu"}
+    card.save(str(folder / "MLmodel"))
+    verify(torch.export.load(folder / PROGRAM).module(), network)
+
+
 def dynamic_sizes(network: nn.Module) -> contextlib.AbstractContextManager:
     """Have `torch.export` trace a network, within this block, for every size; see `verify`.
 
@@ -53,29 +97,6 @@ def dynamic_sizes(network: nn.Module) -> contextlib.AbstractContextManager:
     others it traces rightly of itself, and if it may not look, it takes no single images.
     """
     return symbolic.patch(backed_size_oblivious=getattr(network, "stride", 1) > 1)
-
-
-def example() -> np.ndarray:
-    """Images to trace with: more than one, of sides that no network takes unpadded."""
-    return np.random.default_rng(0).random((2, 3, 43, 37), dtype=np.float32)
-
-
-def exchange_weights(program: ExportedProgram, network: nn.Module) -> None:
-    """Make a traced program that of another network, which differs from the traced one in its weights only.
-
-    Raises:
-        ValueError: it differs in more; the program is as it was.
-    """
-
-    def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
-        return {name: tensor.shape for name, tensor in state.items()}
-
-    weights, traced = Portable(network).state_dict(), program.state_dict
-    if shapes(weights) != shapes(traced):
-        raise ValueError("this network's weights are not those of the traced one")
-    with torch.no_grad():
-        for name, tensor in traced.items():
-            tensor.copy_(weights[name])
 
 
 def verify(program: Callable[[Tensor], Tensor], network: nn.Module) -> None:

@@ -1,42 +1,38 @@
-"""Tell MLflow of a training while it runs, from a process of its own: the training never waits.
+"""Log a training to MLflow while it runs, in a thread that the training never waits for.
 
-The training writes its log and says so down a pipe; the follower reads the log and brings MLflow up
-to date with it. A pipe that ends without a last word is a training that was killed, and the follower
-marks its run so. What a server misses, slow or dead, the log keeps: `lambdanet.tracking.sync` catches up.
+The thread reads the training's log and brings MLflow up to date with it. What a server misses, slow or
+dead, the log keeps: `lambdanet.tracking.sync` catches up.
 
-Not a dependency in DVC: it starts a process that only reads what the stage writes.
+Not a dependency in DVC: it only reads what the stage writes.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Of stages: what takes less is told of by `register`.
+# Of stages: what takes less is logged by `register`.
 PATIENCE_SECONDS = 20
-# For the follower's last words to MLflow; the training ends without them after that.
+# For the last words to MLflow, and for loading it, which takes as long; the training ends without them then.
 WAIT_SECONDS = 5
+LOAD_SECONDS = 30
 RETRY_SECONDS = 30
 CONSOLATION = "nothing waits for it, `lambdanet publish` fills it in"
-# A training is long, and its machine's load worth recording, after so much of it.
-LONG_SECONDS = 60
-STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 
 @contextlib.contextmanager
 def follow(log: Path, *, patience: float | None = None) -> Iterator[Callable[[], None]]:
-    """Have MLflow follow what happens in this block, once it has lasted `patience`.
+    """Log what happens in this block to MLflow, once it has lasted `patience`.
 
-    What ends well before that is left to `lambdanet.tracking.sync`, so to the stage `register`: it is over
-    before anybody looks, and loading MLflow for each costs more. What fails or is killed is told of.
-    A server that `MLFLOW_TRACKING_URI` names, which others may be watching, is told at once.
+    What ends before that is left to `lambdanet.tracking.sync`, so to the stage `register`: it is over
+    before anybody looks, and loading MLflow for each costs more. A server that `MLFLOW_TRACKING_URI`
+    names, which others may be watching, is told at once.
 
-    `LAMBDANET_TRACKING=off` switches it off, and so does an environment without MLflow; `on` follows at
-    once.
+    `LAMBDANET_TRACKING=off` switches it off, and so does an environment without MLflow; `on` logs at once.
 
     Args:
         log: file of `run_log.Log`.
@@ -49,76 +45,68 @@ def follow(log: Path, *, patience: float | None = None) -> Iterator[Callable[[],
     if wanted == "off" or not importlib.util.find_spec("mlflow"):
         yield lambda: None
         return
-    follower = _Follower(log)
-    patience = PATIENCE_SECONDS if patience is None else patience
-    timer = threading.Timer(patience, follower.start)
-    timer.daemon = True
-    if patience and wanted != "on" and not os.environ.get("MLFLOW_TRACKING_URI"):
-        timer.start()
-    else:
-        follower.start()
-    last = "failed"
+    if wanted == "on" or os.environ.get("MLFLOW_TRACKING_URI"):
+        patience = 0
+    logger = _Logger(log, PATIENCE_SECONDS if patience is None else patience)
+    logger.start()
+    status = "FAILED"
     try:
-        yield follower.tell
-        last = "finished"
+        yield logger.tell
+        status = "FINISHED"
     except (SystemExit, KeyboardInterrupt):
-        last = "killed"
+        status = "KILLED"
         raise
     finally:
-        timer.cancel()
-        if timer.ident:
-            timer.join()  # it may be starting the follower just now
-        follower.end(last)
+        logger.end(status)
 
 
-class _Follower:
-    """The process that follows a log, and what it has to be told."""
+class _Logger(threading.Thread):
+    """Keeps MLflow up to date with the last record of a log; a daemon, so nothing waits for its end."""
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        self.process: subprocess.Popen | None = None
-        self.heard = False
-        self.lock = threading.Lock()
-
-    def start(self) -> None:
-        root = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        with self.lock:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lambdanet.tracking.follower", str(self.log)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,  # a word there: it has told of its trouble
-                env={"MLFLOW_HTTP_REQUEST_TIMEOUT": str(WAIT_SECONDS)} | os.environ | {"PYTHONPATH": path},
-                process_group=0,  # Ctrl-C is for the training; the follower ends with it
-            )
-            os.set_blocking(self.process.stdin.fileno(), False)
-            if self.heard:
-                self._say("news")
+    def __init__(self, log: Path, patience: float) -> None:
+        super().__init__(daemon=True, name="lambdanet-mlflow")
+        self.log, self.patience = log, patience
+        self.heard, self.ended, self.news = threading.Event(), threading.Event(), threading.Event()
+        self.status, self.loaded, self.warned = "RUNNING", False, False
 
     def tell(self) -> None:
-        with self.lock:
-            self.heard = True
-            if self.process:
-                self._say("news")
+        self.heard.set()
+        self.news.set()
 
-    def end(self, last: str) -> None:
-        """Say how it ended, and wait a little for the follower's last words to MLflow."""
-        if not self.process:
-            if last == "finished" or not self.heard:
+    def end(self, status: str) -> None:
+        """Say how it ended, and wait a little until MLflow knows."""
+        self.status = status
+        self.ended.set()
+        self.heard.set()
+        self.news.set()
+        self.join(WAIT_SECONDS if self.loaded else LOAD_SECONDS)
+        if self.is_alive():
+            self._warn("MLflow answers too slowly")
+
+    def run(self) -> None:
+        if self.ended.wait(self.patience):
+            return
+        self.heard.wait()  # until then torch is being loaded, and the log may be that of another training
+        if self.ended.is_set():
+            return
+        # By its name, as nothing there decides what a stage that trains writes: no dependency in DVC.
+        mlflow_runs = importlib.import_module("lambdanet.tracking.mlflow_runs")
+        self.loaded, retry = True, None
+        while True:
+            self.news.wait(retry)
+            self.news.clear()
+            status = self.status  # before the log is read: what it says then is at least as new
+            retry = None
+            try:
+                mlflow_runs.log_record(self.log, status)
+            except Exception as error:  # whatever it is, the training is as good without it
+                self._warn(" ".join(str(error).split()))
+                retry = RETRY_SECONDS
+            if status != "RUNNING":
                 return
-            self.start()
-        self._say(last)
-        self.process.stdin.close()
-        try:
-            self.process.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            if not self.process.stdout.read():
-                with contextlib.suppress(OSError):  # nobody may read it any more
-                    print(f"MLflow answers too slowly; {CONSOLATION}", file=sys.stderr)
-        self.process.stdout.close()
 
-    def _say(self, word: str) -> None:
-        with contextlib.suppress(OSError):  # the follower has ended, or has much to do
-            os.write(self.process.stdin.fileno(), f"{word}\n".encode())
+    def _warn(self, text: str) -> None:
+        if not self.warned:
+            self.warned = True
+            with contextlib.suppress(OSError):  # nobody may read it any more
+                print(f"{text}; {CONSOLATION}", file=sys.stderr)

@@ -1,199 +1,88 @@
-"""MLflow's registry: a registered model for each noise, a version for each trained network."""
+"""MLflow's registry: a registered model for each noise, a version for each network that may be chosen."""
 
-import contextlib
-import json
-import shutil
 import tempfile
-import uuid
-from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
-import numpy as np
-import torch
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.store.entities import PagedList
-from mlflow.types import Schema, TensorSpec
-from torch.export import ExportedProgram
 
 from lambdanet import files
-from lambdanet.inference.catalogue import NO_REGISTRY, RESERVED, RULE, Denoiser, aliases, newest, tests
-from lambdanet.models import load_weights, read_description
+from lambdanet.cards import card
+from lambdanet.inference import catalogue
+from lambdanet.inference.catalogue import PINNED, REJECTED, RESERVED, Denoiser
 from lambdanet.tracking import export
-from lambdanet.tracking.mlflow_runs import (
-    Training,
-    connect,
-    experiment_id,
-    moved_from,
-    moved_line,
-    sqlite_file,
-)
+from lambdanet.tracking.mlflow_runs import WEIGHTS, Training, connect, sqlite_file
 
 PREFIX = "denoiser-"
-WEIGHTS = "extra_files/weights.safetensors"
-PROGRAM = "data/model.pt2"
 NUMBERS = {"psnr": float, "ssim": float, "parameters": int, "train_images": int, "seed": int}
 TEXTS = ("noise", "model", "profile", "clean_sha256", "noisy_sha256", "weights_sha256")
-
-
-def build(weights: Path, folder: Path) -> ExportedProgram:
-    """Trace a network into the folder of an MLflow model, of no run yet, and compare it with the network.
-
-    Takes seconds.
-
-    Args:
-        weights: file of `save_weights`; goes along, for those who have this project.
-        folder: made.
-
-    Returns:
-        The program, as it is in the folder.
-
-    Raises:
-        ValueError: the network cannot be traced for every size.
-    """
-    network, _ = load_weights(weights)
-    signature = ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))]) for _ in "io"))
-    with tempfile.TemporaryDirectory() as temporary, export.dynamic_sizes(network):
-        copy = Path(temporary, "weights.safetensors")
-        copy.write_bytes(weights.read_bytes())
-        mlflow.pytorch.save_model(
-            export.Portable(network),
-            folder,
-            signature=signature,
-            input_example=export.example(),
-            # Found out by MLflow itself this takes 20 times as long.
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-            extra_files=[str(copy)],
-            metadata={"contract": export.CONTRACT},
-            serialization_format="pt2",
-        )
-    card = Model.load(str(folder))
-    # A traced program stays on its device; without this `pyfunc` fails where there is a GPU.
-    card.flavors["python_function"]["config"] = {"device": "cpu"}
-    card.save(str(folder / "MLmodel"))
-    program = torch.export.load(folder / PROGRAM)
-    export.verify(program.module(), network)
-    return program
-
-
-class Builder:
-    """Builds MLflow models: of each architecture one network is traced, the others take its program."""
-
-    def __init__(self, place: Path) -> None:
-        self._place, self._traced, self._count = place, {}, 0
-
-    def build(self, weights: Path) -> Path:
-        """Make the folder of a network's MLflow model, below `place`.
-
-        Raises:
-            ValueError: of `build`.
-        """
-        architecture = json.dumps(read_description(weights)["model"], sort_keys=True)
-        self._count += 1
-        folder = self._place / str(self._count)
-        if architecture in self._traced:
-            _build_like(*self._traced[architecture], weights, folder)
-        else:
-            self._traced[architecture] = build(weights, folder), folder
-        return folder
-
-
-def _build_like(program: ExportedProgram, traced: Path, weights: Path, folder: Path) -> None:
-    """Copy the folder of a traced network, with another one's weights in it."""
-    network, _ = load_weights(weights)
-    export.exchange_weights(program, network)
-    shutil.copytree(traced, folder, ignore=shutil.ignore_patterns(Path(PROGRAM).name))
-    torch.export.save(program, folder / PROGRAM)
-    (folder / WEIGHTS).write_bytes(weights.read_bytes())
-    card = Model.load(str(folder))
-    card.model_uuid, card.utc_time_created = uuid.uuid4().hex, str(datetime.now(UTC).replace(tzinfo=None))
-    card.save(str(folder / "MLmodel"))
-    export.verify(program.module(), network)
-
-
-def has_versions(client: MlflowClient, noise: str) -> bool:
-    """Whether there is a denoiser for a noise."""
-    return bool(_versions(client, PREFIX + noise))
+MOST = 10_000  # versions of a noise that are looked at
 
 
 def register(
-    client: MlflowClient,
-    training: Training,
-    run_id: str,
-    weights: Path,
-    train_images: int,
-    builder: Builder,
+    client: MlflowClient, denoiser: Denoiser, training: Training, model_id: str, *, new: bool = True
 ) -> ModelVersion | None:
-    """Register a scored network as a version of its noise's model, unless these weights are one.
+    """Make a scored network a version of its noise's model, or bring its version up to date.
 
-    Call it within `tracking.reaching`, which lets one process at a time into a SQLite file.
+    Two processes that register the same weights at once leave one version, the lower one.
 
     Args:
-        client: of `tracking.connect`.
-        training: scored.
-        run_id: its run.
-        weights: file of `save_weights`.
-        train_images: how many it was trained on.
-        builder: of the version's files, if they are missing.
+        client: of `mlflow_runs.connect`.
+        denoiser: what is known of the network.
+        training: whose weights these are.
+        model_id: its logged model.
+        new: whether a version may be made; else one is only brought up to date.
 
     Returns:
-        The new version; None where there was one.
+        The new version; None where there was one or none may be made.
 
     Raises:
         ValueError: the network cannot be traced for every size, or its name is an alias.
     """
-    key = training.key
-    if key.model in RESERVED:
-        raise ValueError(f"a model cannot be named {key.model}: it is an alias of the registry")
-    name = PREFIX + key.noise
-    _make_registered_model(client, name, _about(key.noise))
-    scores = training.scores
-    versions = _versions(client, name)
-    known = _find(versions, training.weights_sha256)
-    logged = training.record.get("data", {}).get("train", {}).get("images")
-    if known and not logged:  # today's params.yaml must not rewrite how many images it was trained on
-        train_images = int(known.tags["train_images"])
-    ours = Denoiser.of(key, scores, train_images, int(known.version) if known else 0)
-    tags = {key: str(getattr(ours, key)) for key in (*NUMBERS, *TEXTS)}
-    tags |= {"commit": training.record["commit"]} if "commit" in training.record else {}
-    description = (
-        f"{key.model} for {key.noise}, trained at the scale `{key.profile}` on {train_images:,} images: "
-        f"PSNR {scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f} on {scores['images']:,} test images "
-        f"(noisy: {scores['noisy_psnr']:.2f} dB), {scores['parameters']:,} parameters."
-        f"\n\n{export.CONTRACT}"
+    if denoiser.model in RESERVED:
+        raise ValueError(f"a model cannot be named {denoiser.model}: it is an alias of the registry")
+    name = PREFIX + denoiser.noise
+    known = _find(client, name, denoiser)
+    if known or not new:
+        return _update(client, known, denoiser, training) if known else None
+    run_id = client.get_logged_model(model_id).source_run_id
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "model")
+        export.build(training.weights, folder, run_id=run_id, model_id=model_id)
+        client.log_model_artifacts(model_id, str(folder))
+    try:
+        about = f"Denoisers for the noise {denoiser.noise}. {catalogue.RULE}\n\n{export.CONTRACT}"
+        client.create_registered_model(name, description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    description, tags = _card(denoiser, training), _tags(denoiser, training)
+    made = client.create_model_version(
+        name, f"models:/{model_id}", run_id, tags, description=description, model_id=model_id
     )
-    if known:
-        if not _has_files(client, known):
-            # `version.model_id` is empty in what a database gives back.
-            _log_model(client, builder.build(weights), run_id, known.source.removeprefix("models:/"))
-        decisive = newest([_denoiser(version) for version in versions])
-        if ours.train_images == decisive.train_images and tests(ours) != tests(decisive):
-            tags["published"] = datetime.now(UTC).isoformat(timespec="milliseconds")
-        _describe(client, known, tags, description)
+    if int(_find(client, name, denoiser).version) < int(made.version):  # another process was faster
+        client.delete_model_version(name, made.version)
         return None
-    folder = builder.build(weights)  # first: what fails here leaves nothing in MLflow
-    model = client.create_logged_model(
-        experiment_id(client, key.profile),
-        key.name,
-        run_id,
-        tags,
-        {"model": key.model},
-        "denoiser",
-    )
-    _log_model(client, folder, run_id, model.model_id)
-    client.finalize_logged_model(model.model_id, "READY")
-    if _find(_versions(client, name), training.weights_sha256):  # another process registered them just now
-        client.delete_logged_model(model.model_id)
-        return None
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-    return client.create_model_version(
-        name, f"models:/{model.model_id}", run_id, tags, description=description, model_id=model.model_id
-    )
+    return made
+
+
+def _update(client: MlflowClient, known: ModelVersion, denoiser: Denoiser, training: Training) -> None:
+    """The same weights may have been scored anew, or on the images of before."""
+    if not training.record.get("data"):  # today's params.yaml must not rewrite what they were trained on
+        denoiser = replace(denoiser, train_images=int(known.tags["train_images"]))
+    tags = _tags(denoiser, training)
+    decisive = catalogue.newest([_denoiser(version) for version in _versions(client, known.name)])
+    if denoiser.train_images == decisive.train_images and denoiser.tests != decisive.tests:
+        tags["published"] = _now()
+    changed = {key: value for key, value in tags.items() if known.tags.get(key) != value}
+    for key, value in changed.items():
+        client.set_model_version_tag(known.name, known.version, key, value)
+    if changed:
+        client.update_model_version(known.name, known.version, _card(denoiser, training))
 
 
 def assign_aliases(client: MlflowClient, noise: str) -> dict[str, Denoiser | None]:
@@ -203,10 +92,10 @@ def assign_aliases(client: MlflowClient, noise: str) -> dict[str, Denoiser | Non
         Those that moved, with what they stand for now: None where nothing qualifies any more.
     """
     name = PREFIX + noise
-    present = client.get_registered_model(name).aliases
-    found = [_denoiser(version) for version in _versions(client, name)]
-    wanted = aliases(found)
-    ours = {*RESERVED, *(one.model for one in found)}  # a person may have set others
+    if not (found := [_denoiser(version) for version in _versions(client, name)]):
+        return {}  # none of its networks could be built
+    present, wanted = client.get_registered_model(name).aliases, catalogue.aliases(found)
+    ours = {*RESERVED, *(one.model for one in found)}  # users may have set others
     gone = [alias for alias in present if alias in ours and alias not in wanted]
     for alias in gone:
         client.delete_registered_model_alias(name, alias)
@@ -216,15 +105,73 @@ def assign_aliases(client: MlflowClient, noise: str) -> dict[str, Denoiser | Non
     return moved | dict.fromkeys(gone)
 
 
+def moved_line(noise: str, alias: str, one: Denoiser | None) -> str:
+    """Say what an alias of a noise stands for now."""
+    holder = f"version {one.version}: {one.model}, {one.profile}, {one.psnr:.2f} dB" if one else "none"
+    return f"{PREFIX}{noise}@{alias} -> {holder}"
+
+
+def pin(client: MlflowClient, noise: str, version: int | None = None, model: str = "") -> dict:
+    """Give a version the aliases that it qualifies for, whatever the scores; it replaces an earlier pin.
+
+    Args:
+        client: of `open_registry`.
+        noise: whose model it belongs to.
+        version: its number; None: the best version of `model`.
+        model: an architecture's name.
+
+    Returns:
+        The aliases that moved, as of `assign_aliases`.
+
+    Raises:
+        ValueError: there is no such version.
+    """
+    chosen = _pick(client, noise, version, model)
+    for one in _versions(client, PREFIX + noise):
+        if one.tags.get("choice") == PINNED and int(one.version) != chosen:
+            client.delete_model_version_tag(one.name, one.version, "choice")
+    client.set_model_version_tag(PREFIX + noise, str(chosen), "choice", PINNED)
+    return assign_aliases(client, noise)
+
+
+def reject(client: MlflowClient, noise: str, version: int | None = None, model: str = "") -> dict:
+    """Take a version's aliases away, whatever its scores; arguments, result and errors as of `pin`."""
+    chosen = _pick(client, noise, version, model)
+    client.set_model_version_tag(PREFIX + noise, str(chosen), "choice", REJECTED)
+    return assign_aliases(client, noise)
+
+
+def unpin(client: MlflowClient, noise: str, version: int | None = None, model: str = "") -> dict:
+    """Undo `pin` or `reject`; without a version and a model, of all versions of the noise."""
+    chosen = _pick(client, noise, version, model) if version is not None or model else None
+    for one in _versions(client, PREFIX + noise):
+        if "choice" in one.tags and chosen in (None, int(one.version)):
+            client.delete_model_version_tag(one.name, one.version, "choice")
+    return assign_aliases(client, noise)
+
+
+def _pick(client: MlflowClient, noise: str, version: int | None, model: str) -> int:
+    found = {int(one.version): _denoiser(one) for one in _versions(client, PREFIX + noise)}
+    if not found:
+        raise ValueError(f"there is no denoiser for the noise {noise!r}; see `lambdanet models`")
+    if version is None:
+        of_model = [replace(one, choice="") for one in found.values() if one.model == model]
+        if not of_model:
+            models = ", ".join(dict.fromkeys(one.model for one in found.values()))
+            raise ValueError(f"{noise} has no denoiser {model!r}; it has {models}")
+        return catalogue.aliases(of_model)[model].version
+    if version not in found:
+        raise ValueError(f"{noise} has no version {version}; it has {', '.join(map(str, found))}")
+    return version
+
+
 def denoisers(client: MlflowClient) -> list[tuple[Denoiser, tuple[str, ...]]]:
     """All versions in the registry with their aliases, by noise and version."""
-    found, ours = [], f"name LIKE '{PREFIX}%'"
-    for model in _all(lambda token: client.search_registered_models(ours, page_token=token)):
-        holders = {}
-        for alias, version in model.aliases.items():
-            holders.setdefault(int(version), []).append(alias)
+    found = []
+    for model in client.search_registered_models(f"name LIKE '{PREFIX}%'", max_results=1000):
         for version in _versions(client, model.name):
-            found.append((_denoiser(version), tuple(sorted(holders.get(int(version.version), [])))))
+            names = [alias for alias, number in model.aliases.items() if int(number) == int(version.version)]
+            found.append((_denoiser(version), tuple(sorted(names))))
     return sorted(found, key=lambda pair: (pair[0].noise, pair[0].version))
 
 
@@ -235,18 +182,15 @@ def fetch(client: MlflowClient, denoiser: Denoiser, folder: Path) -> Path:
         ValueError: it is not there, or is not the one that was registered.
     """
     name, version = PREFIX + denoiser.noise, str(denoiser.version)
-    source = client.get_model_version_download_uri(name, version)
+    again = "delete this version in MLflow, then `lambdanet publish` makes it again"
     try:
+        source = client.get_model_version_download_uri(name, version)
         path = Path(mlflow.artifacts.download_artifacts(f"{source}/{WEIGHTS}", dst_path=str(folder)))
     except (MlflowException, OSError) as error:
-        if there := moved_from(source):
-            raise ValueError(moved_line(there)) from None
-        raise ValueError(
-            f"the files of {name} version {version} are not in MLflow's artifacts "
-            f"({' '.join(str(error).split())[:200]}); `lambdanet publish` brings them back"
-        ) from None
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the files of {name} version {version} are missing ({reason}); {again}") from None
     if files.sha256(path) != denoiser.weights_sha256:
-        raise ValueError(f"the weights of {name} version {version} are not those that were registered")
+        raise ValueError(f"the weights of {name} version {version} are not those registered; {again}")
     return path
 
 
@@ -258,80 +202,46 @@ def open_registry() -> MlflowClient:
         UnreachableError: MLflow does not answer.
     """
     if (path := sqlite_file()) and not path.exists():
-        raise ValueError(NO_REGISTRY.replace("mlflow.db", path.name))
+        raise ValueError(catalogue.NO_REGISTRY.replace("mlflow.db", path.name))
     return connect()
 
 
-def _log_model(client: MlflowClient, folder: Path, run_id: str, model_id: str) -> None:
-    card = Model.load(str(folder))
-    card.run_id, card.model_id = run_id, model_id
-    card.save(str(folder / "MLmodel"))
-    client.log_model_artifacts(model_id, str(folder))
+def _find(client: MlflowClient, name: str, denoiser: Denoiser) -> ModelVersion | None:
+    """The lowest version with these weights."""
+    versions = _versions(client, name)
+    return next((one for one in versions if one.tags["weights_sha256"] == denoiser.weights_sha256), None)
 
 
-def _make_registered_model(client: MlflowClient, name: str, description: str) -> None:
-    try:
-        client.create_registered_model(name, description=description)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+def _tags(denoiser: Denoiser, training: Training) -> dict[str, str]:
+    tags = {key: str(asdict(denoiser)[key]) for key in (*NUMBERS, *TEXTS, "mean_psnr")}
+    return tags | ({"commit": training.commit} if training.commit else {})
 
 
-def _find(versions: list[ModelVersion], weights_sha256: str) -> ModelVersion | None:
-    return next((one for one in versions if one.tags["weights_sha256"] == weights_sha256), None)
-
-
-def _describe(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:
-    """Bring a version's tags up to date: the same weights may have been scored anew."""
-    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
-    for key, value in changed.items():
-        client.set_model_version_tag(version.name, version.version, key, value)
-    if changed:
-        client.update_model_version(version.name, version.version, description)
-
-
-def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
-    source = client.get_model_version_download_uri(version.name, version.version)
-    with contextlib.suppress(MlflowException, OSError):
-        listed = [
-            item.path.rpartition("/")[2]
-            for folder in ("", "/data")
-            for item in mlflow.artifacts.list_artifacts(artifact_uri=source + folder)
-        ]
-        if not {"MLmodel", Path(PROGRAM).name} <= set(listed):
-            return False
-    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(ValueError):
-        fetch(client, _denoiser(version), Path(temporary))
-        return True
-    return False
+def _card(denoiser: Denoiser, training: Training) -> str:
+    about = card(
+        training.description, training.scores,
+        train_images=denoiser.train_images, dataset=training.dataset, commit=training.commit,
+    )  # fmt: skip
+    return f"{about}\n{export.CONTRACT}"
 
 
 def _denoiser(version: ModelVersion) -> Denoiser:
-    created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     numbers = {key: kind(version.tags[key]) for key, kind in NUMBERS.items()}
     texts = {key: version.tags[key] for key in TEXTS}
     return Denoiser(
-        **numbers, **texts, version=int(version.version), created=created.isoformat(timespec="milliseconds"),
-        published=version.tags.get("published", ""),
+        **numbers, **texts, version=int(version.version), created=_now(version.creation_timestamp),
+        mean_psnr=float(version.tags.get("mean_psnr", numbers["psnr"])),
+        **{key: version.tags.get(key, "") for key in ("published", "choice")},
     )  # fmt: skip
 
 
+def _now(milliseconds: int | None = None) -> str:
+    moment = datetime.now(UTC) if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds")
+
+
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """The versions of a model that this project made; a person may have added others."""
-    found = _all(lambda token: client.search_model_versions(f"name='{name}'", page_token=token))
+    """The versions of a model that this project made, the lowest first; users may have added others."""
+    found = client.search_model_versions(f"name='{name}'", max_results=MOST)
     ours = {*NUMBERS, *TEXTS}
     return sorted((v for v in found if ours <= set(v.tags)), key=lambda v: int(v.version))
-
-
-def _all(search: Callable[[str | None], PagedList]) -> list:
-    found, token = [], None
-    while True:
-        page = search(token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
-def _about(noise: str) -> str:
-    return f"Denoisers for the noise {noise}. {RULE}\n\n{export.CONTRACT}"

@@ -1,7 +1,5 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
-import functools
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,38 +7,12 @@ import pandas as pd
 
 from lambdanet import files
 from lambdanet.config import Config, Run, RunKey
-from lambdanet.inference.catalogue import Denoiser
+from lambdanet.inference.catalogue import Denoiser, best_seeds
 from lambdanet.models import create_model, read_description
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.run_log import find_record
 from lambdanet.tracking import mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A scored training and the file of its weights.
-
-    Attributes:
-        training: with its scores.
-        weights: file.
-        train_images: how many images or patches it was trained on.
-        registered: whether its network belongs in the registry: of Table 2, or another document's.
-    """
-
-    training: Training
-    weights: Path
-    train_images: int
-    registered: bool
-
-    @functools.cached_property
-    def any_size(self) -> bool:
-        """Whether its network takes images of any size, as the registry's denoisers do."""
-        try:
-            network = create_model(**self.training.description["model"])
-        except (TypeError, ValueError):
-            return True  # whoever builds it says what is wrong
-        return getattr(network, "side", None) is None
 
 
 @dataclass
@@ -52,13 +24,11 @@ class Published:
     aliases: list[str] = field(default_factory=list)
     without_log: list[str] = field(default_factory=list)
     one_size: list[str] = field(default_factory=list)
-    summary: bool = False
 
     def lines(self) -> list[str]:
-        """The same for a person."""
+        """The same for users."""
         counts = f"{len(self.versions)} new versions, {len(self.aliases)} aliases moved"
-        text = [f"{len(self.runs)} runs, {counts}"]
-        text += [f"  {moved}" for moved in self.aliases]
+        text = [f"{len(self.runs)} runs, {counts}", *(f"  {moved}" for moved in self.aliases)]
         if self.without_log:
             text.append(
                 f"not restored: times, memory, device and training images' digests of "
@@ -69,7 +39,7 @@ class Published:
         return text
 
 
-def from_outputs(config: Config) -> list[Trained]:
+def from_outputs(config: Config) -> list[Training]:
     """The trained and scored runs among DVC's outputs: of Table 2 and of the ablations.
 
     Logs may be incomplete or absent.
@@ -77,17 +47,14 @@ def from_outputs(config: Config) -> list[Trained]:
     Raises:
         ValueError: an output cannot be read, or scores are of other weights.
     """
-    found = []
-    for run in config.runs:
-        if run.weights.is_file() and run.scores.is_file():
-            history = read_history(run.history)
-            registered = run.key.model in config.models or config.is_document(run)
-            scores = read_json(run.scores)
-            found.append(_trained(run.weights, history, scores, run, registered=registered))
-    return found
+    return [
+        _training(run.weights, read_history(run.history), read_json(run.scores), run, config)
+        for run in config.runs
+        if run.weights.is_file() and run.scores.is_file()
+    ]
 
 
-def from_committed(weights: Path, results: Path, config: Config | None = None) -> list[Trained]:
+def from_committed(weights: Path, results: Path, config: Config | None = None) -> list[Training]:
     """The runs of Table 2 whose weights and scores are in git.
 
     Args:
@@ -106,88 +73,83 @@ def from_committed(weights: Path, results: Path, config: Config | None = None) -
         scores = read_json(results / "scores" / f"{name}.json")
         scores |= {f"{key}_sha256": value for key, value in digests.items()}
         history = read_history(results / "histories" / f"{name}.csv")
-        found.append(_trained(weights / f"{name}.safetensors", history, scores, runs.get(name)))
+        found.append(_training(weights / f"{name}.safetensors", history, scores, runs.get(name), config))
     return found
 
 
-def catalogue(trained: list[Trained]) -> dict[Denoiser, Path]:
-    """The same trainings as denoisers to choose from, with their weights files."""
-    return {
-        Denoiser.of(one.training.key, one.training.scores, one.train_images, version): one.weights
-        for version, one in enumerate(trained, 1)
-    }
+def catalogue(trained: list[Training]) -> dict[Denoiser, Path]:
+    """The best seed of each noise and model, to choose from, with its weights file."""
+    weights = {one.weights_sha256: one.weights for one in trained}
+    return {best: weights[best.weights_sha256] for best in best_seeds(map(_denoiser, trained))}
 
 
-def publish(trained: list[Trained], profile: str, results: Path | None) -> Published:
-    """Log what MLflow lacks of these trainings, register what it lacks of their networks, set aliases.
+def publish(trained: list[Training]) -> Published:
+    """Log what MLflow lacks of these trainings, register what it lacks of their best networks, set aliases.
 
     Args:
         trained: of `from_outputs` or `from_committed`.
-        profile: whose they are.
-        results: folder of the table and figures, for the summary; None: no summary.
 
     Raises:
         UnreachableError: MLflow does not answer; what was done is kept, the rest is for the next call.
         ValueError: a network cannot be registered.
     """
-    done, errors = Published(), []
+    done, errors, model_ids = Published(), [], {}
     client = mlflow_runs.connect()
-    noises = dict.fromkeys(one.training.key.noise for one in trained if one.registered)
-    with tempfile.TemporaryDirectory() as temporary:
-        builder = registry.Builder(Path(temporary))
-        for one in trained:
-            name = one.training.key.name
-            with mlflow_runs.reaching():  # each by itself: a training that ends now may want to say so
-                run_id = mlflow_runs.log_training(client, one.training)
-                done.runs.append(name)
-                if not one.training.record:
-                    done.without_log.append(name)
-                if not one.registered:
-                    continue
-                if not one.any_size:
-                    done.one_size.append(name)
-                    continue
-                try:
-                    version = registry.register(
-                        client, one.training, run_id, one.weights, _images(one), builder
-                    )
-                except ValueError as error:
-                    errors.append(f"{name}: {error}")
-                    continue
-                if version:
-                    done.versions.append(f"{version.name} version {version.version}")
+    for one in trained:
+        with mlflow_runs.reaching():  # each by itself: a training that ends now may want to log it
+            model_ids[one.weights_sha256] = mlflow_runs.model_of(mlflow_runs.log_training(client, one))
+        done.runs.append(one.key.name)
+        if not one.record:
+            done.without_log.append(one.key.name)
+    registered = [one for one in trained if one.registered]
+    done.one_size = [one.key.name for one in registered if not _takes_any_size(one)]
+    by_weights = {one.weights_sha256: one for one in registered if one.key.name not in done.one_size}
+    for best, seeds in best_seeds(map(_denoiser, by_weights.values())).items():
+        for seed in seeds:
+            one = by_weights[seed.weights_sha256]
+            try:
+                with mlflow_runs.reaching():
+                    model_id = model_ids[one.weights_sha256]
+                    version = registry.register(client, seed, one, model_id, new=seed == best)
+            except mlflow_runs.UnreachableError:
+                raise
+            except ValueError as error:
+                errors.append(f"{one.key.name}: {error}")
+                continue
+            if version:
+                done.versions.append(f"{version.name} version {version.version}")
     with mlflow_runs.reaching():
-        for noise in noises:
-            if not registry.has_versions(client, noise):
-                continue  # none of its networks could be built
-            for alias, one in registry.assign_aliases(client, noise).items():
-                holder = (
-                    f"version {one.version}: {one.model}, {one.profile}, {one.psnr:.2f} dB" if one else "none"
-                )
-                done.aliases.append(f"{registry.PREFIX}{noise}@{alias} -> {holder}")
-        if results:
-            done.summary = mlflow_runs.log_summary(client, profile, results)
+        for noise in dict.fromkeys(one.key.noise for one in registered):
+            moved = registry.assign_aliases(client, noise)
+            done.aliases += [registry.moved_line(noise, alias, one) for alias, one in moved.items()]
     if errors:
         raise ValueError(f"not registered, all else is done: {'; '.join(errors)}")
     return done
 
 
-def _images(one: Trained) -> int:
-    """How many images it was trained on: by its log, else as its profile has it now."""
-    return one.training.record.get("data", {}).get("train", {}).get("images") or one.train_images
-
-
-def write_receipt(path: Path, trained: list[Trained], why: str = "") -> None:
+def write_receipt(path: Path, trained: list[Training], why: str = "") -> None:
     """Say which weights were published, or `why` none; the same weights always give the same bytes."""
-    registered = {one.training.key.name: one.training.weights_sha256 for one in trained}
+    registered = {one.key.name: one.weights_sha256 for one in trained}
     files.write_json(path, {"registered": registered} | ({"why": why} if why else {}))
 
 
-def _trained(
-    weights: Path, history: pd.DataFrame, scores: dict, run: Run | None, *, registered: bool = True
-) -> Trained:
-    description = read_description(weights)
-    digest = files.sha256(weights)
+def _denoiser(one: Training) -> Denoiser:
+    return Denoiser.of(one.key, one.scores, one.train_images)
+
+
+def _takes_any_size(one: Training) -> bool:
+    """Whether its network takes images of any size, as the registry's denoisers do."""
+    try:
+        network = create_model(**one.description["model"])
+    except (TypeError, ValueError):
+        return True  # what builds it says what is wrong
+    return getattr(network, "side", None) is None
+
+
+def _training(
+    weights: Path, history: pd.DataFrame, scores: dict, run: Run | None, config: Config | None
+) -> Training:
+    description, digest = read_description(weights), files.sha256(weights)
     if digest != scores.get("weights_sha256"):
         raise ValueError(f"{weights} is not what was scored; run `dvc repro`")
     try:
@@ -197,14 +159,19 @@ def _trained(
     logs = (run.log, run.log.with_suffix(".evaluate.json")) if run else ()
     record, evaluation = [find_record(log, weights_sha256=digest) or {} for log in logs] or ({}, {})
     times = {row["epoch"]: row for row in record.get("history", [])}
-    rows = history.to_dict("records")
-    training = Training(
+    ablation = config.profile.ablations.get(run_key.model) if config else None
+    images = record.get("data", {}).get("train", {}).get("images") or (run.train_images if run else 0)
+    return Training(
         key=run_key,
         description=description,
-        history=[times.get(row["epoch"], {}) | row for row in rows],
+        history=[times.get(row["epoch"], {}) | row for row in history.to_dict("records")],
         record=record,
         evaluation=evaluation,
         scores=scores,
         weights_sha256=digest,
+        weights=weights,
+        study=ablation.study if ablation else "",
+        dataset=(ablation or config.profile).dataset if config else "",
+        train_images=images,
+        registered=not ablation or config.is_document(run),
     )
-    return Trained(training, weights, run.train_images if run else 0, registered)

@@ -1,14 +1,17 @@
 from dataclasses import replace
 
-from lambdanet.inference.catalogue import COMPACT, Denoiser, aliases
+import pytest
+
+from lambdanet.inference.catalogue import COMPACT, PINNED, REJECTED, Denoiser, aliases, best_seeds
 
 BASE = Denoiser(
-    noise="speckle", model="dncnn", profile="quick", seed=0, psnr=24.0, ssim=0.8, parameters=500_000,
-    train_images=40_000, clean_sha256="c", noisy_sha256="n", weights_sha256="w", version=1,
+    noise="speckle", model="dncnn", profile="quick", seed=0, psnr=24.0, mean_psnr=24.0, ssim=0.8,
+    parameters=500_000, train_images=40_000, clean_sha256="c", noisy_sha256="n", weights_sha256="w",
 )  # fmt: skip
 
 
 def denoiser(version, **changes):
+    changes.setdefault("mean_psnr", changes.get("psnr", BASE.psnr))
     return replace(BASE, version=version, **changes)
 
 
@@ -19,11 +22,8 @@ def versions(*denoisers):
     return found
 
 
-def test_nothing_has_no_aliases():
-    assert aliases([]) == {}
-
-
 def test_one_is_the_champion_and_the_best_of_its_architecture():
+    assert aliases([]) == {}
     assert versions(denoiser(1)) == {"champion": 1, "dncnn": 1}
 
 
@@ -59,32 +59,41 @@ def test_profile_with_the_most_training_images_decides():
     assert versions(quick, small) == {"champion": 3, "compact": 3, "dncnn": 2, "lambdanet": 3}
 
 
-def test_only_scores_on_the_newest_test_images_are_compared():
+@pytest.mark.parametrize("changed", [{"clean_sha256": "new"}, {"noisy_sha256": "new"}])
+def test_only_scores_on_the_newest_test_images_are_compared(changed):
     """Of the largest profile, and both the clean and the noisy ones."""
-    for changed in ({"clean_sha256": "new"}, {"noisy_sha256": "new"}):
-        old = denoiser(1, psnr=30.0), denoiser(2, psnr=29.0, model="lambdanet", parameters=9_083)
-        assert versions(*old, denoiser(3, psnr=20.0, **changed)) == {"champion": 3, "dncnn": 3}
-        # Trained again on the images of before: they are the newest again.
-        assert versions(*old, denoiser(3, psnr=20.0, **changed), denoiser(4, psnr=25.0))["champion"] == 1
-        # Newer ones of a smaller profile do not count.
-        smaller = denoiser(5, psnr=40.0, train_images=100, profile="sample", **changed)
-        assert versions(*old, smaller) == {"champion": 1, "compact": 2, "dncnn": 1, "lambdanet": 2}
+    old = denoiser(1, psnr=30.0), denoiser(2, psnr=29.0, model="lambdanet", parameters=9_083)
+    assert versions(*old, denoiser(3, psnr=20.0, **changed)) == {"champion": 3, "dncnn": 3}
+    # Trained again on the images of before: they are the newest again.
+    assert versions(*old, denoiser(3, psnr=20.0, **changed), denoiser(4, psnr=25.0))["champion"] == 1
+    # Newer ones of a smaller profile do not count.
+    smaller = denoiser(5, psnr=40.0, train_images=100, profile="sample", **changed)
+    assert versions(*old, smaller) == {"champion": 1, "compact": 2, "dncnn": 1, "lambdanet": 2}
 
 
-def test_profiles_of_one_size_on_the_same_images_are_compared():
-    assert versions(denoiser(1), denoiser(2, profile="again", psnr=25.0))["champion"] == 2
+def test_a_pinned_one_takes_precedence_and_a_rejected_one_has_no_alias():
+    best, other = denoiser(1, psnr=30.0), denoiser(3, psnr=27.0, model="lambdanet")
+    pinned = denoiser(2, psnr=20.0, parameters=9_000, profile="sample", train_images=100, choice=PINNED)
+    assert versions(best, pinned, other) == {"champion": 2, "compact": 2, "dncnn": 2, "lambdanet": 3}
+    rejected = denoiser(4, psnr=40.0, clean_sha256="new", choice=REJECTED)
+    assert versions(best, rejected, other) == {"champion": 1, "dncnn": 1, "lambdanet": 3}
+    assert versions(rejected) == {}
 
 
 def test_mean_over_the_seeds_decides_and_the_best_seed_stands_for_it():
-    found = aliases(
-        [
-            denoiser(1, model="dncnn", seed=0, psnr=28.0),
-            denoiser(2, model="dncnn", seed=1, psnr=26.0),  # 27.0
-            denoiser(3, model="lambdanet", seed=0, psnr=27.4),
-            denoiser(4, model="lambdanet", seed=1, psnr=27.2),  # 27.3
-            denoiser(5, model="lambdanet", seed=1, psnr=20.0),  # the same seed again, worse
-        ]
-    )
-    assert {name: one.version for name, one in found.items() if name != "compact"} == {
-        "champion": 3, "dncnn": 1, "lambdanet": 3,
-    }  # fmt: skip
+    seeds = [
+        denoiser(0, model="dncnn", seed=0, psnr=28.0),
+        denoiser(0, model="dncnn", seed=1, psnr=26.0),  # 27.0
+        denoiser(0, model="lambdanet", seed=0, psnr=27.4),
+        denoiser(0, model="lambdanet", seed=1, psnr=27.2),  # 27.3
+        denoiser(0, model="dncnn", noise="gaussian-01", psnr=21.0),
+    ]
+    found = best_seeds(seeds)
+    assert [(one.noise, one.model, one.seed, one.psnr) for one in found] == [
+        ("speckle", "dncnn", 0, 28.0), ("speckle", "lambdanet", 0, 27.4), ("gaussian-01", "dncnn", 0, 21.0),
+    ]  # fmt: skip
+    assert [[one.mean_psnr for one in group] for group in found.values()] == [
+        pytest.approx([27.0, 27.0]), pytest.approx([27.3, 27.3]), [21.0],
+    ]  # fmt: skip
+    of_noise = [one for one in found if one.noise == "speckle"]
+    assert aliases(of_noise)["champion"].model == "lambdanet"

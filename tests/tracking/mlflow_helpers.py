@@ -1,6 +1,9 @@
 """What the tests of MLflow's side share: databases in no time, and trainings that nobody has run."""
 
+import dataclasses
 import functools
+import json
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -11,10 +14,10 @@ import torch
 
 from lambdanet import files
 from lambdanet.config import RunKey
-from lambdanet.models import count_parameters, create_model, save_weights
-from lambdanet.tracking import mlflow_runs, registry
+from lambdanet.inference.catalogue import Denoiser
+from lambdanet.models import count_parameters, create_model, read_description, save_weights
+from lambdanet.tracking import export, mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
-from lambdanet.tracking.sync import Trained
 
 # MLflow's own: of SQLAlchemy when a database is opened first, of its type hints when models are loaded first.
 WARNINGS = [
@@ -57,13 +60,30 @@ def use_database(folder, monkeypatch):
     return mlflow_runs.connect()
 
 
-_folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
-BUILDER = registry.Builder(Path(_folder.name))
-
-
 def trace_once(monkeypatch):
-    """Have `publish` trace each architecture once in all tests of this process, as `BUILDER` does."""
-    monkeypatch.setattr(registry, "Builder", lambda _: BUILDER)
+    """Have `export.build` trace each architecture once in all tests of this process: for networks whose
+    program no test runs."""
+    monkeypatch.setattr(export, "build", _built_like)
+
+
+_folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
+_build, _traced = export.build, {}
+
+
+def _built_like(weights, folder, **ids):
+    architecture = json.dumps(read_description(weights)["model"], sort_keys=True)
+    if architecture not in _traced:
+        _traced[architecture] = Path(_folder.name, str(len(_traced)))
+        _build(weights, _traced[architecture], run_id="of another", model_id="of another")
+    shutil.copytree(_traced[architecture], folder)
+    shutil.copy(weights, folder / mlflow_runs.WEIGHTS)
+
+
+def register(client, one, train_images=32, **changes):
+    """Log a training and make it a version, as `publish` does for the best seed."""
+    denoiser = dataclasses.replace(Denoiser.of(one.key, one.scores, train_images), **changes)
+    model_id = mlflow_runs.model_of(mlflow_runs.log_training(client, one))
+    return registry.register(client, denoiser, one, model_id)
 
 
 def closed_port():
@@ -104,11 +124,11 @@ def description(run_key, config):
 
 def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=None, seed=0, **scores):
     """A network with weights of its own for every `seed`, and made-up scores, as `publish` takes it."""
-    run_key = RunKey(profile, noise, model, 0)
+    run_key = RunKey(profile, noise, model, seed)
     config = config or NETWORKS[model]
     torch.manual_seed(seed)
     network = create_model(**config)
-    weights = folder / f"{profile}-{run_key.name}-{seed}.safetensors"
+    weights = folder / f"{profile}-{run_key.name}.safetensors"
     save_weights(weights, network, description(run_key, config))
     digest = files.sha256(weights)
     scores = {
@@ -117,11 +137,7 @@ def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=N
         "parameters": count_parameters(network), "images": 8,
         "clean_sha256": CLEAN, "noisy_sha256": NOISY, "weights_sha256": digest,
     } | scores  # fmt: skip
-    training = Training(
-        key=run_key,
-        description=description(run_key, config),
-        history=rows(3),
-        scores=scores,
-        weights_sha256=digest,
-    )
-    return Trained(training, weights, train_images=32, registered=True)
+    return Training(
+        key=run_key, description=description(run_key, config), history=rows(3), scores=scores,
+        weights_sha256=digest, weights=weights, train_images=32, dataset="patches",
+    )  # fmt: skip

@@ -1,22 +1,20 @@
 import dataclasses
+import json
 import math
 import os
-import shutil
-import subprocess
-import sys
-import threading
+import signal
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import helpers
+import mlflow
 import mlflow_helpers
 import pytest
 
-from lambdanet import files
 from lambdanet.config import RunKey
 from lambdanet.tracking import mlflow_runs
-from lambdanet.tracking.mlflow_runs import Training, UnreachableError, log_summary, log_training
+from lambdanet.tracking.mlflow_runs import Training, UnreachableError
 
 pytestmark = mlflow_helpers.WARNINGS
 
@@ -36,6 +34,10 @@ RECORD = {
     },
 }
 SCORES = {"psnr": 25.5, "ssim": 0.8, "parameters": 372, "images": 8, "seed": 0, "noisy_psnr": math.inf}
+
+
+def log_training(client, training):
+    return mlflow_runs.log_training(client, training).info.run_id
 
 
 def of(epochs, status="RUNNING", **changes):
@@ -80,10 +82,8 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
         "device": "a machine", "commit": "0123456789ab", "mlflow.source.git.commit": "0123456789ab",
     }  # fmt: skip
     assert tags.items() <= run.data.tags.items()
-    assert run.data.tags["workspace"].endswith(f":{tmp_path}")
 
     moments = [milliseconds(f"2026-01-02T03:04:0{n}.250Z") for n in (1, 2, 3)]
-    end = milliseconds(RECORD["finished"])
     found = mlflow_helpers.histories(client, run_id)
     by_epoch = {
         "loss": (0.5, 0.25, 0.5 / 3),
@@ -94,14 +94,42 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     }
     for key, values in by_epoch.items():
         assert found.pop(key) == list(zip((1, 2, 3), values, moments, strict=True)), key
-    assert found == {
-        "psnr": [(0, 25.5, end)],
-        "ssim": [(0, 0.8, end)],
-        "parameters": [(0, 372, end)],
-        "inference_seconds_per_image": [(0, 0.002, end)],
-        "training_seconds": [(0, 9.5, end)],
-        "peak_memory_bytes": [(0, 1000, end)],
+    assert {key: [value[:2] for value in values] for key, values in found.items()} == {
+        "psnr": [(0, 25.5)],
+        "ssim": [(0, 0.8)],
+        "parameters": [(0, 372)],
+        "inference_seconds_per_image": [(0, 0.002)],
+        "training_seconds": [(0, 9.5)],
+        "peak_memory_bytes": [(0, 1000)],
     }  # and no infinite noisy_psnr, and neither the seed nor the number of images
+
+
+def test_metrics_are_those_of_a_model_on_a_dataset(client, tmp_path):
+    ones = [
+        mlflow_helpers.trained(tmp_path, seed=0, psnr=25.0),
+        dataclasses.replace(mlflow_helpers.trained(tmp_path, seed=1, psnr=27.0), study="depth"),
+    ]
+    for one in ones:
+        log_training(client, one)
+        log_training(client, one)  # adds nothing
+    experiment = client.get_experiment_by_name("lambdanet/tiny").experiment_id
+    (found,) = client.search_logged_models([experiment], filter_string="metrics.psnr > 26")
+    (listed,) = mlflow.search_logged_models([experiment], "metrics.psnr > 26", output_format="list")
+    assert found.model_id == listed.model_id
+    assert (found.name, found.status, found.model_type) == ("gaussian-01-dncnn-1", "READY", "denoiser")
+    assert found.params["training.epochs"] == "3"
+    assert found.tags.items() >= {"study": "depth", "noise": "gaussian-01", "model": "dncnn"}.items()
+    held = {one.key: (one.value, one.dataset_name, one.dataset_digest) for one in found.metrics}
+    tests = "tiny/patches/gaussian-01/test", "d" * 36
+    assert (held["psnr"], held["ssim"]) == ((27.0, *tests), (0.75, *tests))
+    assert len(found.metrics) == len(held)
+    datasets = [{"dataset_name": tests[0], "dataset_digest": tests[1]}]
+    better = client.search_logged_models([experiment], "metrics.psnr > 24", datasets)
+    assert {one.name for one in better} == {"gaussian-01-dncnn-0", "gaussian-01-dncnn-1"}
+    grouped = client.search_runs([experiment], "tags.study = 'depth'")
+    assert [run.data.tags["run"] for run in grouped] == ["gaussian-01-dncnn-1"]
+    path = mlflow.artifacts.download_artifacts(f"{found.artifact_location}/{mlflow_runs.WEIGHTS}")
+    assert Path(path).read_bytes() == ones[1].weights.read_bytes()
 
 
 def test_a_runs_datasets_are_the_images_with_their_digests(client):
@@ -118,9 +146,21 @@ def test_a_runs_datasets_are_the_images_with_their_digests(client):
         ("tiny/clean/test", "c" * 36): {"mlflow.data.context": "testing"},
         ("tiny/gaussian-01/test", "d" * 36): {"mlflow.data.context": "testing"},
     }
-    assert all(
-        ("a" if "clean/train" in one.dataset.name else "") * 64 in one.dataset.source for one in inputs
-    )
+
+
+@pytest.mark.parametrize("lock", ["dvc.lock", "tiny/dvc.lock"])
+def test_a_dataset_names_dvcs_digest(client, tmp_path, lock):
+    (tmp_path / "tiny").mkdir()
+    out = "    - path: runs/tiny/data/patches/{}\n      hash: md5\n      md5: {}.dir\n      size: 1\n"
+    (tmp_path / lock).write_text(out.format("clean", "1" * 32) + out.format("gaussian-01", "2" * 32))
+    one = mlflow_helpers.trained(tmp_path)
+    inputs = client.get_run(log_training(client, one)).inputs.dataset_inputs
+    sources = {one.dataset.name: json.loads(one.dataset.source) for one in inputs}
+    for kind, sha256, md5 in (("clean", "c" * 64, "1" * 32), ("gaussian-01", "d" * 64, "2" * 32)):
+        uri = f"runs/tiny/data/patches/{kind}/test.npy"
+        source = {"uri": uri, "sha256": sha256, "dvc_md5": f"{md5}.dir"}
+        assert sources.pop(f"tiny/patches/{kind}/test") == source
+    assert sources == {}
 
 
 def test_without_a_log_the_test_images_come_from_the_scores(client):
@@ -133,34 +173,11 @@ def test_without_a_log_the_test_images_come_from_the_scores(client):
     assert "training_seconds" not in found
 
 
-def test_a_log_of_an_earlier_version_gives_the_times_that_it_has(client):
-    old = {key: RECORD[key] for key in ("device", "seconds", "peak_memory_bytes", "finished")}
-    run_id = log_training(client, of(3, "FINISHED", record=old, history=mlflow_helpers.rows(3)))
-    info, end = client.get_run(run_id).info, milliseconds(RECORD["finished"])
-    assert (info.start_time, info.end_time) == (end - 9500, end)
-    losses = mlflow_helpers.histories(client, run_id)["loss"]
-    assert losses == [(n, 0.5 / n, end) for n in (1, 2, 3)]
-
-
-def test_a_log_that_was_restored_from_a_report_gives_what_it_has(client, tmp_path):
-    kept = {key: RECORD[key] for key in ("device", "commit")} | {"weights_sha256": "e" * 64}
-    mirror = mlflow_runs.Mirror(tmp_path / "log.json")
-    files.write_json(mirror.log, [kept])
-    mirror.update("RUNNING")  # before a new training has begun its own record
-    assert mirror.run_id is None
-    run_id = log_training(client, of(3, "FINISHED", record=kept, scores=SCORES))
-    assert client.get_run(run_id).data.tags["device"] == "a machine"
-    found = mlflow_helpers.histories(client, run_id)
-    assert found["psnr"][0][1] == 25.5
-    assert {"training_seconds", "peak_memory_bytes"}.isdisjoint(found)
-
-
 def test_logging_again_adds_nothing(client):
     training = of(3, "FINISHED", scores=SCORES)
     run_id = log_training(client, training)
     before, info = mlflow_helpers.histories(client, run_id), client.get_run(run_id)
     assert log_training(client, training) == run_id
-    assert log_training(client, training, run_id, {}) == run_id
     after = client.get_run(run_id)
     assert mlflow_helpers.histories(client, run_id) == before
     assert len(mlflow_helpers.runs(client)) == 1
@@ -168,15 +185,13 @@ def test_logging_again_adds_nothing(client):
     assert (after.data.tags, after.data.params) == (info.data.tags, info.data.params)
 
 
-@pytest.mark.parametrize("remembers", [True, False])
-def test_only_new_epochs_are_added(client, remembers):
-    logged = {} if remembers else None
-    run_id = log_training(client, of(1), None, logged)
+def test_only_new_epochs_are_added(client):
+    run_id = log_training(client, of(1))
     first = mlflow_helpers.histories(client, run_id)
     assert client.get_run(run_id).info.status == "RUNNING"
     assert client.get_run(run_id).info.end_time is None
     for training in (of(2), of(3), of(3, "FINISHED")):
-        assert log_training(client, training, run_id if remembers else None, logged) == run_id
+        assert log_training(client, training) == run_id
     found = mlflow_helpers.histories(client, run_id)
     for key in mlflow_runs.EPOCH_METRICS:
         assert [step for step, _, _ in found[key]] == [1, 2, 3], key
@@ -203,7 +218,7 @@ def test_what_is_not_finite_is_left_out(client):
 
 
 @pytest.mark.parametrize("status", ["KILLED", "FAILED"])
-def test_an_unfinished_run_of_the_same_training_is_gone_on_with(client, status):
+def test_an_unfinished_run_of_the_same_training_is_resumed(client, status):
     run_id = log_training(client, of(1, status))
     assert client.get_run(run_id).info.status == status
     assert client.get_run(run_id).info.end_time == pytest.approx(1000 * time.time(), abs=60_000)
@@ -215,19 +230,11 @@ def test_an_unfinished_run_of_the_same_training_is_gone_on_with(client, status):
     assert [step for step, _, _ in mlflow_helpers.histories(client, run_id)["loss"]] == [1, 2, 3]
 
 
-def test_a_killed_training_on_other_data_or_by_other_code_is_not_gone_on_with(client):
+def test_a_killed_training_on_other_data_or_by_other_code_is_not_resumed(client):
     killed = log_training(client, of(1, "KILLED"))
     for change in ({"commit": "another"}, {"data": {**RECORD["data"], "test": {}}}):
         changed = dataclasses.replace(of(2), record=RECORD | change)
         assert log_training(client, changed) != killed
-
-
-def test_an_epoch_that_came_out_otherwise_is_logged_again(client):
-    run_id = log_training(client, of(2, "KILLED"))
-    history = [row | {"loss": 7.0} for row in of(1).history]
-    assert log_training(client, dataclasses.replace(of(1), history=history)) == run_id
-    found = [(step, value) for step, value, _ in mlflow_helpers.histories(client, run_id)["loss"]]
-    assert (1, 7.0) in found
 
 
 def test_another_workspaces_run_or_another_training_is_left_alone(client, tmp_path, monkeypatch):
@@ -244,14 +251,12 @@ def test_another_workspaces_run_or_another_training_is_left_alone(client, tmp_pa
     assert log_training(client, of(2)) == here
 
 
-def test_workers_that_are_told_one_name_go_on_with_each_others_run(client, tmp_path, monkeypatch):
+def test_workers_that_are_told_one_name_resume_each_others_run(client, tmp_path, monkeypatch):
     monkeypatch.setenv("LAMBDANET_WORKSPACE", "grid:tiny:c0ffee")
     lost = log_training(client, of(1))
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
     assert log_training(client, of(3, "FINISHED")) == lost
-    assert client.get_run(lost).data.tags["workspace"] == "grid:tiny:c0ffee"
-    assert len(mlflow_helpers.runs(client)) == 1
 
 
 def test_a_finished_run_is_known_by_its_weights_alone(client, tmp_path, monkeypatch):
@@ -268,40 +273,6 @@ def test_a_finished_run_is_known_by_its_weights_alone(client, tmp_path, monkeypa
     assert client.get_run(first).data.tags["weights_sha256"] == "e" * 64
 
 
-@pytest.fixture
-def results(tmp_path):
-    folder = tmp_path / "results"
-    (folder / "figures").mkdir(parents=True)
-    for name in ("table2.md", "table2.csv", "report.html", "figures/a.png", "figures/b.png"):
-        (folder / name).write_text(f"this is {name}\n")
-    return folder
-
-
-def artifacts(client, run_id):
-    inside = [one.path for one in client.list_artifacts(run_id, "figures")]
-    return sorted([one.path for one in client.list_artifacts(run_id) if not one.is_dir] + inside)
-
-
-def test_a_summary_is_logged_once_for_the_same_results(client, results, tmp_path):
-    assert log_summary(client, "tiny", results) is True
-    assert log_summary(client, "tiny", results) is False
-    (run,) = mlflow_helpers.runs(client)
-    assert (run.info.run_name, run.info.status) == ("table2-tiny", "FINISHED")
-    assert run.data.tags["mlflow.note.content"] == "this is table2.md\n"
-    names = ["figures/a.png", "figures/b.png", "report.html", "table2.csv", "table2.md"]
-    assert artifacts(client, run.info.run_id) == names
-
-    shutil.rmtree(tmp_path / "mlartifacts")
-    assert log_summary(client, "tiny", results) is True
-    assert [one.info.run_id for one in mlflow_helpers.runs(client)] == [run.info.run_id]
-    assert artifacts(client, run.info.run_id) == names
-
-    (results / "figures/a.png").write_text("another figure\n")
-    assert log_summary(client, "tiny", results) is True
-    assert len(mlflow_helpers.runs(client)) == 2
-    assert log_summary(client, "tiny", results) is False
-
-
 def test_a_deleted_experiment_is_one_line_that_says_what_to_do(client):
     run_id = log_training(client, of(1))
     experiment = client.get_run(run_id).info.experiment_id
@@ -312,29 +283,6 @@ def test_a_deleted_experiment_is_one_line_that_says_what_to_do(client):
     assert "\n" not in str(caught.value)
     client.restore_experiment(experiment)
     assert log_training(client, of(2)) == run_id
-
-
-def test_a_mirror_logs_the_machines_load_while_it_is_asked_to(client, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
-    named = dataclasses.asdict(RUN_KEY)
-    record = (
-        RECORD | named | {"task": "train", "description": DESCRIPTION, "history": mlflow_helpers.rows(2, 32)}
-    )
-    mirror = mlflow_runs.Mirror(tmp_path / "log.json")
-    files.write_json(mirror.log, [record])
-    mirror.update("RUNNING")
-    assert mirror.monitor is None
-    mirror.update("RUNNING", watch_system=True)
-    load = "system/cpu_utilization_percentage"
-    helpers.wait_until(lambda: load in client.get_run(mirror.run_id).data.metrics)
-    mirror.update("FINISHED", watch_system=True)  # the last record is none of a finished training yet
-    assert client.get_run(mirror.run_id).info.status == "RUNNING"
-    files.write_json(mirror.log, [record | {"weights_sha256": "e" * 64}])
-    mirror.update("FINISHED", watch_system=True)
-    assert mirror.monitor is None
-    assert client.get_run(mirror.run_id).info.status == "FINISHED"
-    assert not any("SystemMetrics" in thread.name for thread in threading.enumerate())
 
 
 def unreachable(uri, monkeypatch):
@@ -364,23 +312,14 @@ def test_a_database_without_its_driver_or_server_is_one_line_without_the_passwor
     assert "its database's driver is not installed (No module named 'psycopg" in said or "refused" in said
 
 
-def test_without_a_uri_the_database_lies_in_the_current_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert mlflow_runs.uri() == "sqlite:///mlflow.db"
-    assert mlflow_runs.sqlite_file() == Path("mlflow.db")
-
-
 @pytest.mark.parametrize(
     ("uri", "file"),
     [
         ("sqlite:///mine.db", "mine.db"),
         ("sqlite:////x/my%2520project/50%25%20%3F%23.db", "/x/my%20project/50% ?#.db"),
-        ("sqlite:////x/a.db?timeout=60", "/x/a.db"),
-        ("sqlite+pysqlite:////x/a.db", "/x/a.db"),
+        ("", "mlflow.db"),
         ("sqlite://", None),
         ("http://127.0.0.1:5000", None),
-        ("postgresql://u:p@host/mlflow", None),
         ("mlruns", None),
     ],
 )
@@ -389,29 +328,48 @@ def test_the_file_of_a_uri_is_the_one_that_mlflow_opens(monkeypatch, uri, file):
     assert mlflow_runs.sqlite_file() == (file and Path(file))
 
 
-# Forks, because eight interpreters that load MLflow would take most of the time.
+def python(code, folder):
+    """Run code as a user's process in a folder: (status, stdout, stderr)."""
+    environment = {"PYTHONPATH": os.pathsep.join([str(helpers.ROOT), *map(str, TESTS)])}
+    process = helpers.start("train", [], folder, code, **environment)
+    out, err = process.communicate(timeout=helpers.PATIENCE)
+    return process.returncode, out, err
+
+
+TESTS = (helpers.ROOT / "tests", helpers.ROOT / "tests/tracking")
+# A migration copies a table into `_alembic_tmp_...`, drops it and renames the copy, in that order.
+DIE = """
+import os, signal, sqlalchemy
+from lambdanet.tracking import mlflow_runs
+
+@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "after_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if statement.strip().startswith("CREATE TABLE _alembic_tmp_"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+mlflow_runs.connect()
+"""
+# Forks, because four interpreters that load MLflow would take most of the time.
 TOGETHER = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
 import mlflow.store.tracking.sqlalchemy_store
-import test_tracking
-from lambdanet import tracking
-from lambdanet.config import Run
+import test_mlflow_runs
+from lambdanet.config import RunKey
+from lambdanet.tracking import mlflow_runs
 
 reading, writing = os.pipe()
 children = []
-for number in range(8):
+for number in range(4):
     if not (child := os.fork()):
         os.close(writing)
         os.read(reading, 1)  # until all are there
-        run = Run("tiny", "gaussian-01", f"model-{number}", 0)
-        client = tracking.connect()
-        run_id, logged = None, {}
-        for epochs in range(1, 6):
-            with tracking.reaching():
-                training = test_tracking.of(epochs, "FINISHED" if epochs == 5 else "RUNNING", run=run,
-                                            weights_sha256=f"{number:064}" if epochs == 5 else None)
-                run_id = tracking.log_training(client, training, run_id, logged)
+        client = mlflow_runs.connect()
+        key = RunKey("tiny", "gaussian-01", f"model-{number}", 0)
+        for epochs in range(1, 4):
+            with mlflow_runs.reaching():
+                status, digest = ("FINISHED", f"{number:064}") if epochs == 3 else ("RUNNING", None)
+                training = test_mlflow_runs.of(epochs, status, key=key, weights_sha256=digest)
+                mlflow_runs.log_training(client, training)
         os._exit(0)
     children.append(child)
 os.close(writing)
@@ -419,27 +377,53 @@ sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child i
 """
 
 
-def test_eight_processes_at_once_on_a_database_that_is_not_there_yet(tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    command = [sys.executable, "-c", TOGETHER, str(Path(__file__).parent)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_database_whose_maker_was_killed_is_made_anew_by_four_processes_at_once(tmp_path, monkeypatch):
+    status, _, err = python(DIE, tmp_path)
+    assert status == -signal.SIGKILL, err
+    assert not (tmp_path / "mlflow.db").exists()
+    assert python(TOGETHER, tmp_path) == (0, "", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     client = mlflow_runs.connect()
     found = mlflow_helpers.runs(client)
-    assert sorted(run.data.tags["model"] for run in found) == [f"model-{number}" for number in range(8)]
+    assert sorted(run.data.tags["model"] for run in found) == [f"model-{number}" for number in range(4)]
     for run in found:
         assert run.info.status == "FINISHED"
         metrics = mlflow_helpers.histories(client, run.info.run_id)
         for key in mlflow_runs.EPOCH_METRICS:
-            assert [step for step, _, _ in metrics[key]] == [1, 2, 3, 4, 5], key
+            assert [step for step, _, _ in metrics[key]] == [1, 2, 3], key
 
 
-def test_time_is_utc():
-    assert (
-        mlflow_runs._milliseconds("2026-01-02T03:04:05.678Z")
-        == 1000 * int(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()) + 678
-    )
+def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
+    folder = tmp_path / "50% noise? #1, my%20été"
+    folder.mkdir()
+    mlflow_helpers.write_database(folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log_training(mlflow_runs.connect(), mlflow_helpers.trained(tmp_path))
+    log_training(mlflow_runs.connect(), mlflow_helpers.trained(tmp_path, seed=1))
+    assert len(list(folder.glob("mlartifacts/tiny/models/*/artifacts/extra_files/weights.safetensors"))) == 2
+
+
+# Reads, and then tries to write.
+READ = """
+from lambdanet.tracking import mlflow_runs
+client = mlflow_runs.connect()
+print(len(client.search_experiments()))
+try:
+    with mlflow_runs.reaching():
+        mlflow_runs.experiment_id(client, "tiny")
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", [".", "mlflow.db"])
+def test_what_is_not_writable_can_be_read(tmp_path, what):
+    mlflow_helpers.write_database(tmp_path / "mlflow.db")
+    (tmp_path / what).chmod(0o555 if what == "." else 0o444)
+    status, out, err = python(helpers.AS_A_USER + READ, tmp_path)
+    (tmp_path / what).chmod(0o755)
+    refused = "MLflow at sqlite:///mlflow.db cannot be used: attempt to write a readonly database"
+    assert (status, out.splitlines(), err) == (0, ["1", refused], "")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]

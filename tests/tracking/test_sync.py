@@ -1,21 +1,15 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import helpers
-import mlflow
 import mlflow_helpers
-import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from lambdanet import config, files
 from lambdanet.cli import main
 from lambdanet.inference import catalogue
-from lambdanet.inference.denoise import denoise
 from lambdanet.models import load_weights, save_weights
 from lambdanet.tracking import mlflow_runs, registry, sync
 
@@ -30,25 +24,25 @@ def log_of(one, epochs=3):
         "started": "2026-01-02T03:04:00.125Z", "finished": "2026-01-02T03:05:00.500Z", "task": "train",
         "data": {"train": {"images": 32, "clean_sha256": "a" * 64, "noisy_sha256": "b" * 64}},
         "history": mlflow_helpers.rows(epochs, images=32),
-        "weights_sha256": one.training.weights_sha256,
+        "weights_sha256": one.weights_sha256,
     }  # fmt: skip
 
 
 def write_outputs(folder, ones, logged=()):
     """Trainings as DVC's stages leave them, with logs of those runs."""
     for one in ones:
-        run_key = one.training.key
+        run_key = one.key
         place = f"{run_key.noise}/{run_key.model}-{run_key.seed}"
         output = folder / "runs" / run_key.profile / "models" / place
         output.mkdir(parents=True, exist_ok=True)
         shutil.copy(one.weights, output / "weights.safetensors")
-        files.write_csv(output / "history.csv", one.training.history)
-        scores = dataclasses.asdict(run_key) | one.training.scores
+        files.write_csv(output / "history.csv", one.history)
+        scores = dataclasses.asdict(run_key) | one.scores
         files.write_json(folder / "runs" / run_key.profile / "scores" / f"{place}.json", scores)
         if run_key.name in logged:
             logs = folder / "runs" / run_key.profile / "logs"
             files.write_json(logs / f"{place}.json", [log_of(one)])
-            evaluation = {"inference_seconds_per_image": 0.002, "weights_sha256": one.training.weights_sha256}
+            evaluation = {"inference_seconds_per_image": 0.002, "weights_sha256": one.weights_sha256}
             files.write_json(
                 folder / "runs" / run_key.profile / "logs" / f"{place}.evaluate.json", [evaluation]
             )
@@ -60,20 +54,13 @@ def write_committed(folder, ones, profile="tiny"):
     weights.mkdir(parents=True)
     digests = {}
     for one in ones:
-        name, scores = one.training.key.name, one.training.scores
+        name, scores = one.key.name, one.scores
         shutil.copy(one.weights, weights / f"{name}.safetensors")
-        files.write_csv(results / "histories" / f"{name}.csv", one.training.history)
+        files.write_csv(results / "histories" / f"{name}.csv", one.history)
         numbers = {key: value for key, value in scores.items() if not isinstance(value, str)}
         files.write_json(results / "scores" / f"{name}.json", numbers)
         digests[name] = {key: scores[f"{key}_sha256"] for key in ("clean", "noisy", "weights")}
     files.write_json(results / "digests.json", digests)
-
-
-def write_summary(folder, profile="tiny"):
-    results = folder / "results" / profile
-    for name in ("table2.md", "table2.csv", "report.html", "figures/psnr.png"):
-        files.write_text(results / name, f"this is {name}\n")
-    return results
 
 
 def loaded(folder):
@@ -89,7 +76,7 @@ def outputs(folder):
         found = sync.from_outputs(config.load("profile.yaml"))
     order = list(PSNR)
     found = [dataclasses.replace(one, weights=folder / one.weights) for one in found]
-    return sorted(found, key=lambda one: order.index(one.training.key.model))
+    return sorted(found, key=lambda one: order.index(one.key.model))
 
 
 @pytest.fixture
@@ -115,17 +102,17 @@ def client(project, monkeypatch):
     return mlflow_helpers.use_database(project, monkeypatch)
 
 
-def state(client, timestamps=True):
-    """Everything that a publication leaves but ids, which MLflow draws, and times where nobody knows them."""
+def state(client):
+    """Everything that a publication leaves but ids, which MLflow draws, and when results were logged."""
     found = {}
     for run in mlflow_helpers.runs(client):
         histories = mlflow_helpers.histories(client, run.info.run_id)
         found[run.info.run_name] = (
             run.info.status,
             run.data.params,
-            {key: value for key, value in run.data.tags.items() if key not in ("workspace", "mlflow.user")},
+            {key: value for key, value in run.data.tags.items() if key != "mlflow.user"},
             {
-                key: values if timestamps else [value[:2] for value in values]
+                key: values if key in mlflow_runs.EPOCH_METRICS else [value[:2] for value in values]
                 for key, values in histories.items()
             },
             sorted((one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs),
@@ -138,14 +125,14 @@ def test_outputs_are_read_with_their_logs(project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     (project / "runs/tiny/scores/gaussian-01/lambdanet-0.json").unlink()  # trained, not scored
     autoencoder, dncnn = outputs(project)
-    assert [one.training.key.model for one in (autoencoder, dncnn)] == ["autoencoder", "dncnn"]
-    assert autoencoder.training.history == mlflow_helpers.rows(3)
-    assert (autoencoder.training.record, autoencoder.training.evaluation) == ({}, {})
-    assert dncnn.training.history == mlflow_helpers.rows(3, images=32)
-    assert dncnn.training.record["seconds"] == 9.5
-    assert dncnn.training.evaluation["inference_seconds_per_image"] == 0.002
-    assert dncnn.training.scores["psnr"] == 25.0
-    assert dncnn.training.status == "FINISHED"
+    assert [one.key.model for one in (autoencoder, dncnn)] == ["autoencoder", "dncnn"]
+    assert autoencoder.history == mlflow_helpers.rows(3)
+    assert (autoencoder.record, autoencoder.evaluation) == ({}, {})
+    assert dncnn.history == mlflow_helpers.rows(3, images=32)
+    assert dncnn.record["seconds"] == 9.5
+    assert dncnn.evaluation["inference_seconds_per_image"] == 0.002
+    assert dncnn.scores["psnr"] == 25.0
+    assert dncnn.status == "FINISHED"
     assert dncnn.weights == project / "runs/tiny/models/gaussian-01/dncnn-0/weights.safetensors"
 
 
@@ -154,9 +141,9 @@ def test_a_log_of_other_weights_is_not_used(project, grid):
     path = project / "runs/tiny/logs/gaussian-01/dncnn-0.json"
     record = json.loads(path.read_text())[0] | {"weights_sha256": "0" * 64}
     files.write_json(path, [record])
-    (dncnn,) = (one for one in outputs(project) if one.training.key.model == "dncnn")
-    assert dncnn.training.record == {}
-    assert dncnn.training.history == mlflow_helpers.rows(3)
+    (dncnn,) = (one for one in outputs(project) if one.key.model == "dncnn")
+    assert dncnn.record == {}
+    assert dncnn.history == mlflow_helpers.rows(3)
 
 
 def test_scores_of_other_weights_are_refused_in_one_line(project, grid, tmp_path):
@@ -178,8 +165,8 @@ def test_scores_of_other_weights_are_refused_in_one_line(project, grid, tmp_path
 
 def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
-    trained, results = outputs(project), write_summary(project)
-    done = sync.publish(trained, "tiny", results)
+    trained = outputs(project)
+    done = sync.publish(trained)
     run_keys = [f"gaussian-01-{model}-0" for model in PSNR]
     assert done.runs == run_keys
     assert done.versions == [f"denoiser-gaussian-01 version {n}" for n in (1, 2, 3)]
@@ -191,34 +178,72 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
         "denoiser-gaussian-01@lambdanet -> version 3: lambdanet, tiny, 24.00 dB",
     }
     assert done.without_log == ["gaussian-01-autoencoder-0", "gaussian-01-lambdanet-0"]
-    assert done.summary
     text = done.lines()
     assert text[0] == "3 runs, 3 new versions, 5 aliases moved"
     assert text[-1].startswith("not restored: times, memory, device and training images' digests of 2 of 3 ")
 
     runs, versions = before = state(client)
-    assert set(runs) == {*run_keys, "table2-tiny"}
+    assert set(runs) == set(run_keys)
     assert [one.version for one, _ in versions] == [1, 2, 3]
     status, _, tags, histories, inputs = runs["gaussian-01-dncnn-0"]
     assert (status, tags["device"]) == ("FINISHED", "a machine")
     assert [value[:2] for value in histories["epoch_seconds"]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert histories["inference_seconds_per_image"][0][1] == 0.002
-    assert ("tiny/clean/train", "a" * 36) in inputs
-    again = sync.publish(outputs(project), "tiny", results)
-    assert (again.runs, again.versions, again.aliases, again.summary) == (run_keys, [], [], False)
+    assert ("tiny/patches/clean/train", "a" * 36) in inputs
+    again = sync.publish(outputs(project))
+    assert (again.runs, again.versions, again.aliases) == (run_keys, [], [])
     assert state(client) == before
 
 
+def test_the_best_seed_is_registered_with_the_mean_of_all(client, project, tmp_path):
+    config = mlflow_helpers.NETWORKS["dncnn"]
+
+    def seeds(**psnr):
+        return [
+            mlflow_helpers.trained(tmp_path, "dncnn", seed=int(n[1]), psnr=value) for n, value in psnr.items()
+        ]
+
+    other = mlflow_helpers.trained(tmp_path, "lambdanet", config=config, psnr=27.5)
+    ablation = dataclasses.replace(
+        mlflow_helpers.trained(tmp_path, "loss-bce", config=config, psnr=40.0), study="loss", registered=False
+    )
+    first, *_ = seeds(s0=28.0)
+    done = sync.publish([first, other, ablation])
+    assert done.versions == [f"denoiser-gaussian-01 version {n}" for n in (1, 2)]
+    done = sync.publish([*seeds(s0=28.0, s1=28.5, s2=25.0), other, ablation])
+    assert done.versions == ["denoiser-gaussian-01 version 3"]
+    assert done.aliases[0] == "denoiser-gaussian-01@champion -> version 2: lambdanet, tiny, 27.50 dB"
+    mean = (28.0 + 28.5 + 25.0) / 3
+    assert [(one.seed, one.psnr, one.mean_psnr, names) for one, names in registry.denoisers(client)] == [
+        (0, 28.0, mean, ()),
+        (0, 27.5, 27.5, ("champion", "compact", "lambdanet")),
+        (1, 28.5, mean, ("dncnn",)),
+    ]
+    experiment = client.get_experiment_by_name("lambdanet/tiny").experiment_id
+    models = client.search_logged_models([experiment], "tags.study = 'loss'")
+    assert [(one.name, one.status) for one in models] == [("gaussian-01-loss-bce-0", "READY")]
+    assert len(client.search_logged_models([experiment])) == 5  # one for each training
+
+
+def test_a_pin_survives_publish(client, project, grid):
+    sync.publish(grid)
+    registry.pin(client, "gaussian-01", model="autoencoder")
+    registry.reject(client, "gaussian-01", model="dncnn")
+    assert sync.publish(grid).aliases == []
+    held = {name: one.model for one, names in registry.denoisers(client) for name in names}
+    pinned = dict.fromkeys(("champion", "compact", "autoencoder"), "autoencoder")
+    assert held == pinned | {"lambdanet": "lambdanet"}
+
+
 def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypatch):
-    write_outputs(project, grid[:2], logged=[one.training.key.name for one in grid])
-    results = write_summary(project)
-    sync.publish(outputs(project), "tiny", results)
+    write_outputs(project, grid[:2], logged=[one.key.name for one in grid])
+    sync.publish(outputs(project))
     before = state(client)
     # A file of another name, because this process still has the deleted one open.
     (project / "mlflow.db").unlink()
     shutil.rmtree(project / "mlartifacts")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_helpers.write_database(project / "again.db"))
-    sync.publish(outputs(project), "tiny", results)
+    sync.publish(outputs(project))
     restored = mlflow_runs.connect()
     after = state(restored)
     assert after[0].keys() == before[0].keys()
@@ -229,24 +254,10 @@ def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypa
         assert registry.fetch(restored, denoiser, project / f"fetched-{denoiser.version}").is_file()
 
 
-def test_lost_artifacts_come_back_into_the_same_versions(client, project, grid):
-    write_outputs(project, grid[:2])
-    results = write_summary(project)
-    trained = outputs(project)
-    sync.publish(trained, "tiny", results)
-    before = state(client)
-    shutil.rmtree(project / "mlartifacts")
-    done = sync.publish(trained, "tiny", results)
-    assert (done.versions, done.aliases, done.summary) == ([], [], True)
-    assert state(client) == before
-    for denoiser, _ in registry.denoisers(client):
-        assert registry.fetch(client, denoiser, project / f"fetched-{denoiser.version}").is_file()
-
-
 def test_better_weights_take_over_and_worse_ones_do_not(client, project, tmp_path):
     def republish(seed, psnr):
-        write_outputs(project, [mlflow_helpers.trained(tmp_path, "dncnn", seed=seed, psnr=psnr)])
-        return sync.publish(outputs(project), "tiny", None)
+        one = mlflow_helpers.trained(tmp_path, "dncnn", seed=seed, psnr=psnr)
+        return sync.publish([one])
 
     assert republish(0, 24.0).versions == ["denoiser-gaussian-01 version 1"]
     assert republish(1, 23.0).aliases == []
@@ -260,63 +271,19 @@ def test_better_weights_take_over_and_worse_ones_do_not(client, project, tmp_pat
 
 def test_the_committed_weights_of_the_project_can_be_published(client, project):
     weights, results = helpers.ROOT / "weights/paper", helpers.ROOT / "results/paper"
-    if not weights.is_dir():
-        pytest.skip("no weights are committed")
     everything = sync.from_committed(weights, results, loaded(helpers.ROOT))
     scored = json.loads((results / "digests.json").read_text())
     scored.pop("gaussian-01-skip-autoencoder-0", None)  # no longer of the table
-    assert {one.training.key.name for one in everything} == set(scored)
-    assert {one.training.weights_sha256 for one in everything} == {one["weights"] for one in scored.values()}
-    small = [
-        one
-        for one in everything
-        if (one.training.key.noise, one.training.key.model)
-        in {
-            ("gaussian-01", "autoencoder"),
-            ("gaussian-01", "lambdanet-u4-m7"),
-            ("speckle", "lambdanet-u4-m7"),
-        }
+    assert {one.key.name: one.weights_sha256 for one in everything} == {
+        name: digests["weights"] for name, digests in scored.items()
+    }
+    small = [one for one in everything if one.key.model == "lambdanet-u4-m7" and "s" in one.key.noise[:2]]
+    done = sync.publish(small)
+    assert (len(done.versions), done.without_log) == (2, done.runs)
+    assert [(one.noise, one.psnr, one.train_images, names) for one, names in registry.denoisers(client)] == [
+        (one.key.noise, one.scores["psnr"], 50_000, ("champion", "compact", "lambdanet-u4-m7"))
+        for one in sorted(small, key=lambda one: one.key.noise)
     ]
-    done = sync.publish(small, "paper", results)
-    assert len(done.versions) == 3
-    assert done.without_log == done.runs
-    assert done.summary
-    assert {
-        (one.noise, one.model): (one.psnr, one.train_images, aliases)
-        for one, aliases in registry.denoisers(client)
-    } == {
-        (one.training.key.noise, one.training.key.model): (one.training.scores["psnr"], 50_000, names)
-        for one, names in zip(
-            sorted(small, key=lambda one: (one.training.key.noise, one.training.key.model)),
-            [
-                ("autoencoder",),
-                ("champion", "compact", "lambdanet-u4-m7"),
-                ("champion", "compact", "lambdanet-u4-m7"),
-            ],
-            strict=True,
-        )
-    }
-    histories = {
-        run.data.tags["run"]: mlflow_helpers.histories(client, run.info.run_id)
-        for run in mlflow_helpers.runs(client, "paper")
-        if run.data.tags["task"] == "train"
-    }
-    for one in small:
-        losses = histories[one.training.key.name]["loss"]
-        assert [(step, value) for step, value, _ in losses] == [
-            (row["epoch"], row["loss"]) for row in one.training.history
-        ]
-        assert len(losses) == one.training.description["training"]["epochs"]
-
-
-def test_a_receipt_has_the_same_bytes_each_time(project, grid):
-    write_outputs(project, grid)
-    for name in ("a.json", "b.json"):
-        sync.write_receipt(project / "receipts" / name, outputs(project))
-    first = (project / "receipts/a.json").read_bytes()
-    assert first == (project / "receipts/b.json").read_bytes()
-    digests = {one.training.key.name: one.training.weights_sha256 for one in grid}
-    assert json.loads(first) == {"registered": digests}
 
 
 def run(*words):
@@ -332,7 +299,6 @@ def one_line(done):
 
 def test_commands_publish_and_list(client, project, grid):
     write_outputs(project, grid)
-    write_summary(project)
     done = run("publish", "--profile", "tiny")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[0] == "3 runs, 3 new versions, 5 aliases moved"
@@ -340,7 +306,6 @@ def test_commands_publish_and_list(client, project, grid):
         run("publish", "--profile", "tiny").output.splitlines()[0]
         == "3 runs, 0 new versions, 0 aliases moved"
     )
-    assert {run.data.tags["task"] for run in mlflow_helpers.runs(client)} == {"train", "summary"}
 
     listed = json.loads(run("models", "--json").stdout)
     assert [(row["model"], row["version"], row["psnr"], row["aliases"]) for row in listed] == [
@@ -354,6 +319,21 @@ def test_commands_publish_and_list(client, project, grid):
     assert lines[3].split()[:4] == ["gaussian-01", "dncnn", "3", "25.000"]
     assert lines[3].endswith("champion, compact, dncnn")
     assert text.endswith(f"\n\n{catalogue.RULE}\n")
+
+
+def test_commands_pin_and_reject(client, project, grid):
+    sync.publish(grid)
+    assert run("models", "pin", "gaussian-01", "1").output.splitlines() == [
+        "denoiser-gaussian-01@champion -> version 1: autoencoder, tiny, 23.00 dB",
+        "denoiser-gaussian-01@compact -> version 1: autoencoder, tiny, 23.00 dB",
+        "2 aliases moved",
+    ]
+    assert run("models", "reject", "gaussian-01", "--model", "dncnn").output.splitlines() == [
+        "denoiser-gaussian-01@dncnn -> none", "1 aliases moved",
+    ]  # fmt: skip
+    assert run("models", "unpin", "gaussian-01").output.endswith("3 aliases moved\n")
+    assert one_line(run("models", "pin", "gaussian-01")) == "error: name one of VERSION and --model MODEL\n"
+    assert "has no version 9; it has 1, 2, 3" in one_line(run("models", "pin", "gaussian-01", "9"))
 
 
 def test_nothing_to_publish_or_to_list_is_one_line(client, project):
@@ -392,50 +372,25 @@ def test_register_without_a_server_warns_and_does_not_fail_the_reproduction(
     receipt = project / "runs/tiny/receipt.json"
     assert json.loads(receipt.read_text()) == {"registered": {}, "why": why}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
-    (project / "results/tiny/figures").mkdir(parents=True)
-    for name in ("table2.md", "table2.csv", "report.html"):
-        (project / "results/tiny" / name).write_text("x")
     assert stage("register", ["profile.yaml"], project)[0] == 0
-    digests = {one.training.key.name: one.training.weights_sha256 for one in grid}
+    digests = {one.key.name: one.weights_sha256 for one in grid}
     assert json.loads(receipt.read_text()) == {"registered": digests}
 
 
-def test_as_a_process_it_publishes_what_is_committed_and_says_no_more(client, project, grid):
+def test_without_outputs_what_is_committed_is_published(client, project, grid):
     write_committed(project, grid[:2])
-    done = subprocess.run(
-        [sys.executable, "-m", "lambdanet", "publish", "--profile", "tiny"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    lines = run("publish", "--profile", "tiny").output.splitlines()
     assert lines[:2] == [
         "2 trainings from weights/tiny, as DVC's outputs of them are not here",
         "2 runs, 2 new versions, 4 aliases moved",
     ]
-    assert len(lines) == 7
     folders = (project / name / "tiny" for name in ("weights", "results"))
-    catalogue = sync.catalogue(sync.from_committed(*folders, loaded(project)))
-    published = [dataclasses.replace(one, created="") for one, _ in registry.denoisers(client)]
-    assert published == list(catalogue)
-    assert [path.read_bytes() for path in catalogue.values()] == [
+    committed = sync.catalogue(sync.from_committed(*folders, loaded(project)))
+    registered = [dataclasses.replace(one, created="", version=0) for one, _ in registry.denoisers(client)]
+    assert registered == list(committed)
+    assert [path.read_bytes() for path in committed.values()] == [
         one.weights.read_bytes() for one in grid[:2]
     ]
-
-
-def test_each_version_gives_what_its_own_network_gives(client, project, grid):
-    write_outputs(project, grid)
-    sync.publish(outputs(project), "tiny", None)
-    for denoiser, _ in registry.denoisers(client):
-        version = client.get_model_version("denoiser-gaussian-01", str(denoiser.version))
-        card = mlflow.models.get_model_info(version.source)
-        assert (card.run_id, card.model_id) == (version.run_id, version.source.removeprefix("models:/"))
-        program = mlflow.pyfunc.load_model(version.source)
-        images = np.random.default_rng(0).random((2, 3, 9, 8), dtype=np.float32)
-        network, _ = load_weights(registry.fetch(client, denoiser, project / str(denoiser.version)))
-        expected = denoise(network, torch.from_numpy(images)).clamp(0, 1).numpy()
-        np.testing.assert_allclose(program.predict(images), expected, atol=1e-5)
 
 
 def test_a_network_that_cannot_be_built_is_named_and_the_others_registered(client, project, grid):
@@ -443,19 +398,15 @@ def test_a_network_that_cannot_be_built_is_named_and_the_others_registered(clien
     trained = outputs(project)
     trained[0].weights.write_bytes(b"damaged since")
     with pytest.raises(ValueError, match=r"^not registered, all else is done: gaussian-01-autoencoder-0: "):
-        sync.publish(trained, "tiny", None)
+        sync.publish(trained)
     assert [one.model for one, _ in registry.denoisers(client)] == ["dncnn"]
-    experiment = client.get_experiment_by_name("lambdanet/tiny")
-    assert [one.name for one in client.search_logged_models([experiment.experiment_id])] == [
-        "gaussian-01-dncnn-0"
-    ]
 
 
 def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, project, grid):
     config = {**mlflow_helpers.NETWORKS["lambdanet"], "decoder": "connected", "side": 16}
     one = mlflow_helpers.trained(project / "connected", "connected", config=config, psnr=40.0)
     write_outputs(project, [grid[0]])
-    done = sync.publish([one, *outputs(project)], "tiny", None)
+    done = sync.publish([one, *outputs(project)])
     assert done.runs == ["gaussian-01-connected-0", "gaussian-01-autoencoder-0"]
     assert done.one_size == ["gaussian-01-connected-0"]
     last = "not registered, as they take images of one size only: gaussian-01-connected-0"
@@ -465,14 +416,15 @@ def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, p
 
 
 def test_a_network_that_the_project_no_longer_has_is_named(client, project, grid):
-    one = dataclasses.replace(grid[0], weights=project / "gone.safetensors")
-    training = dataclasses.replace(
-        one.training, description=one.training.description | {"model": {"name": "gone"}}
+    one = dataclasses.replace(
+        grid[0],
+        weights=project / "gone.safetensors",
+        description=grid[0].description | {"model": {"name": "gone"}},
     )
     network, _ = load_weights(grid[0].weights)
-    save_weights(one.weights, network, training.description)
+    save_weights(one.weights, network, one.description)
     with pytest.raises(
         ValueError, match=r"^not registered, all else is done: .* names no model of lambdanet"
     ):
-        sync.publish([dataclasses.replace(one, training=training)], "tiny", None)
+        sync.publish([one])
     assert registry.denoisers(client) == []
