@@ -240,7 +240,7 @@ def log_record(log: Path, status: str) -> None:
     """Bring MLflow up to date with the last record of a training's log.
 
     Args:
-        log: file of `provenance.Log`.
+        log: file of `run_log.Log`.
         status: MLflow's, of the training.
 
     Raises:

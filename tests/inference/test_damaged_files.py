@@ -25,7 +25,7 @@ CAMERA[0x010F], CAMERA[0x0112] = "Maker", 6
 CODE = """
 import sys
 from pathlib import Path
-from lambdanet import imagefile
+from lambdanet.data import imagefile
 imagefile.LARGEST = 4_000_000  # a head may be damaged to claim more than the machine's memory
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
