@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambdanet.backends.cuda import first_convolution, normalization
+from lambdanet.backends.cuda import normalization
 
 
 def run(model: nn.Module, noisy: Tensor) -> Tensor:
@@ -28,27 +28,16 @@ def run_layers(layers: nn.Sequential, noisy: Tensor) -> Tensor:
     convolutions, norms = inner[::3], inner[1::3]
     torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
     *weights, last_weight = _InHalf.apply(*(layer.weight for layer in (*convolutions, last)))
-    if first_convolution.fits(noisy, first):
-        x = first_convolution.convolve_and_rectify(noisy, first.weight)
-    else:
-        x = rectify(first(noisy))
+    x = rectify(first(noisy))
     for weight, norm in zip(weights, norms, strict=True):
         y = F.conv2d(x, weight, padding=1)
         if normalization.fits(y, norm):
             x = normalization.normalize_and_rectify(y, norm)
         else:
-            x = rectify(
-                F.batch_norm(
-                    y,
-                    norm.running_mean,
-                    norm.running_var,
-                    norm.weight,
-                    norm.bias,
-                    True,
-                    norm.momentum,
-                    norm.eps,
-                )
+            normalised = F.batch_norm(
+                y, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps
             )
+            x = rectify(normalised)
     return F.conv2d(x, last_weight, padding=1)
 
 
