@@ -23,7 +23,7 @@ LIMITS = {"output": 1e-5, "gradient": 2e-5, "statistics": 1e-5, "evaluation": 2e
 
 
 def network(seed=0, **options):
-    """A DnCNN whose channels are normalised in different ways, and soon by what they were."""
+    """A DnCNN whose channels are normalised in different names, and soon by what they were."""
     torch.manual_seed(seed)
     model = create_model("dncnn", **options)
     for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
@@ -53,8 +53,8 @@ def learn(model, noisy, dtype=torch.float32):
     }
 
 
-def by(way, model, noisy, dtype=torch.float32):
-    with backends.forced(way):
+def by(backend, model, noisy, dtype=torch.float32):
+    with backends.forced(backend):
         return learn(model, noisy, dtype)
 
 
@@ -72,17 +72,17 @@ def errors(ours, exact):
     return found
 
 
-def lost(size, *ways, seeds=3, **options):
-    """What ways lose, the median over seeds: a hidden unit next to 0 may be on the other side of it."""
-    found = {way: [] for way in ways}
+def lost(size, *names, seeds=3, **options):
+    """What names lose, the median over seeds: a hidden unit next to 0 may be on the other side of it."""
+    found = {backend: [] for backend in names}
     for seed in range(seeds):
         model, noisy = network(seed, **options), images(*size, seed)
         exact = by(backends.REFERENCE, model, noisy, torch.float64)
-        for way in ways:
-            ours = by(way, model, noisy)
+        for backend in names:
+            ours = by(backend, model, noisy)
             assert ours["batches"] == exact["batches"] == [1] * (options["depth"] - 2)
-            found[way].append(errors(ours, exact))
-    return [{key: median(each[key] for each in found[way]) for key in LIMITS} for way in ways]
+            found[backend].append(errors(ours, exact))
+    return [{key: median(each[key] for each in found[backend]) for key in LIMITS} for backend in names]
 
 
 def beyond(found):
@@ -162,7 +162,7 @@ def test_kernels_are_taken(forced, training):
 @pytest.mark.parametrize(
     "forced", [backends.REFERENCE, backends.CHANNELS_LAST, backends.PORTABLE, backends.BF16]
 )
-def test_another_path_that_is_forced_is_taken(forced, training):
+def test_another_backend_that_is_forced_is_taken(forced, training):
     model, noisy = network(width=8, depth=4).train(training), images(2, 9, 13)
     with torch.set_grad_enabled(training), backends.forced(forced):
         assert torch.equal(model(noisy), model.dncnn(noisy))
@@ -176,7 +176,7 @@ def test_without_llvmlite_the_layers_run(monkeypatch):
         backends.force(backends.WINOGRAD)
 
 
-WAYS = {
+TAKEN = {
     backends.REFERENCE: backends.REFERENCE,
     backends.PORTABLE: backends.REFERENCE,  # of LambdaNet alone
     backends.FUSED: backends.REFERENCE,
@@ -188,10 +188,10 @@ WAYS = {
 
 
 @pytest.mark.parametrize("amx", [True, False])
-def test_path_on_a_cpu(amx, monkeypatch):
+def test_backend_on_a_cpu(amx, monkeypatch):
     monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device: amx)
-    assert set(WAYS) == set(backends.NAMES) - {backends.AUTO}
-    for forced, expected in {backends.AUTO: backends.BF16 if amx else backends.WINOGRAD, **WAYS}.items():
+    assert set(TAKEN) == set(backends.NAMES) - {backends.AUTO}
+    for forced, expected in {backends.AUTO: backends.BF16 if amx else backends.WINOGRAD, **TAKEN}.items():
         with backends.forced(forced):
             assert backends.of_training("dncnn", "cpu") == expected, forced
     with backends.forced(backends.WINOGRAD):
@@ -222,7 +222,7 @@ def test_products_of_transforms_are_convolutions():
     np.testing.assert_allclose(d_w, (seen * dy[..., None, None]).sum((0, 1)), rtol=0, atol=1e-13)
 
 
-def test_blocks_have_room_and_cover():
+def test_blocks_fit_and_cover():
     sizes = [*range(1, 40), 143, 144, 145, 147, 330, 512, 2048]
     for count, h, w, threads in itertools.product((1, 3, 64), sizes[::3], sizes, (1, 2, 16)):
         rows, columns = dncnn.cut(count, h, w, threads)

@@ -48,11 +48,11 @@ def plain(model, noisy):
         return model(noisy)
 
 
-def learn(model, way, clean, noisy, dtype=torch.float32):
+def learn(model, backend, clean, noisy, dtype=torch.float32):
     """Output, gradients and running statistics of a training step, and then an evaluation's output."""
     model = copy.deepcopy(model).to(dtype).train()
     clean, noisy = clean.to(dtype), noisy.to(dtype)
-    with backends.forced(way):
+    with backends.forced(backend):
         output = model(noisy)
         F.mse_loss(output, clean).backward()
         model.eval()
@@ -76,8 +76,8 @@ def error(ours, reference):
 
 
 @pytest.mark.parametrize("case", GRID, ids=str)
-@pytest.mark.parametrize("way", [backends.PORTABLE, backends.FUSED])
-def test_backend_is_exact(way, case):
+@pytest.mark.parametrize("backend", [backends.PORTABLE, backends.FUSED])
+def test_backend_is_exact(backend, case):
     """The median of three: a hidden unit next to 0 may be on the other side of it in float32.
 
     That changes a gradient by 1e-4, in the reference's own float32 as often.
@@ -86,9 +86,9 @@ def test_backend_is_exact(way, case):
     found = []
     for seed in range(3):
         model, (clean, noisy) = network(*sizes, seed=seed), images(b, h, w, seed)
-        assert way == backends.PORTABLE or backends.select(model, noisy).name == backends.FUSED
+        assert backend == backends.PORTABLE or backends.select(model, noisy).name == backends.FUSED
         reference = learn(model, backends.REFERENCE, clean, noisy, torch.float64)
-        found.append(error(learn(model, way, clean, noisy), reference))
+        found.append(error(learn(model, backend, clean, noisy), reference))
     limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
     for key, limit in limits.items():
         assert median(each[key] for each in found) < limit, key
@@ -103,13 +103,13 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "way"), OPTIONS, ids=str)
-def test_architecture_s_variants_take_a_backend_that_covers_them(options, way):
+@pytest.mark.parametrize(("options", "backend"), OPTIONS, ids=str)
+def test_architecture_s_variants_take_a_backend_that_covers_them(options, backend):
     clean, noisy = images(16, 32, 32)
     model = network(**options)
-    assert backends.select(model, noisy).name == way
+    assert backends.select(model, noisy).name == backend
     reference = learn(model, backends.REFERENCE, clean, noisy, torch.float64)
-    found = error(learn(model, way, clean, noisy), reference)
+    found = error(learn(model, backend, clean, noisy), reference)
     limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 1e-4}
     assert not {key: found[key] for key, limit in limits.items() if key in found and found[key] >= limit}
 
@@ -155,21 +155,21 @@ def test_portable_of_images_with_many_columns_is_exact(m, monkeypatch):
     assert not {key: found[key] for key, limit in limits.items() if found[key] >= limit}
 
 
-@pytest.mark.parametrize("way", [backends.PORTABLE, backends.FUSED])
-def test_median_error_over_seeds(way):
+@pytest.mark.parametrize("backend", [backends.PORTABLE, backends.FUSED])
+def test_median_error_over_seeds(backend):
     errors = []
     for seed in range(5):
         model, (clean, noisy) = network(seed=seed), images(16, 32, 32, seed)
         reference = learn(model, backends.REFERENCE, clean, noisy, torch.float64)
-        errors.append(error(learn(model, way, clean, noisy), reference)["gradient"])
+        errors.append(error(learn(model, backend, clean, noisy), reference)["gradient"])
     assert median(errors) < 5e-6
 
 
-def losses(way, sizes, dtype=torch.float32, steps=24):
+def losses(backend, sizes, dtype=torch.float32, steps=24):
     model = network(*sizes).to(dtype).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     found = []
-    with backends.forced(way):
+    with backends.forced(backend):
         for step in range(steps):
             clean, noisy = (part.to(dtype) for part in images(16, 32, 32, step))
             optimizer.zero_grad()
@@ -184,8 +184,8 @@ def losses(way, sizes, dtype=torch.float32, steps=24):
 def test_loss_stays_with_the_reference(sizes):
     reference = losses(backends.REFERENCE, sizes, torch.float64)
     assert reference[-1] < 0.97 * reference[0]
-    for way in (backends.PORTABLE, backends.FUSED):
-        for ours, theirs in zip(losses(way, sizes), reference, strict=True):
+    for backend in (backends.PORTABLE, backends.FUSED):
+        for ours, theirs in zip(losses(backend, sizes), reference, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
 
 
@@ -273,12 +273,12 @@ def test_reference_is_taken_where_reassociation_does_not_pay():
 
 
 @pytest.mark.parametrize(
-    ("way", "shape"), [*itertools.product(backends.NAMES, [(1, 3, 9, 13), (4, 3, 32, 32)])]
+    ("backend", "shape"), [*itertools.product(backends.NAMES, [(1, 3, 9, 13), (4, 3, 32, 32)])]
 )
-def test_every_forced_backend_gives_an_output(way, shape):
+def test_every_forced_backend_gives_an_output(backend, shape):
     model = network().eval()
     noisy = images(shape[0], *shape[2:])[1]
-    with torch.no_grad(), backends.forced(way):
+    with torch.no_grad(), backends.forced(backend):
         torch.testing.assert_close(model(noisy), plain(model, noisy), rtol=1e-5, atol=1e-6)
 
 
@@ -296,9 +296,9 @@ def test_dncnn_takes_its_kernels_on_a_gpu_where_they_run(monkeypatch):
             assert backends.of_training("dncnn", "cuda") == expected
             assert backends.of_training("dncnn", "cpu") == backends.BF16
             assert backends.of_training("autoencoder", "cuda") == backends.BF16
-    for way in (backends.BF16, backends.CHANNELS_LAST, backends.REFERENCE):
-        with backends.forced(way):
-            assert backends.of_training("dncnn", "cuda") == way
+    for backend in (backends.BF16, backends.CHANNELS_LAST, backends.REFERENCE):
+        with backends.forced(backend):
+            assert backends.of_training("dncnn", "cuda") == backend
     for name in ("autoencoder", "cnn", "skip-autoencoder"):
         assert backends.of_training(name, "cuda") == backends.BF16
     assert backends.of_training("dncnn", "cpu") == backends.BF16
@@ -341,12 +341,12 @@ def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(m
         assert backends.of_training("lambdanet", "cpu") == backends.FUSED
         with backends.forced(backends.REFERENCE):
             assert backends.of_training("dncnn", "cpu") == backends.REFERENCE
-        for way in (backends.CHANNELS_LAST, backends.BF16):
-            with backends.forced(way):
-                assert backends.of_training("dncnn", "cpu") == way
+        for backend in (backends.CHANNELS_LAST, backends.BF16):
+            with backends.forced(backend):
+                assert backends.of_training("dncnn", "cpu") == backend
                 assert backends.of_training("lambdanet", "cpu") == backends.FUSED
-    for way in (backends.PORTABLE, backends.FUSED):
-        with backends.forced(way):
+    for backend in (backends.PORTABLE, backends.FUSED):
+        with backends.forced(backend):
             assert backends.of_training("dncnn", "cpu") == backends.REFERENCE
 
 
