@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 # A module of the network that has one of these does more than the implementations know. torch has no public
-# way to ask for them.
+# function for them.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 Check = Callable[[nn.Module], bool]

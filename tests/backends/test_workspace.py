@@ -1,4 +1,4 @@
-"""Memory for kernels: nobody gets what somebody works in, and a little is kept."""
+"""Memory for kernels: no two calls share one, and few are kept."""
 
 import sys
 import threading

@@ -3,7 +3,7 @@
 What is recorded are the very kernels that run otherwise, so the results are the same bytes; a small network's
 step is several times as fast, as launching its kernels takes longer than running them.
 
-Not a dependency in DVC: a recorded step gives the bytes of one that is not (tests/test_cuda.py).
+Not a dependency in DVC: a recorded step gives the bytes of one that is not (tests/backends/test_cuda.py).
 """
 
 from collections.abc import Callable
@@ -35,14 +35,14 @@ class Recorded:
         """
         self.step, self.generator = step, generator
         self.aside = torch.cuda.Stream()
-        self.warm: set[int] = set()
+        self.seen: set[int] = set()
         self.recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Run the step; what it returns is overwritten by the next call."""
         size = len(batch)
-        if size not in self.warm:
-            self.warm.add(size)
+        if size not in self.seen:
+            self.seen.add(size)
             return self._run_aside(batch)
         if size not in self.recorded:
             self.recorded[size] = self._record(batch)
