@@ -134,7 +134,7 @@ def test_normalisation_is_torchs(shape, dtype, mean):
     torch.nn.init.uniform_(ours.bias, -1, 1)
     exact = torch.nn.BatchNorm2d(shape[1], device=CUDA).double()
     exact.load_state_dict(ours.state_dict())
-    assert normalization.fits(y) is (dtype == torch.bfloat16)  # what an autocast convolution gives
+    assert normalization.fits(y, ours) is (dtype == torch.bfloat16)  # what an autocast convolution gives
     mine, theirs = y.clone().requires_grad_(), y.double().requires_grad_()
     a, expected = normalization.normalize_and_rectify(mine, ours), F.relu(exact(theirs))
     gradient = torch.randn_like(y)
@@ -152,6 +152,25 @@ def test_normalisation_is_torchs(shape, dtype, mean):
         assert (value.double() - right).norm() <= limit * right.norm()
 
 
+@pytest.mark.parametrize("shape", [(3, 7, 9, 16), (80, 32, 32, 64), (256, 32, 32, 64)], ids=str)
+def test_first_convolution_is_torchs(shape):
+    from lambdanet.backends.cuda import first_convolution
+
+    torch.manual_seed(0)
+    b, h, w, c = shape
+    noisy = torch.rand(b, 3, h, w, device=CUDA)
+    layer = torch.nn.Conv2d(3, c, 3, padding=1, bias=False, device=CUDA).to(memory_format=torch.channels_last)
+    assert first_convolution.fits(noisy, layer)
+    a = first_convolution.convolve_and_rectify(noisy, layer.weight)
+    gradient = torch.randn_like(a)
+    a.backward(gradient)
+    rounded = layer.weight.detach().bfloat16().double().requires_grad_()
+    expected = F.relu(F.conv2d(noisy.bfloat16().double(), rounded, padding=1))
+    expected.backward(torch.where(a > 0, gradient, 0).double())
+    assert (a.double() - expected).norm() <= 3e-3 * expected.norm()
+    assert (layer.weight.grad.double() - rounded.grad).norm() <= 1e-5 * rounded.grad.norm()
+
+
 def test_a_card_may_be_named_by_its_number(data, tmp_path):
     last = torch.device("cuda", torch.cuda.device_count() - 1)
     try:
@@ -164,13 +183,23 @@ def test_a_card_may_be_named_by_its_number(data, tmp_path):
 
 
 def test_dncnn_by_the_kernels_is_dncnn(run, monkeypatch):
-    from lambdanet.backends.cuda import normalization
+    from lambdanet.backends.cuda import first_convolution, normalization
 
-    used, real = [], normalization.normalize_and_rectify
-    monkeypatch.setattr(normalization, "normalize_and_rectify", lambda *given: used.append(1) or real(*given))
+    used = set()
+    for module, name in (
+        (normalization, "normalize_and_rectify"),
+        (first_convolution, "convolve_and_rectify"),
+    ):
+        real = getattr(module, name)
+
+        def spy(*given, name=name, real=real):
+            used.add(name)
+            return real(*given)
+
+        monkeypatch.setattr(module, name, spy)
     assert backends.unavailable_on_gpu() is None
     kernels = run(DNCNN)
-    assert used
+    assert used == {"normalize_and_rectify", "convolve_and_rectify"}
     with backends.forced(backends.BF16):
         plain = run(DNCNN)
     with backends.forced(backends.REFERENCE):
@@ -187,13 +216,13 @@ def test_portable_lambdanet_is_the_reference(config):
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     clean = torch.rand(16, 3, 32, 32, device=CUDA)
     found = {}
-    for backend in (backends.REFERENCE, backends.PORTABLE):
+    for path in (backends.REFERENCE, backends.PORTABLE):
         model.load_state_dict(initial)
         model.zero_grad()
-        with backends.forced(backend):
+        with backends.forced(path):
             output = model.train()(clean)
         F.mse_loss(output, 1 - clean).backward()
-        found[backend] = output.detach(), [p.grad.clone() for p in model.parameters()]
+        found[path] = output.detach(), [p.grad.clone() for p in model.parameters()]
     (expected, gradients), (output, others) = found.values()
     assert (output - expected).norm() < 1e-5 * expected.norm()
     for mine, right in zip(others, gradients, strict=True):

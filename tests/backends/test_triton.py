@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
 
 # The interpreter has to be chosen before Triton is loaded, so this runs in a process of its own. It cuts
-# float32 to bfloat16 where a GPU rounds.
+# float32 to bfloat16 where a GPU rounds, and multiplies no bfloat16: the numbers are exact in that.
 NORMALISATION = """
 *shape, kind, mean = given
 torch.manual_seed(0)
@@ -36,8 +36,27 @@ found = ({
 })
 """
 
+ENTRANCE = """
+b, h, w, c = given
+torch.manual_seed(0)
+noisy = (128 * torch.randn(b, 3, h, w)).round().clamp(-255, 255) / 128
+layer = torch.nn.Conv2d(3, c, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+with torch.no_grad():
+    layer.weight.copy_((64 * layer.weight).round() / 64)
+exact = layer.weight.detach().double().requires_grad_()
+a = first_convolution.convolve_and_rectify(noisy, layer.weight)
+expected = F.relu(F.conv2d(noisy.double(), exact, padding=1))
+gradient = torch.randn(a.shape).bfloat16()
+a.backward(gradient)
+expected.backward(gradient.double())
+found = ({
+    "a": error(a, expected), "dw": error(layer.weight.grad, exact.grad),
+    "last": a.is_contiguous(memory_format=torch.channels_last),
+})
+"""
+
 NETWORK = """
-normalization.fits = lambda *_: given
+first_convolution.fits = normalization.fits = lambda *_: given
 torch.manual_seed(0)
 network = DnCNN(depth=4, width=16).to(memory_format=torch.channels_last).train()
 plain = copy.deepcopy(network)
@@ -61,13 +80,15 @@ found = ({"losses": losses, "buffers": norms})
 
 PREAMBLE = """
 import copy, json, sys, torch
+import triton.language as tl
 from torch.nn import functional as F
-from lambdanet.backends.cuda import dncnn, normalization
+from lambdanet.backends.cuda import dncnn, first_convolution, normalization
 from lambdanet.models.dncnn import DnCNN
 
 def error(value, right):
     return ((value.double() - right).norm() / right.norm()).item()
 
+first_convolution.FACTORS = tl.float32
 results = []
 for script, given in json.load(sys.stdin):
     scope = globals() | {"given": given}
@@ -80,12 +101,14 @@ NORMALISED = [
     [3, 16, 7, 9, "float32", 1.5], [5, 64, 12, 12, "float32", 1.5], [2, 8, 32, 32, "float32", 1000],
     [5, 64, 12, 12, "bfloat16", 1.5],
 ]  # fmt: skip
+ENTERED = [[3, 7, 9, 16], [5, 12, 12, 64], [1, 1, 1, 16]]
 
 
 @pytest.fixture(scope="module")
 def interpreted():
     """What each script finds for each of its cases, all in one process."""
-    cases = [*((NORMALISATION, one) for one in NORMALISED), (NETWORK, True), (NETWORK, False)]
+    cases = [(NORMALISATION, one) for one in NORMALISED] + [(ENTRANCE, one) for one in ENTERED]
+    cases += [(NETWORK, True), (NETWORK, False)]
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE], input=json.dumps(cases),
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"},
@@ -102,6 +125,14 @@ def test_normalisation_is_torchs(interpreted, given):
     limit = 1e-3 if mean > 100 else 1e-6  # of which y itself has only so many digits left
     rounded = {"a", "dy"} if kind == "bfloat16" else set()
     assert all(error < (5e-3 if name in rounded else limit) for name, error in errors.items()), errors
+
+
+@pytest.mark.parametrize("given", ENTERED, ids=str)
+def test_first_convolution_is_torchs(interpreted, given):
+    errors = interpreted(ENTRANCE, given)
+    assert errors["a"] < 5e-3
+    assert errors["dw"] < 1e-6
+    assert errors["last"]
 
 
 @pytest.mark.parametrize("kernels", [True, False])

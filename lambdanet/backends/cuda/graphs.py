@@ -35,14 +35,14 @@ class Recorded:
         """
         self.step, self.generator = step, generator
         self.aside = torch.cuda.Stream()
-        self.seen: set[int] = set()
+        self.warm: set[int] = set()
         self.recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Run the step; what it returns is overwritten by the next call."""
         size = len(batch)
-        if size not in self.seen:
-            self.seen.add(size)
+        if size not in self.warm:
+            self.warm.add(size)
             return self._run_aside(batch)
         if size not in self.recorded:
             self.recorded[size] = self._record(batch)

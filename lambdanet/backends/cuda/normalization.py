@@ -32,11 +32,15 @@ LARGEST = 2**31  # elements: kernels count in 32 bits
 WIDEST = 256  # channels
 
 
-def fits(y: Tensor) -> bool:
-    """Whether the kernels take this batch: a power of two of channels, side by side."""
+def fits(y: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Whether the kernels take this batch: a power of two of channels, side by side, in training mode."""
     channels = y.shape[1]
     return (
-        y.is_cuda
+        norm.training
+        and norm.momentum is not None
+        and norm.affine
+        and norm.track_running_stats
+        and y.is_cuda
         and y.dtype == torch.bfloat16
         and y.is_contiguous(memory_format=torch.channels_last)
         and SUMMED <= channels <= WIDEST
@@ -46,13 +50,12 @@ def fits(y: Tensor) -> bool:
 
 
 def normalize_and_rectify(y: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """max(0, norm(y)), (b, c, h, w) to the same; the running statistics move on.
+    """max(0, norm(y)), (b, c, h, w) to the same; the running mean and variance move on.
 
     Args:
         y: a batch that `fits`.
-        norm: a layer that `backends.contract` admits, in training mode.
+        norm: the layer, in training mode.
     """
-    norm.num_batches_tracked.add_(1)
     return _NormalizeAndRectify.apply(
         y, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
     )
