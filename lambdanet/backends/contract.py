@@ -151,7 +151,7 @@ def is_plain_call(noisy: object) -> bool:
     """Whether torch runs the call as it stands: neither traced, exported nor compiled, nor transformed."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
-    if type(noisy) is not Tensor or noisy.layout is not torch.strided or noisy.is_neg():
+    if type(noisy) is not Tensor or noisy.layout is not torch.strided or noisy.is_neg() or noisy.is_meta:
         return False
     try:
         noisy.data_ptr()
