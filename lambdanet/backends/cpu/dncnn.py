@@ -169,22 +169,13 @@ class Machine:
         kernels, takes = compiled(direction, self.channels, self.lanes), takes_of(direction, which)
         loan = kernels.free.borrow(self.threads, functools.partial(kernels.workspace, self.threads))
         arrays = loan.workspace | arrays | {"n": self.sizes}
-        contracts = self._contracts(direction, self.shapes[which]) | kernels.contracts
+        sizes = self.count, self.h, self.w, self.units
+        contracts = _contracts(direction, self.shapes[which], *sizes) | kernels.contracts
         counts = {THREAD: self.threads}
         places = [contracts[name].enter(name, arrays[name], counts) for name in takes]
         call = kernels.functions[which]
         parallel_for(lambda thread: call(*(base + step * thread for base, _, step in places)), self.threads)
         return loan
-
-    def _contracts(self, direction: str, shape: Shape) -> dict[str, Array]:
-        """Of the arrays that a convolution is given."""
-        inside, outside = ((self.count, self.h, self.w, one) for one in (shape.inputs, shape.outputs))
-        sums = (self.units, 3, shape.outputs) if direction == "forward" else (self.units, 2, shape.inputs)
-        shapes = {"x": inside, "d_x": inside, "y": outside, "g": outside, "z": outside, "sums": sums}
-        shapes |= {"u": (POINTS, shape.inputs * shape.outputs)}
-        shapes |= dict.fromkeys(("scale", "shift", "mean"), (shape.inputs,))
-        shapes |= dict.fromkeys(("slope", "curve", "level"), (shape.outputs,))
-        return {name: Array(one) for name, one in shapes.items()}
 
     def filters(self, *, turned: bool = False) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The first and last convolution's transformed filters, and those of all between."""
@@ -271,7 +262,7 @@ class Kernels:
         """Compile them, or take what an earlier process compiled."""
         write = {"forward": _forward, "backward": _backward}[direction]
         bodies = {
-            which: (takes_of(direction, which), functools.partial(write, which=which, shape=shape))
+            which: ([*takes_of(direction, which)], functools.partial(write, which=which, shape=shape))
             for which, shape in _shapes(channels, lanes).items()
             if (direction, which) != ("backward", "summed")
         }
@@ -359,7 +350,20 @@ def _shapes(channels: int, lanes: int) -> dict[str, Shape]:
     return {"first": Shape(lanes, channels), "inner": inner, "summed": inner, "last": Shape(channels, lanes)}
 
 
-def takes_of(direction: str, which: str) -> list[str]:
+@functools.lru_cache(maxsize=64)
+def _contracts(direction: str, shape: Shape, count: int, h: int, w: int, units: int) -> dict[str, Array]:
+    """Of the arrays that a convolution of `count` images is given."""
+    inside, outside = ((count, h, w, one) for one in (shape.inputs, shape.outputs))
+    sums = (units, 3, shape.outputs) if direction == "forward" else (units, 2, shape.inputs)
+    shapes = {"x": inside, "d_x": inside, "y": outside, "g": outside, "z": outside, "sums": sums}
+    shapes |= {"u": (POINTS, shape.inputs * shape.outputs)}
+    shapes |= dict.fromkeys(("scale", "shift", "mean"), (shape.inputs,))
+    shapes |= dict.fromkeys(("slope", "curve", "level"), (shape.outputs,))
+    return {name: Array(one) for name, one in shapes.items()}
+
+
+@functools.cache
+def takes_of(direction: str, which: str) -> tuple[str, ...]:
     """The arrays that a kernel takes, in order; see winograd.py."""
     if direction == "forward":
         names = "x scale shift u inside v m y sums n"
@@ -368,7 +372,7 @@ def takes_of(direction: str, which: str) -> list[str]:
         names = "g z slope curve level x scale shift mean u inside outside v s m d_u d_w d_x sums n"
         line = "z slope curve level"
         missing = {"first": f"{line} scale shift mean u m d_x sums", "last": line}.get(which, "")
-    return [name for name in names.split() if name not in missing.split()]
+    return tuple(name for name in names.split() if name not in missing.split())
 
 
 def _forward(k: codegen.Kernel, which: str, shape: Shape) -> None:
