@@ -3,7 +3,7 @@
     pip install numba && python -m benchmarks.compilers
 
 One filter on a block of 16 images of 32 x 32, m = 23, one thread, the least of interleaved runs. numba
-gets the same loops over the same arrays, once with the images' loop inside (codegen, sums in memory) and
+gets the same loops over the same arrays, once with the images' loop inside (vectors, sums in memory) and
 once outside (sums in registers, no vectors). Triton has no CPU back end, and cannot be compared.
 """
 
@@ -78,15 +78,15 @@ def main() -> None:
     padded = _aligned(np.pad(spectrum, [(0, 0), (pad, pad), (0, 0), (0, 0), (0, 0)]))
     wide = _aligned(np.pad(filters, [(0, 0), (1, 1), (0, 0)]))
     compiled = numba.njit(fastmath=True, nogil=True)
-    ways = {
+    variants = {
         "numba, images outside": (compiled(vectors_outside), spectrum, filters),
         "numba, images inside": (compiled(vectors_inside), spectrum, filters),
         "llvmlite": (by_llvmlite(), padded, wide),
     }
-    products = {name: _aligned(np.zeros((h, 3, frequencies, 2, LANES))) for name in ways}
-    least = dict.fromkeys(ways, np.inf)
+    products = {name: _aligned(np.zeros((h, 3, frequencies, 2, LANES))) for name in variants}
+    least = dict.fromkeys(variants, np.inf)
     for _ in range(REPEATS):
-        for name, (run, *arrays) in ways.items():
+        for name, (run, *arrays) in variants.items():
             start = time.perf_counter()
             run(*arrays, products[name])
             least[name] = min(least[name], time.perf_counter() - start)

@@ -5,7 +5,6 @@
 Needs nothing but the project; peers are measured where they are installed (see peers.py).
 """
 
-import contextlib
 import functools
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ import torch
 
 from benchmarks import formulas, peers, pictures
 from benchmarks.measuring import duration
-from benchmarks.methods import Method, Methods, Within, autocast, compare, how, without_bf16
+from benchmarks.methods import Method, Methods, compare, how
 from benchmarks.tables import Table, command
 from lambdanet import backends
 from lambdanet.models.lambdanet import LambdaNet
@@ -32,7 +31,7 @@ def create(hyperparameters: dict) -> LambdaNet:
 
 
 def by_backend(name: str, hyperparameters: dict) -> Method | str:
-    """A path of LambdaNet, or why it is not available."""
+    """A backend of LambdaNet, or why it is not available."""
     if name == backends.FUSED and (reason := backends.unavailable()):
         return f"not available: {reason}"
     note = f"compiled before in {compilation(hyperparameters):.2f} s" if name == backends.FUSED else ""
@@ -47,11 +46,11 @@ def compilation(hyperparameters: dict, side: int = 32) -> float:
     return duration(lambda: fused.Fused(problem))
 
 
-def written(correlate: formulas.Correlate, within: Within = contextlib.nullcontext) -> Method:
-    """The formula of the larger network with another correlation, and the same weights."""
-    model = formulas.Formula(correlate, **LARGE)
+def by_conv3d() -> Method:
+    """The formula of the larger network with conv3d, and the same weights."""
+    model = formulas.Formula(**LARGE)
     model.load_state_dict(create(LARGE).state_dict())
-    return Method(model, within)
+    return Method(model)
 
 
 def measure(quick: bool = False) -> Iterator[Table]:
@@ -59,11 +58,9 @@ def measure(quick: bool = False) -> Iterator[Table]:
     clean, noisy = pictures.pairs(16 if quick else 256)
     everything: Methods = {
         REFERENCE: by_backend(backends.REFERENCE, LARGE),
-        CONV3D: written(formulas.by_conv3d),
+        CONV3D: by_conv3d(),
         PYPI: peers.attempt(lambda: peers.lambda_networks(create(LARGE))),
         TIMM: peers.attempt(lambda: peers.timm(create(LARGE))),
-        "reference formula, conv3d, bf16 autocast": without_bf16() or written(formulas.by_conv3d, autocast),
-        "reference formula, 2-D FFT": written(formulas.by_fft),
         PORTABLE: by_backend(backends.PORTABLE, LARGE),
         FUSED: by_backend(backends.FUSED, LARGE),
     }

@@ -108,11 +108,3 @@ def _normalisations(model: LambdaNet) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": value for name, norm in named.items() for key, value in norm.state_dict().items()
     }
-
-
-def deepinv_dncnn(layout: torch.memory_format) -> Method:
-    """The DnCNN of deepinv at the paper's size, untrained."""
-    models = load("deepinv.models")
-    model = models.DnCNN(3, 3, depth=17, nf=64, pretrained=None).to(memory_format=layout)
-    note = "has biases, no BatchNorm, and predicts the noise"
-    return Method(model, memory_format=layout, note=note)

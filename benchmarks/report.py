@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import baselines, data, gpu, growth, measuring, networks, photographs, sizes, tables
+from benchmarks import baselines, data, gpu, measuring, networks, photographs, sizes, tables
 from benchmarks.tables import Measure, Table
 from lambdanet import files
 from lambdanet.run_log import commit
@@ -23,7 +23,6 @@ PARTS: dict[str, Measure] = {
     "networks": networks.measure,
     "baselines": baselines.measure,
     "data": data.measure,
-    "growth": growth.measure,
     "photographs": photographs.measure,
     "sizes": sizes.measure,
     "gpu": gpu.measure,

@@ -48,8 +48,8 @@ def measure(quick: bool = False) -> Iterator[Table]:
         for name, config in configs.items()
     ]
     about = (
-        f"Inference on {batch} images of 32 x 32, {torch.get_num_threads()} threads, the fastest path that "
-        "fits: medians of all networks in turns. Multiply-adds are those of the paper's formulas."
+        f"Inference on {batch} images of 32 x 32, {torch.get_num_threads()} threads, the fastest backend "
+        "that fits: medians of all networks in turns. Multiply-adds are those of the paper's formulas."
     )
     yield Table("Inference of every network", about, rows, seconds=seconds)
 

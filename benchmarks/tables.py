@@ -30,7 +30,7 @@ class Table:
 
 
 def shown(value: Value) -> str:
-    """A value as a person reads it: three significant digits, nothing for None."""
+    """A value to read: three significant digits, nothing for None."""
     if value is None:
         return ""
     if not isinstance(value, float):

@@ -7,11 +7,11 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import data, formulas, gpu, growth, measuring, methods, peers, pictures, report, tables
+from benchmarks import data, formulas, gpu, measuring, methods, peers, pictures, report, tables
 from benchmarks.baselines import variants
 from benchmarks.tables import Table
 from lambdanet import backends
-from lambdanet.models.lambdanet import LambdaNet, correlate
+from lambdanet.models.lambdanet import LambdaNet
 
 SHAPES = [  # u, m, d, h, w
     (1, 5, 4, 8, 8),
@@ -43,12 +43,11 @@ def settled(**hyperparameters):
     return model
 
 
-@pytest.mark.parametrize("by", [formulas.by_conv3d, formulas.by_fft])
 @pytest.mark.parametrize(("u", "m", "d", "h", "w"), SHAPES)
 @pytest.mark.parametrize("training", [True, False])
-def test_formulas_compute_the_reference(by, u, m, d, h, w, training):
+def test_formula_computes_the_reference(u, m, d, h, w, training):
     reference = settled(u=u, m=m, d=d).train(training)
-    other = formulas.Formula(by, u=u, m=m, d=d).double().train(training)
+    other = formulas.Formula(u=u, m=m, d=d).double().train(training)
     other.load_state_dict(reference.state_dict())
     x = images(3, 3, h, w)
     expected, found = plain(reference, x), other(x)
@@ -58,16 +57,6 @@ def test_formulas_compute_the_reference(by, u, m, d, h, w, training):
         output.square().sum().backward()
     for (name, parameter), same in zip(reference.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(same.grad, parameter.grad, rtol=1e-7, atol=1e-9, msg=name)
-
-
-@pytest.mark.parametrize("by", [formulas.by_conv3d, formulas.by_fft])
-def test_correlations_are_the_networks(by):
-    values, embedding = images(2, 3, 2, 9, 6), images(5, 3, 1, 7, 7, seed=1)
-    torch.testing.assert_close(by(values, embedding), correlate(values, embedding), rtol=0, atol=1e-9)
-
-
-def test_fast_lengths():
-    assert [formulas.fast_length(n) for n in (1, 2, 7, 43, 49, 54, 97)] == [2, 2, 8, 48, 50, 54, 100]
 
 
 @pytest.mark.parametrize("name", ["lambda_networks", "timm"])
@@ -187,10 +176,6 @@ def test_tables():
     content = tables.as_json(table)
     assert content["rows"][1] == {"method": "bc", "ms": 1.0, "ratio": None}
     assert content["seconds"] == {"a": [1.0]}
-
-
-def test_thread_counts():
-    assert [growth.thread_counts(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
 
 
 def test_ssim_is_scikit_images():

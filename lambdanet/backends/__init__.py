@@ -59,11 +59,8 @@ def accelerated(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(forward)
     def run(model: nn.Module, noisy: Tensor, *more: Tensor, **named: Tensor) -> Tensor:
-        plain = not contract.is_plain_call(noisy)
-        backend = None if plain else select(model, noisy, *more, **named)
-        if backend is None or backend.name == REFERENCE:
-            return forward(model, noisy, *more, **named)
-        return backend.run(model, noisy, *more, **named)
+        backend = _find(model, noisy, *more, **named) if contract.is_plain_call(noisy) else None
+        return (backend.run if backend else forward)(model, noisy, *more, **named)
 
     return run
 
@@ -76,11 +73,20 @@ def select(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Ba
         noisy: what it is called with; anything that it may refuse.
         context: as of `LambdaNet.forward`.
     """
-    plain = Backend(REFERENCE, getattr(type(model).forward, "__wrapped__", type(model).forward))
-    if _forced == REFERENCE or not contract.is_plain_call(noisy):
-        return plain
-    found = _of_lambdanet if _is_lambdanet(model) else _of_dncnn if _is_dncnn(model) else None
-    return (found and found(model, noisy, context)) or plain
+    found = _find(model, noisy, context) if contract.is_plain_call(noisy) else None
+    return found or Backend(REFERENCE, getattr(type(model).forward, "__wrapped__", type(model).forward))
+
+
+def _find(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Backend | None:
+    """The faster backend for a plain call; None: the plain network."""
+    from lambdanet.models.dncnn import DnCNN  # which import this module
+    from lambdanet.models.lambdanet import LambdaNet
+
+    if _forced == REFERENCE:
+        return None
+    if type(model) is LambdaNet:
+        return _of_lambdanet(model, noisy, context)
+    return _of_dncnn(model, noisy) if type(model) is DnCNN and context is None else None
 
 
 def force(name: str) -> None:
@@ -192,21 +198,18 @@ def _multiplies_bf16(device: str) -> bool:
     return device == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
-# LambdaNet.
-def _is_lambdanet(model: nn.Module) -> bool:
-    from lambdanet.models.lambdanet import LambdaNet  # which imports this module
-
-    return type(model) is LambdaNet
-
-
 def _of_lambdanet(model: nn.Module, noisy: Tensor, context: Tensor | None) -> Backend | None:
-    if not _is_foldable(model) or not _fits_context(model, noisy, context):
+    facts = contract.facts_of(model, _is_foldable)
+    if facts is None:
         return None
-    if _forced != PORTABLE and context is None and _fits_fused(model, noisy) and not unavailable():
+    fused = _forced != PORTABLE and context is None and BY_CPU.admits(facts, noisy)
+    if fused and _fits_fused(model, noisy) and not unavailable():
         from lambdanet.backends.cpu import lambdanet  # llvmlite may be missing
 
         return Backend(FUSED, lambdanet.run)
-    if BY_TORCH.admits(model, noisy) and (_forced == PORTABLE or _pays(model, noisy)):
+    if not BY_TORCH.admits(facts, noisy) or not _fits_context(model, noisy, context):
+        return None
+    if _forced == PORTABLE or _pays(model, noisy):
         from lambdanet.backends import reassociated
 
         return Backend(PORTABLE, reassociated.run)
@@ -245,8 +248,6 @@ def _fits_context(model: nn.Module, noisy: Tensor, context: Tensor | None) -> bo
 
 
 def _fits_fused(model: nn.Module, noisy: Tensor) -> bool:
-    if not BY_CPU.admits(model, noisy):
-        return False
     b, _, h, w = noisy.shape
     return (
         type(model.conv[2]) is nn.ReLU
@@ -265,21 +266,15 @@ def _pays(model: nn.Module, noisy: Tensor) -> bool:
     return noisy.numel() >= 3 * FEWEST_PIXELS and (model.u == 1 or model.v >= LEAST_DEPTH)
 
 
-# DnCNN.
-def _is_dncnn(model: nn.Module) -> bool:
-    from lambdanet.models.dncnn import DnCNN  # which imports this module
-
-    return type(model) is DnCNN
-
-
-def _of_dncnn(model: nn.Module, noisy: Tensor, context: Tensor | None) -> Backend | None:
-    if context is not None or not _is_as_built(model):
+def _of_dncnn(model: nn.Module, noisy: Tensor) -> Backend | None:
+    facts = contract.facts_of(model, _is_as_built)
+    if facts is None:
         return None
-    if _may_take(WINOGRAD) and BY_CPU.admits(model, noisy) and not unavailable():
+    if _may_take(WINOGRAD) and BY_CPU.admits(facts, noisy) and not unavailable():
         from lambdanet.backends.cpu import dncnn  # llvmlite may be missing
 
         return Backend(WINOGRAD, dncnn.run)
-    if model.training and _may_take(BF16_FUSED) and BY_GPU.admits(model, noisy) and not unavailable_on_gpu():
+    if model.training and _may_take(BF16_FUSED) and BY_GPU.admits(facts, noisy) and not unavailable_on_gpu():
         from lambdanet.backends.cuda import dncnn  # Triton may be missing
 
         return Backend(BF16_FUSED, dncnn.run)

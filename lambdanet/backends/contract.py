@@ -7,7 +7,10 @@ the plain network runs instead, or raises what it raises.
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+import operator
+import weakref
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 # A module of the network that has one of these does more than the implementations know. torch has no public
-# way to ask for them.
+# function for them.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 Check = Callable[[nn.Module], bool]
@@ -38,9 +41,8 @@ class Contract:
     differentiable: bool = False
     autocast: torch.dtype | None = None
 
-    def admits(self, model: nn.Module, noisy: Tensor) -> bool:
-        """Whether a network, whose structure was checked, and images keep to it."""
-        parameters, buffers = list(model.parameters()), list(model.buffers())
+    def admits(self, facts: "Facts", noisy: Tensor) -> bool:
+        """Whether a network of which these facts hold, and images, keep to it."""
         return (
             noisy.ndim == 4
             and noisy.shape[1] == 3
@@ -48,19 +50,108 @@ class Contract:
             and self.device in (None, noisy.device.type)
             and noisy.dtype in self.dtypes
             and _autocast(noisy.device.type) == self.autocast
-            and all(_is_alike(one, noisy) for one in parameters)
-            and all(_is_alike(one, noisy) or _is_counter(one, noisy) for one in buffers)
-            and (self.differentiable or _wants_parameter_gradients_only(model, noisy, parameters))
-            and (not model.training or _can_move_statistics(noisy, parameters, buffers))
-            and not any(_is_hooked(part) for part in model.modules() if part is not model)
+            and facts.kind == (noisy.dtype, noisy.device)
+            and (self.differentiable or _wants_parameter_gradients_only(facts, noisy))
+            and (not facts.training or _can_move_statistics(facts, noisy))
         )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a network while nothing in it changes.
+
+    Attributes:
+        training: its mode.
+        kind: dtype and device of all parameters and running statistics.
+        learns: whether a parameter wants a gradient.
+        written: where the memory of statistics begins that training may move; None: it may not.
+    """
+
+    training: bool
+    kind: tuple[torch.dtype, torch.device]
+    learns: bool
+    written: frozenset[int] | None
+
+
+class Snapshot:
+    """All that a network holds, to notice any change in it: the facts are found again then.
+
+    `nn.Module` tells nobody of a change. So each call compares, by identity, what stands in each part's
+    attributes and in the dicts among them (parts, parameters, statistics, hooks), each part's type, and of
+    each tensor what changes in place: dtype, device, shape, memory, strides and whether it wants a gradient.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Look at a network that fits."""
+        self.parts = list(model.modules())[1:]  # not the network: what refers to it would keep it
+        self.types = list(map(type, self.parts))
+        attributes = [vars(part) for part in (model, *self.parts)]
+        inner = [value for one in attributes for value in one.values() if isinstance(value, dict)]
+        self.empty = [one for one in inner if not one]
+        self.full = attributes + [one for one in inner if one]
+        self.held = list(itertools.chain.from_iterable(map(dict.values, self.full)))
+        self.tensors = [one for one in self.held if isinstance(one, Tensor)]
+        self.states = self._states()
+
+    def holds(self) -> bool:
+        """Whether nothing has changed."""
+        found = list(itertools.chain.from_iterable(map(dict.values, self.full)))
+        return (
+            len(found) == len(self.held)
+            and all(map(operator.is_, found, self.held))
+            and not any(self.empty)
+            and list(map(type, self.parts)) == self.types
+            and self._states() == self.states
+        )
+
+    def _states(self) -> list:
+        tensors = self.tensors
+        return [*map(STATE, tensors), *map(Tensor.data_ptr, tensors), *map(Tensor.stride, tensors)]
+
+
+# Not layout: torch refuses to give a tensor the memory of one of another layout.
+STATE = operator.attrgetter("dtype", "device", "shape", "requires_grad")
+_known: MutableMapping[nn.Module, tuple[Snapshot, Facts]] = weakref.WeakKeyDictionary()
+
+
+def facts_of(model: nn.Module, is_built: Check) -> Facts | None:
+    """The facts of a network, from an earlier call where nothing has changed; None: it does not fit.
+
+    Args:
+        model: any network.
+        is_built: checks its structure.
+    """
+    known = _known.get(model)
+    if known and known[0].holds():
+        return known[1]
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    hooked = any(vars(part).get(name) for part in model.modules() if part is not model for name in HOOKS)
+    first = next(iter(parameters), None)
+    if first is None or hooked or not is_built(model):
+        return None
+    if not all(_is_alike(one, first) for one in parameters):
+        return None
+    if not all(_is_alike(one, first) or _is_counter(one, first) for one in buffers):
+        return None
+    written = {one.untyped_storage().data_ptr() for one in buffers}
+    movable = (
+        len(written) == len(buffers)
+        and written.isdisjoint(one.untyped_storage().data_ptr() for one in parameters)
+        and all(one.is_contiguous() and not one.requires_grad for one in buffers)
+    )
+    learns = any(one.requires_grad for one in parameters)
+    facts = Facts(
+        model.training, (first.dtype, first.device), learns, frozenset(written) if movable else None
+    )
+    _known[model] = Snapshot(model), facts
+    return facts
 
 
 def is_plain_call(noisy: object) -> bool:
     """Whether torch runs the call as it stands: neither traced, exported nor compiled, nor transformed."""
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
-    if type(noisy) is not Tensor or noisy.layout is not torch.strided or noisy.is_neg():
+    if type(noisy) is not Tensor or noisy.layout is not torch.strided or noisy.is_neg() or noisy.is_meta:
         return False
     try:
         noisy.data_ptr()
@@ -142,35 +233,26 @@ def is_a(kind: type[nn.Module]) -> Check:
     return lambda module: type(module) is kind
 
 
-def _is_alike(one: Tensor, noisy: Tensor) -> bool:
-    return one.dtype == noisy.dtype and one.device == noisy.device and one.layout is torch.strided
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and one.layout is torch.strided
 
 
-def _is_counter(one: Tensor, noisy: Tensor) -> bool:
-    return one.dtype == torch.int64 and one.ndim == 0 and one.device == noisy.device
+def _is_counter(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == torch.int64 and one.ndim == 0 and one.device == other.device
 
 
 def _autocast(device: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-def _wants_parameter_gradients_only(model: nn.Module, noisy: Tensor, parameters: list[nn.Parameter]) -> bool:
-    if not torch.is_grad_enabled():
-        return True
-    return not noisy.requires_grad and (model.training or not any(one.requires_grad for one in parameters))
+def _wants_parameter_gradients_only(facts: Facts, noisy: Tensor) -> bool:
+    return not torch.is_grad_enabled() or (not noisy.requires_grad and (facts.training or not facts.learns))
 
 
-def _can_move_statistics(noisy: Tensor, parameters: list[nn.Parameter], buffers: list[Tensor]) -> bool:
+def _can_move_statistics(facts: Facts, noisy: Tensor) -> bool:
     """Whether there is more than one value a channel, and running statistics have memory of their own."""
-    written = {one.untyped_storage().data_ptr() for one in buffers}
-    read = {one.untyped_storage().data_ptr() for one in (noisy, *parameters)}
     return (
         noisy[:, 0].numel() > 1
-        and len(written) == len(buffers)
-        and written.isdisjoint(read)
-        and all(one.is_contiguous() and not one.requires_grad for one in buffers)
+        and facts.written is not None
+        and noisy.untyped_storage().data_ptr() not in facts.written
     )
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    return any(vars(module).get(name) for name in HOOKS)

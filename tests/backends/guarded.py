@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lambdanet import backends
-from lambdanet.backends.cpu import dncnn, lambdanet, parallel
+from lambdanet.backends.cpu import dncnn, lambdanet, parallel, workspace
 from lambdanet.models import create_model
 
 PAGE, LINE, MARK, UNTOUCHABLE = mmap.PAGESIZE, 64, 0x5A, 0
@@ -61,10 +61,10 @@ class Guarded:
 
 def guard(module, at):
     """Give a module's kernels guarded copies; their content is taken back after each call."""
-    kept, place, run = {}, module._place, parallel.parallel_for
+    kept, enter, run = {}, workspace.Array.enter, parallel.parallel_for
 
-    def guarded_place(name, array):
-        _, *steps = place(name, array)
+    def guarded_enter(contract, name, array, counts):
+        _, *steps = enter(contract, name, array, counts)
         key = array.data_ptr()  # some arrays have two names
         if key not in kept or kept[key].array.shape != array.shape:
             kept[key] = Guarded(array, at)
@@ -78,7 +78,7 @@ def guard(module, at):
         if module is dncnn:  # whose arrays are placed for each call
             kept.clear()
 
-    module._place, module.parallel_for = guarded_place, guarded_run
+    workspace.Array.enter, module.parallel_for = guarded_enter, guarded_run
 
 
 CASES = {
@@ -103,16 +103,16 @@ def main(name, at):
     guard(module, at)
     for hyperparameters, shape in cases:
         noisy, found = torch.rand(shape, generator=torch.Generator().manual_seed(0)), {}
-        for way in (backends.REFERENCE, backend):
+        for each in (backends.REFERENCE, backend):
             torch.manual_seed(0)
             model = create_model(name.split("-")[0], **hyperparameters)
-            with backends.forced(way):
-                assert backends.select(model.train(), noisy).name == way
+            with backends.forced(each):
+                assert backends.select(model.train(), noisy).name == each
                 output = model(noisy)
                 output.square().sum().backward()
                 with torch.no_grad():
                     evaluated = model.eval()(noisy)
-            found[way] = output.detach(), evaluated
+            found[each] = output.detach(), evaluated
         for ours, plain in zip(found[backend], found[backends.REFERENCE], strict=True):
             torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
         print(json.dumps({"calls": counts["calls"], "arrays": counts["arrays"]}), flush=True)

@@ -11,9 +11,9 @@ from lambdanet.backends.cpu import codegen
 
 def aligned(values):
     """Floats where vectors may lie."""
-    room = np.zeros(np.size(values) + 16, np.float32)
-    first = -room.ctypes.data % 64 // 4
-    found = room[first : first + np.size(values)]
+    memory = np.zeros(np.size(values) + 16, np.float32)
+    first = -memory.ctypes.data % 64 // 4
+    found = memory[first : first + np.size(values)]
     found[:] = np.ravel(values)
     return found
 

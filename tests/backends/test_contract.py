@@ -10,6 +10,9 @@ import sys
 
 import contract_cases
 import pytest
+import torch
+
+from lambdanet import backends
 
 FEW = [  # of the networks with the kernels of another, or none
     "as it is", "shape, (4, 1, 8, 8)", "shape, (0, 3, 8, 8)", "images, float64", "images, with a gradient",
@@ -61,6 +64,26 @@ def test_backends_give_what_the_plain_network_gives(group):
         kernels = [contract_cases.KERNELS[name]] if name in contract_cases.KERNELS else []
         for which, training in (("as it is", True), ("parameters, all frozen", False)):
             assert found[name, which, training]["auto"]["taken"] == kernels
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", contract_cases.KERNELS)
+def test_what_is_known_of_a_network_does_not_outlive_a_change(name, training):
+    def chosen(which, known):
+        call = contract_cases.Call(contract_cases.network(name, training), contract_cases.images(4, 3, 8, 8))
+        if known:
+            assert backends.select(call.model, call.noisy).name == contract_cases.KERNELS[name]
+        try:
+            contract_cases.CASES[which](call)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return type(error)
+        return backends.select(call.model, call.noisy).name
+
+    with torch.set_grad_enabled(training):
+        found = {which: [chosen(which, known) for known in (True, False)] for which in contract_cases.CASES}
+    assert not {which: pair for which, pair in found.items() if pair[0] != pair[1]}
+    names = [pair[0] for pair in found.values()]
+    assert min(names.count(contract_cases.KERNELS[name]), names.count(backends.REFERENCE)) > 10
 
 
 def test_a_call_in_which_the_process_dies_is_told_and_the_others_go_on(monkeypatch, tmp_path):

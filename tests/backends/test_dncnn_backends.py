@@ -23,7 +23,7 @@ LIMITS = {"output": 1e-5, "gradient": 2e-5, "statistics": 1e-5, "evaluation": 2e
 
 
 def network(seed=0, **options):
-    """A DnCNN whose channels are normalised in different ways, and soon by what they were."""
+    """A DnCNN whose channels are normalised in different names, and soon by what they were."""
     torch.manual_seed(seed)
     model = create_model("dncnn", **options)
     for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
@@ -53,8 +53,8 @@ def learn(model, noisy, dtype=torch.float32):
     }
 
 
-def by(way, model, noisy, dtype=torch.float32):
-    with backends.forced(way):
+def by(backend, model, noisy, dtype=torch.float32):
+    with backends.forced(backend):
         return learn(model, noisy, dtype)
 
 
@@ -72,34 +72,36 @@ def errors(ours, exact):
     return found
 
 
-def lost(size, *ways, seeds=3, **options):
-    """What ways lose, the median over seeds: a hidden unit next to 0 may be on the other side of it."""
-    found = {way: [] for way in ways}
+def lost(size, *names, seeds=3, **options):
+    """What names lose, the median over seeds: a hidden unit next to 0 may be on the other side of it."""
+    found = {backend: [] for backend in names}
     for seed in range(seeds):
         model, noisy = network(seed, **options), images(*size, seed)
         exact = by(backends.REFERENCE, model, noisy, torch.float64)
-        for way in ways:
-            ours = by(way, model, noisy)
+        for backend in names:
+            ours = by(backend, model, noisy)
             assert ours["batches"] == exact["batches"] == [1] * (options["depth"] - 2)
-            found[way].append(errors(ours, exact))
-    return [{key: median(each[key] for each in found[way]) for key in LIMITS} for way in ways]
+            found[backend].append(errors(ours, exact))
+    return [{key: median(each[key] for each in found[backend]) for key in LIMITS} for backend in names]
 
 
 def beyond(found):
     return {key: found[key] for key, limit in LIMITS.items() if not found[key] < limit}
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize(("width", "depth"), [(8, 5), (14, 3), (24, 5), (64, 3)])
+@pytest.mark.parametrize(
+    ("width", "depth", "size"),
+    [*zip([8, 14, 24, 64, 8, 14], [5, 3, 5, 3, 5, 3], SIZES, strict=True), (64, 3, (2, 7, 9))],
+    ids=str,
+)
 def test_kernels_are_exact(width, depth, size):
     (found,) = lost(size, backends.WINOGRAD, width=width, depth=depth, residual=depth == 5)
     assert not beyond(found)
 
 
 # Small images: with 64 channels on 16 x 13 pixels, in half of the seeds a unit is on the other side of 0.
-@pytest.mark.parametrize(("width", "size"), [(24, (2, 7, 9)), (64, (1, 7, 9))], ids=str)
-def test_of_many_layers_a_few_times_is_lost_what_float32_loses(width, size):
-    found, plain = lost(size, backends.WINOGRAD, backends.REFERENCE, seeds=5, width=width, depth=17)
+def test_of_many_layers_a_few_times_is_lost_what_float32_loses():
+    found, plain = lost((2, 7, 9), backends.WINOGRAD, backends.REFERENCE, seeds=5, width=24, depth=17)
     for key in ("output", "gradient", "statistics"):
         assert found[key] < 6 * plain[key] < 1e-4, key
     assert found["evaluation"] < LIMITS["evaluation"]
@@ -162,7 +164,7 @@ def test_kernels_are_taken(forced, training):
 @pytest.mark.parametrize(
     "forced", [backends.REFERENCE, backends.CHANNELS_LAST, backends.PORTABLE, backends.BF16]
 )
-def test_another_path_that_is_forced_is_taken(forced, training):
+def test_another_backend_that_is_forced_is_taken(forced, training):
     model, noisy = network(width=8, depth=4).train(training), images(2, 9, 13)
     with torch.set_grad_enabled(training), backends.forced(forced):
         assert torch.equal(model(noisy), model.dncnn(noisy))
@@ -176,7 +178,7 @@ def test_without_llvmlite_the_layers_run(monkeypatch):
         backends.force(backends.WINOGRAD)
 
 
-WAYS = {
+TAKEN = {
     backends.REFERENCE: backends.REFERENCE,
     backends.PORTABLE: backends.REFERENCE,  # of LambdaNet alone
     backends.FUSED: backends.REFERENCE,
@@ -188,10 +190,10 @@ WAYS = {
 
 
 @pytest.mark.parametrize("amx", [True, False])
-def test_path_on_a_cpu(amx, monkeypatch):
+def test_backend_on_a_cpu(amx, monkeypatch):
     monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device: amx)
-    assert set(WAYS) == set(backends.NAMES) - {backends.AUTO}
-    for forced, expected in {backends.AUTO: backends.BF16 if amx else backends.WINOGRAD, **WAYS}.items():
+    assert set(TAKEN) == set(backends.NAMES) - {backends.AUTO}
+    for forced, expected in {backends.AUTO: backends.BF16 if amx else backends.WINOGRAD, **TAKEN}.items():
         with backends.forced(forced):
             assert backends.of_training("dncnn", "cpu") == expected, forced
     with backends.forced(backends.WINOGRAD):
@@ -222,7 +224,7 @@ def test_products_of_transforms_are_convolutions():
     np.testing.assert_allclose(d_w, (seen * dy[..., None, None]).sum((0, 1)), rtol=0, atol=1e-13)
 
 
-def test_blocks_have_room_and_cover():
+def test_blocks_fit_and_cover():
     sizes = [*range(1, 40), 143, 144, 145, 147, 330, 512, 2048]
     for count, h, w, threads in itertools.product((1, 3, 64), sizes[::3], sizes, (1, 2, 16)):
         rows, columns = dncnn.cut(count, h, w, threads)

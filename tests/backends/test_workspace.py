@@ -1,4 +1,4 @@
-"""Memory for kernels: nobody gets what somebody works in, and a little is kept."""
+"""Memory for kernels: no two calls share one, and few are kept."""
 
 import sys
 import threading
@@ -8,7 +8,7 @@ import torch
 
 from lambdanet.backends.cpu import workspace
 from lambdanet.backends.cpu.parallel import parallel_for
-from lambdanet.backends.cpu.workspace import Workspaces
+from lambdanet.backends.cpu.workspace import BLOCK, THREAD, Array, Workspaces
 
 
 def test_a_workspace_goes_back_and_is_given_again():
@@ -82,10 +82,20 @@ def test_work_that_fails_is_left_by_all_threads():
     assert sorted(ended) == [1, 2]
 
 
-def test_kernels_get_no_other_arrays():
-    for array in (torch.zeros(4, 4).T, torch.zeros(4, device="meta"), torch.zeros(8)[::2]):
-        with pytest.raises(TypeError, match="is not for a kernel"):
-            workspace.address(array)
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, 2, 4).mT, torch.zeros(3, 4, 2, device="meta"), torch.zeros(6, 4, 2)[::2],
+        torch.zeros(3, 4, 2).double(), torch.zeros(2, 4, 2), torch.zeros(3, 2, 4),
+        torch.zeros(3, 4, 2, dtype=torch.complex64).conj().imag,
+    ],
+)  # fmt: skip
+def test_kernels_get_no_other_arrays(tensor):
+    contract, counts = Array((4, 2), BLOCK), {BLOCK: 3, THREAD: 2}
+    right = torch.zeros(3, 4, 2)
+    assert contract.enter("x", right, counts) == (right.data_ptr(), 32, 0)
+    with pytest.raises(TypeError, match=r"^x: a kernel takes \(3, 4, 2\) of torch.float32"):
+        contract.enter("x", tensor, counts)
 
 
 def test_arrays_are_as_kernels_take_them():

@@ -7,7 +7,7 @@ stored. With a = weight / sqrt(variance + eps) and m the mean of z,
     d_bias = sum g,  d_weight = sum g (z - m) / sqrt(variance + eps),
     d_z = a (g - mean of g - (z - m) mean of g (z - m) / (variance + eps)),
 
-the last two from sums that the kernels return. Channels are padded with zeros to whole codegen.
+the last two from sums that the kernels return. Channels are padded with zeros to whole vectors.
 The results' last digits depend on the number of threads.
 """
 
@@ -25,13 +25,8 @@ from torch import Tensor, nn
 from lambdanet.backends.cpu import codegen, winograd
 from lambdanet.backends.cpu.parallel import parallel_for
 from lambdanet.backends.cpu.winograd import MOST_TILES, POINTS, ROWS, TILE, Shape
-from lambdanet.backends.cpu.workspace import Workspaces, address, empty, zeros
+from lambdanet.backends.cpu.workspace import THREAD, Array, Loan, Workspaces, empty, zeros
 
-ARRAYS = {
-    "forward": "x scale shift u inside v m y sums n",
-    "backward": "g z slope curve level x scale shift mean u inside outside v s m d_u d_w d_x sums n",
-}
-BY_THREAD = ("inside", "outside", "v", "s", "m", "d_u", "d_w", "n")
 FILTER = torch.from_numpy(winograd.FILTER).float()
 
 Line = tuple[Tensor, Tensor, Tensor, Tensor]  # a convolution's output; slope, curve and level of its gradient
@@ -133,8 +128,8 @@ class Machine:
     def _convolve(self, which: str, x: Tensor, affine: Affine | None, u: Tensor) -> tuple[Tensor, Tensor]:
         shape = self.shapes[which]
         y = empty(self.count, self.h, self.w, shape.outputs)
-        sums = empty(self.units, 3, shape.outputs) if which == "summed" else y
-        self._call("forward", which, {"x": x, "u": u, "y": y, "sums": sums} | _named(affine, x))
+        sums = empty(self.units, 3, shape.outputs)
+        self._call("forward", which, {"x": x, "u": u, "y": y, "sums": sums} | _named(affine))
         return y, sums
 
     def backward(
@@ -160,26 +155,27 @@ class Machine:
             The filters' gradient (outputs, inputs, 3, 3), still padded; the images', and sums of it.
         """
         shape = self.shapes[which]
-        d_x = empty(self.count, self.h, self.w, shape.inputs) if affine else g
-        sums = empty(self.units, 2, shape.inputs) if affine else g
-        z, *coefficients = line or (g, g, g, g)
-        named = dict(zip(("slope", "curve", "level"), coefficients, strict=True))
-        arrays = {"g": g, "z": z, "x": x, "u": u, "d_x": d_x, "sums": sums} | named | _named(affine, x)
-        d_w = self._call("backward", which, arrays)
+        d_x = empty(self.count, self.h, self.w, shape.inputs)
+        sums = empty(self.units, 2, shape.inputs)
+        of_line = dict(zip(("z", "slope", "curve", "level"), line or (), strict=False))
+        arrays = {"g": g, "x": x, "u": u, "d_x": d_x, "sums": sums} | of_line | _named(affine)
+        loan = self._call("backward", which, arrays)
+        found = loan.workspace["d_w"][:, : 9 * shape.inputs * shape.outputs].numpy()
+        d_w = torch.from_numpy(found.sum(0))  # torch would wake its threads for so little
         return filter_gradient(d_w, shape, self.lanes), d_x, sums
 
-    def _call(self, direction: str, which: str, arrays: dict[str, Tensor]) -> Tensor | None:
-        """Run a kernel; what the threads found of the filters' gradient, summed, if it gives one."""
-        kernels, shape = compiled(direction, self.channels, self.lanes), self.shapes[which]
+    def _call(self, direction: str, which: str, arrays: dict[str, Tensor]) -> Loan:
+        """Run a kernel on every thread; the workspace that it worked in."""
+        kernels, takes = compiled(direction, self.channels, self.lanes), takes_of(direction, which)
         loan = kernels.free.borrow(self.threads, functools.partial(kernels.workspace, self.threads))
-        arrays = arrays | loan.workspace | {"n": self.sizes}
-        places = [_place(name, arrays[name]) for name in kernels.names]
+        arrays = loan.workspace | arrays | {"n": self.sizes}
+        sizes = self.count, self.h, self.w, self.units
+        contracts = _contracts(direction, self.shapes[which], *sizes) | kernels.contracts
+        counts = {THREAD: self.threads}
+        places = [contracts[name].enter(name, arrays[name], counts) for name in takes]
         call = kernels.functions[which]
-        parallel_for(lambda thread: call(*(base + step * thread for base, step in places)), self.threads)
-        if direction == "forward":
-            return None
-        found = arrays["d_w"][:, : 9 * shape.inputs * shape.outputs].numpy()
-        return torch.from_numpy(found.sum(0))  # torch would wake its threads for so little
+        parallel_for(lambda thread: call(*(base + step * thread for base, _, step in places)), self.threads)
+        return loan
 
     def filters(self, *, turned: bool = False) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The first and last convolution's transformed filters, and those of all between."""
@@ -264,22 +260,24 @@ class Kernels:
 
     def __init__(self, direction: str, channels: int, lanes: int) -> None:
         """Compile them, or take what an earlier process compiled."""
-        self.names, self.channels = ARRAYS[direction].split(), channels
         write = {"forward": _forward, "backward": _backward}[direction]
         bodies = {
-            which: (self.names, functools.partial(write, which=which, shape=shape))
+            which: ([*takes_of(direction, which)], functools.partial(write, which=which, shape=shape))
             for which, shape in _shapes(channels, lanes).items()
             if (direction, which) != ("backward", "summed")
         }
         self.functions = codegen.compile_kernels(bodies, lanes, repr((direction, channels, lanes)))
         self.free = Workspaces()
+        sizes = {"inside": winograd.BORDERED * channels} | dict.fromkeys("vm", winograd.length(channels))
+        if direction == "backward":
+            sizes |= {"outside": sizes["inside"], "s": sizes["v"]}
+            sizes |= {"d_u": POINTS * channels**2, "d_w": 9 * channels**2}
+        self.kept = {name: Array((size,), THREAD) for name, size in sizes.items()}
+        self.contracts = self.kept | {"n": Array((len(winograd.SIZES),), THREAD, torch.int64)}
 
     def workspace(self, threads: int) -> dict[str, Tensor]:
         """Memory to work in, with a row for each thread."""
-        sizes = {"inside": winograd.BORDERED * self.channels, "d_u": POINTS * self.channels**2}
-        sizes["d_w"] = 9 * self.channels**2
-        sizes |= {"outside": sizes["inside"]} | dict.fromkeys("vsm", winograd.length(self.channels))
-        return {name: zeros(threads, sizes[name]) for name in self.names if name in sizes}
+        return {name: zeros(*one.whole({THREAD: threads})) for name, one in self.kept.items()}
 
 
 @functools.cache
@@ -352,6 +350,31 @@ def _shapes(channels: int, lanes: int) -> dict[str, Shape]:
     return {"first": Shape(lanes, channels), "inner": inner, "summed": inner, "last": Shape(channels, lanes)}
 
 
+@functools.lru_cache(maxsize=64)
+def _contracts(direction: str, shape: Shape, count: int, h: int, w: int, units: int) -> dict[str, Array]:
+    """Of the arrays that a convolution of `count` images is given."""
+    inside, outside = ((count, h, w, one) for one in (shape.inputs, shape.outputs))
+    sums = (units, 3, shape.outputs) if direction == "forward" else (units, 2, shape.inputs)
+    shapes = {"x": inside, "d_x": inside, "y": outside, "g": outside, "z": outside, "sums": sums}
+    shapes |= {"u": (POINTS, shape.inputs * shape.outputs)}
+    shapes |= dict.fromkeys(("scale", "shift", "mean"), (shape.inputs,))
+    shapes |= dict.fromkeys(("slope", "curve", "level"), (shape.outputs,))
+    return {name: Array(one) for name, one in shapes.items()}
+
+
+@functools.cache
+def takes_of(direction: str, which: str) -> tuple[str, ...]:
+    """The arrays that a kernel takes, in order; see winograd.py."""
+    if direction == "forward":
+        names = "x scale shift u inside v m y sums n"
+        missing = {"first": "scale shift sums", "summed": ""}.get(which, "sums")
+    else:
+        names = "g z slope curve level x scale shift mean u inside outside v s m d_u d_w d_x sums n"
+        line = "z slope curve level"
+        missing = {"first": f"{line} scale shift mean u m d_x sums", "last": line}.get(which, "")
+    return tuple(name for name in names.split() if name not in missing.split())
+
+
 def _forward(k: codegen.Kernel, which: str, shape: Shape) -> None:
     winograd.write_forward(k, shape, active=which != "first", summed=which == "summed")
 
@@ -361,12 +384,5 @@ def _backward(k: codegen.Kernel, which: str, shape: Shape) -> None:
     winograd.write_backward(k, shape, active=further, normalised=which == "inner", further=further)
 
 
-def _named(affine: Affine | None, unused: Tensor) -> dict[str, Tensor]:
-    if affine is None:
-        return dict.fromkeys(("scale", "shift", "mean"), unused)
-    return {"scale": affine.scale, "shift": affine.shift, "mean": affine.mean}
-
-
-def _place(name: str, array: Tensor) -> tuple[int, int]:
-    """Address, and bytes from a thread to the next."""
-    return address(array), array.element_size() * array.stride(0) if name in BY_THREAD else 0
+def _named(affine: Affine | None) -> dict[str, Tensor]:
+    return {"scale": affine.scale, "shift": affine.shift, "mean": affine.mean} if affine else {}

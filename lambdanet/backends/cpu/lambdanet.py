@@ -20,9 +20,9 @@ from lambdanet.backends import algebra
 from lambdanet.backends.algebra import Moments, symmetric
 from lambdanet.backends.cpu import codegen, decoder, lambda_layer, mixing, moments
 from lambdanet.backends.cpu.parallel import parallel_for
-from lambdanet.backends.cpu.workspace import Loan, Workspaces, address, empty, zeros
+from lambdanet.backends.cpu.workspace import BLOCK, THREAD, Array, Loan, Workspaces, empty, zeros
 
-ARRAYS = {
+TAKES = {  # the arrays that a kernel takes, in order; `arrays_of` has their contracts
     "enter": "images mask image",
     "moments": "image weights largest moments plain",
     "means": "image weights largest moments",
@@ -41,17 +41,10 @@ ARRAYS = {
     "mix_backward": "gradient t image mix lane_mix d_t d_mix d_heads_content",
     "backward": "image spectrum analysis d_t t_group parts product d_filters d_constant d_content",
 }
-# One of these has a row for every block of images; the others are the same for all.
-BY_BLOCK = frozenset(
-    name
-    for names in (
-        "images mask image moments plain spectrum content heads_content t features sums centres products",
-        "c c_sums output result d_result d_output o d_b2 d_p d_w2 da d_w3 d_b1 d_w1 d_mix d_heads_content",
-        "d_filters d_constant d_content",
-    )
-    for name in names.split()
-)
-
+GIVEN = {
+    "images", "mask", "weights", "analysis", "synthesis", "filters", "constant", "content", "heads_content",
+    "mix", "w1", "b1", "w2", "b2", "w3", "p", "centre", "e0", "e1", "q_matrix", "q", "result", "d_result",
+}  # fmt: skip
 PARAMETERS = (
     "embedding", "queries.0.weight", "queries.1.weight", "queries.1.bias", "keys.0.weight",
     "values.0.weight", "values.1.weight", "values.1.bias", "conv.0.weight", "conv.1.weight",
@@ -91,11 +84,47 @@ class Problem:
         return self.heads * (4 if self.u == 1 else self.v)
 
 
+def arrays_of(p: Problem) -> dict[str, Array]:
+    """The contracts of all arrays, by name; `GIVEN` are the caller's, the others a workspace's."""
+    layer, n, channels, hidden, lanes = p.layer, p.pixels, p.features, p.hidden, p.lanes
+    frequencies, keys = layer.frequencies, p.k * p.u
+    one = {
+        "weights": (keys, 3), "analysis": (p.w // 2, frequencies, 2), "synthesis": (frequencies, p.w // 2, 2),
+        "filters": (layer.groups, 4, frequencies, p.m + 2, 2), "constant": (layer.groups, 4, p.h, p.w),
+        "mix": (p.v, p.u, 4), "w1": (hidden, channels), "b1": (hidden,), "w2": (3, channels), "b2": (3,),
+        "w3": (3, hidden), "p": (3,), "centre": (3,), "e0": (3,), "e1": (3,),
+        "q_matrix": (channels, channels), "q": (channels,),
+    }  # fmt: skip
+    a_block = {
+        "images": (lanes, 3, p.h, p.w), "mask": (lanes,), "result": (lanes, 3, p.h, p.w),
+        "d_result": (lanes, 3, p.h, p.w), "content": (16 * layer.groups, lanes),
+        "heads_content": (4 * p.heads * p.v, lanes),
+        "image": (4, n, lanes), "moments": (keys, 9, lanes), "plain": (9,),
+        "spectrum": (frequencies, p.h + 2 * lambda_layer.PAD, 6, lanes),
+        "features": (n, channels, lanes), "sums": (channels,), "centres": (channels, lanes),
+        "products": (channels, channels), "c": (n, 3, lanes), "c_sums": (3, 2), "output": (3, n, lanes),
+        "d_output": (3, n, lanes), "o": (n, 3, lanes), "d_b2": (3,), "d_p": (3,), "d_w2": (3, channels),
+        "da": (n, hidden, lanes), "d_w3": (3, hidden), "d_b1": (hidden,), "d_w1": (hidden, channels),
+        "d_filters": (layer.groups, 4, frequencies, p.m, 2), "d_constant": (layer.groups, 4, n),
+        "d_content": (layer.groups, 4, 4, lanes), "t": (n, layer.channels, lanes),
+        "d_mix": (p.v, 4 * p.u), "d_heads_content": (p.heads, p.v, 4, lanes),
+    }  # fmt: skip
+    a_thread = {
+        "largest": (keys, lanes), "parts": (p.w // 2, 6, lanes), "product": (p.h * 6 * frequencies, lanes),
+        "t_group": (n, 3, lanes), "lane_products": (channels**2, lanes), "lane_w2": (3 * channels, lanes),
+        "lane_w3": (3 * hidden, lanes), "lane_b1": (hidden, lanes), "lane_w1": (hidden * channels, lanes),
+        "dc": (p.w, 3, lanes), "r": (p.w, hidden, lanes), "gradient": (n, channels, lanes),
+        "d_t": (n, layer.channels, lanes), "lane_mix": (4 * p.u * p.v, lanes),
+    }  # fmt: skip
+    kinds = (None, one), (BLOCK, a_block), (THREAD, a_thread)
+    return {name: Array(shape, each) for each, shapes in kinds for name, shape in shapes.items()}
+
+
 class Fused:
     """The compiled kernels for one problem, and the workspaces that are free."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, layer = problem, problem.layer
+        self.problem, self.contracts, layer = problem, arrays_of(problem), problem.layer
         size = decoder.Size(problem.pixels, problem.w, problem.features, problem.hidden)
         keys = problem.k * problem.u
         mixed = mixing.Size(problem.pixels, problem.w, problem.heads, problem.v, 4 * problem.u)
@@ -115,11 +144,11 @@ class Fused:
             for name in names.split():
                 write[name] = functools.partial(getattr(module, f"write_{name}"), size=shape)
         functions = codegen.compile_kernels(
-            {name: (ARRAYS[name].split(), body) for name, body in write.items()},
+            {name: (TAKES[name].split(), body) for name, body in write.items()},
             problem.lanes,
             repr(problem),
         )
-        self.kernels = {name: (kernel, ARRAYS[name].split()) for name, kernel in functions.items()}
+        self.kernels = {name: (kernel, TAKES[name].split()) for name, kernel in functions.items()}
         self.tables = {
             "analysis": torch.from_numpy(lambda_layer.analysis_table(layer)),
             "synthesis": torch.from_numpy(lambda_layer.synthesis_table(layer)),
@@ -128,15 +157,6 @@ class Fused:
         self.down = algebra.window(problem.h, problem.m)
         self.across = algebra.window(problem.w, problem.m)
         self.free = Workspaces()
-        self.plans: dict[str, tuple[list, list[str]]] = {}
-
-    def plan(self, names: str, workspace: "Workspace") -> tuple[list, list[str]]:
-        """The kernels of these names, and which of their arrays are not in a workspace."""
-        if names not in self.plans:
-            wanted = [self.kernels[name] for name in names.split() if name in self.kernels]
-            needed = dict.fromkeys(name for _, arrays in wanted for name in arrays)
-            self.plans[names] = wanted, [name for name in needed if name not in workspace.places]
-        return self.plans[names]
 
     def run(self, names: str, workspace: "Workspace", arrays: dict[str, Tensor]) -> None:
         """Run kernels one after the other for every block, the blocks shared out among torch's threads.
@@ -144,12 +164,14 @@ class Fused:
         Args:
             names: of the kernels; "mix" and "mix_backward" are left out where nothing is mixed.
             workspace: of this batch.
-            arrays: by name, with those of the workspace or without. Those of `BY_BLOCK` have a row for each
-                block.
+            arrays: by name; those of `GIVEN` are entered, the others were when the workspace was made.
         """
-        wanted, others = self.plan(names, workspace)
-        places = workspace.places | {name: _place(name, arrays[name]) for name in others}
-        blocks, threads = workspace.blocks, torch.get_num_threads()
+        wanted = [self.kernels[name] for name in names.split() if name in self.kernels]
+        given = GIVEN.intersection(name for _, needed in wanted for name in needed)
+        places = workspace.places | {
+            name: self.contracts[name].enter(name, arrays[name], workspace.counts) for name in given
+        }
+        blocks, threads = workspace.counts[BLOCK], workspace.counts[THREAD]
 
         def work(thread: int) -> None:
             for block in range(thread, blocks, threads):
@@ -204,48 +226,20 @@ class Fused:
 
 
 class Workspace:
-    """Memory for one batch, from the forward pass to its backward pass.
+    """Memory for one batch, from the forward pass to its backward pass."""
 
-    What is to work in has a row for each thread, and its name ends in "*".
-    """
-
-    def __init__(self, fused: Fused, blocks: int) -> None:
-        p, layer, L = fused.problem, fused.problem.layer, fused.problem.lanes
-        nf, n, C, H = layer.frequencies, p.pixels, p.features, p.hidden
-        self.blocks, self.threads = blocks, torch.get_num_threads()
-
-        def of_blocks(*shape: int) -> Tensor:
-            return empty(blocks, *shape)
-
-        def of_threads(*shape: int) -> Tensor:
-            return empty(self.threads, *shape)
-
-        self.arrays = fused.tables | {
-            "image": of_blocks(4, n, L), "moments": of_blocks(p.k * p.u, 9, L), "plain": of_blocks(9),
-            "spectrum": zeros(blocks, nf, p.h + 2 * lambda_layer.PAD, 6, L),
-            "features": of_blocks(n, C, L), "sums": of_blocks(C), "centres": of_blocks(C, L),
-            "products": of_blocks(C, C), "c": of_blocks(n, 3, L), "c_sums": of_blocks(3, 2),
-            "output": of_blocks(3, n, L), "d_output": of_blocks(3, n, L), "o": of_blocks(n, 3, L),
-            "d_b2": of_blocks(3), "d_p": of_blocks(3), "d_w2": of_blocks(3, C), "da": of_blocks(n, H, L),
-            "d_w3": of_blocks(3, H), "d_b1": of_blocks(H), "d_w1": of_blocks(H, C),
-            "d_filters": of_blocks(layer.groups, 4, nf, p.m, 2), "d_constant": of_blocks(layer.groups, 4, n),
-            "d_content": of_blocks(layer.groups, 4, 4, L),
-            "largest*": of_threads(p.k * p.u, L), "parts*": of_threads(p.w // 2, 6, L),
-            "product*": of_threads(p.h * 6 * nf, L), "t_group*": of_threads(n, 3, L),
-            "lane_products*": of_threads(C * C, L),
-            "lane_w2*": of_threads(3 * C, L), "lane_w3*": of_threads(3 * H, L),
-            "lane_b1*": of_threads(H, L), "lane_w1*": of_threads(H * C, L), "dc*": of_threads(p.w, 3, L),
-            "r*": of_threads(p.w, H, L), "gradient*": of_threads(n, C, L),
-        }  # fmt: skip
-        if p.u == 1:
-            self.arrays |= {"t": self.arrays["features"], "d_t*": self.arrays["gradient*"]}
-        else:
-            self.arrays |= {
-                "t": of_blocks(n, layer.channels, L), "d_t*": of_threads(n, layer.channels, L),
-                "lane_mix*": of_threads(p.v * 4 * p.u, L), "d_mix": of_blocks(p.v, 4 * p.u),
-                "d_heads_content": of_blocks(p.heads, p.v, 4, L),
-            }  # fmt: skip
-        self.places = {name.rstrip("*"): _place(name, array) for name, array in self.arrays.items()}
+    def __init__(self, fused: Fused, blocks: int, threads: int) -> None:
+        self.counts = {BLOCK: blocks, THREAD: threads}
+        same = {"t": "features", "d_t": "gradient"} if fused.problem.u == 1 else {}
+        kept = {name: one for name, one in fused.contracts.items() if name not in GIVEN | same.keys()}
+        self.arrays = {
+            name: (zeros if name == "spectrum" else empty)(*one.whole(self.counts))
+            for name, one in kept.items()
+        }
+        self.arrays |= {name: self.arrays[other] for name, other in same.items()}
+        self.places = {
+            name: fused.contracts[name].enter(name, array, self.counts) for name, array in self.arrays.items()
+        }
 
 
 class Step(torch.autograd.Function):
@@ -414,10 +408,10 @@ def _begin(
     images = _by_block(noisy, lanes)
     blocks = len(images)
     kind = blocks, torch.get_num_threads()
-    loan = fused.free.borrow(kind, functools.partial(Workspace, fused, blocks))
+    loan = fused.free.borrow(kind, functools.partial(Workspace, fused, *kind))
     mask = torch.ones_like(images[:, :, 0, 0, 0])
     mask.view(-1)[len(noisy) :] = 0
-    arrays = loan.workspace.arrays | {
+    arrays = loan.workspace.arrays | fused.tables | {
         "images": images, "mask": mask, "weights": _float(p["keys.0.weight"].flatten(1))
     }  # fmt: skip
     fused.run(f"enter {kernel} transform", loan.workspace, arrays)
@@ -426,8 +420,9 @@ def _begin(
 
 
 def _end(fused: Fused, names: str, noisy: Tensor, workspace: Workspace, arrays: dict[str, Tensor]) -> Tensor:
-    result = empty(workspace.blocks * fused.problem.lanes, *noisy.shape[1:])
-    arrays |= {"result": result.unflatten(0, (workspace.blocks, -1))}
+    blocks = workspace.counts[BLOCK]
+    result = empty(blocks * fused.problem.lanes, *noisy.shape[1:])
+    arrays |= {"result": result.unflatten(0, (blocks, -1))}
     fused.run(names, workspace, arrays)
     return result[: len(noisy)]
 
@@ -445,12 +440,6 @@ def _by_block(images: Tensor, lanes: int) -> Tensor:
     if missing:
         images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
     return images.contiguous().resolve_neg().unflatten(0, (-1, lanes))
-
-
-def _place(name: str, array: Tensor) -> tuple[int, int, int]:
-    """Address, and bytes from a block to the next and from a thread to the next."""
-    step = 4 * array.stride(0) if array.ndim else 0
-    return address(array), step if name in BY_BLOCK else 0, step if name.endswith("*") else 0
 
 
 def _total(array: Tensor) -> Tensor:

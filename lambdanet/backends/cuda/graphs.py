@@ -3,7 +3,7 @@
 What is recorded are the very kernels that run otherwise, so the results are the same bytes; a small network's
 step is several times as fast, as launching its kernels takes longer than running them.
 
-Not a dependency in DVC: a recorded step gives the bytes of one that is not (tests/test_cuda.py).
+Not a dependency in DVC: a recorded step gives the bytes of one that is not (tests/backends/test_cuda.py).
 """
 
 from collections.abc import Callable
