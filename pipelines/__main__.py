@@ -47,15 +47,16 @@ def reproduce(
         # Before the graph is read: DVC would wait for the other's stages without a word.
         with contextlib.nullcontext() if dry_run else workspace.alone(file):
             wanted = graph.load(file, targets)
+            if dry_run or not wanted.to_run():
+                click.echo("\n".join(wanted.plan()))
+                return
+            _prepare_prefect(needs_server=where != placement.LOCAL)
+            from pipelines import flows
+
+            flows.known.set(wanted)
+            _finish(flows.reproduce, profile, list(targets), jobs, where, False, limit_hours)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    if dry_run or not wanted.to_run():
-        click.echo("\n".join(wanted.plan()))
-        return
-    _prepare_prefect(needs_server=where != placement.LOCAL)
-    from pipelines import flows
-
-    _finish(flows.reproduce, profile, list(targets), jobs, where, False, limit_hours)
 
 
 @main.command()

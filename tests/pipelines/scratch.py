@@ -13,7 +13,7 @@ import yaml
 from dvc_helpers import DVC, make_project, write_stages
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 300
+SECONDS = 900
 DIAMOND = {
     "a": ([], "true"),
     "b": (["a"], "true"),
@@ -118,7 +118,7 @@ def has_parent(pid, word):
     return any(word in parent.cmdline() for parent in psutil.Process(pid).parents())
 
 
-def wait_until(condition, seconds=180):
+def wait_until(condition, seconds=900):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds} seconds"
