@@ -1,9 +1,9 @@
 """Start what the flows need besides a clone: servers, work pools, deployments, workers.
 
-python -m pipelines.cluster up         # servers and workers on this machine
-python -m pipelines.cluster down       # ends what `up` started
-python -m pipelines.cluster init       # pools and deployments of the server in PREFECT_API_URL
-python -m pipelines.cluster workers    # this machine's worker, until it is stopped
+lambdanet cluster up         # servers and workers on this machine
+lambdanet cluster down       # ends what `up` started
+lambdanet cluster init       # pools and deployments of the server in PREFECT_API_URL
+lambdanet cluster workers    # this machine's worker, until it is stopped
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pipelines import placement
 from pipelines.health import POOLS
 
 FOLDER = Path(".cluster")
-URL = FOLDER / "prefect.url"  # where `python -m pipelines` finds the server that `up` started
+URL = FOLDER / "prefect.url"  # where `lambdanet run` finds the server that `up` started
 ACCESS = FOLDER / "access.env"
 PORTS = {"prefect": 4200, "mlflow": 5000}
 LOOPBACK = "127.0.0.1"
@@ -125,7 +125,7 @@ def up(host: str) -> None:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
         }
     )
-    us = [sys.executable, "-m", "pipelines.cluster"]
+    us = [sys.executable, "-m", "lambdanet", "cluster"]
     try:
         _start("prefect", _prefect_server(host), environment)
         _start("mlflow", _mlflow_server(host), environment)
@@ -263,7 +263,3 @@ def _process(name: str) -> psutil.Process | None:
         return process if lives and abs(process.create_time() - float(began)) < 1 else None
     except (OSError, ValueError, psutil.NoSuchProcess):
         return None
-
-
-if __name__ == "__main__":
-    main()

@@ -205,7 +205,7 @@ def _prefect(api: str) -> Iterator[Line]:
     lacking = [f"pool {name}" for name in POOLS if name not in pools]
     lacking += [f"deployment {name}" for name in sorted(wanted - deployed)]
     if lacking:
-        yield BAD, f"Prefect lacks {', '.join(lacking)}", "python -m pipelines.cluster init"
+        yield BAD, f"Prefect lacks {', '.join(lacking)}", "lambdanet cluster init"
     else:
         yield OK, "pools and deployments are there", ""
     for pool in sorted(pools & set(POOLS)):
@@ -217,7 +217,7 @@ def _prefect(api: str) -> Iterator[Line]:
             yield (
                 BAD,
                 f"no worker of pool {pool} is online",
-                "python -m pipelines.cluster workers; docs/cluster.md",
+                "lambdanet cluster workers; docs/cluster.md",
             )
 
 
