@@ -1,9 +1,9 @@
 """Start what the flows need besides a clone: servers, work pools, deployments, workers.
 
-python -m pipelines.cluster up         # servers and workers on this machine
-python -m pipelines.cluster down       # ends what `up` started
-python -m pipelines.cluster init       # pools and deployments of the server in PREFECT_API_URL
-python -m pipelines.cluster workers    # this machine's worker, until it is stopped
+lambdanet cluster up         # servers and workers on this machine
+lambdanet cluster down       # ends what `up` started
+lambdanet cluster init       # pools and deployments of the server in PREFECT_API_URL
+lambdanet cluster workers    # this machine's worker, until it is stopped
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import psutil
 from pipelines import placement
 
 FOLDER = Path(".cluster")
-URL = FOLDER / "prefect.url"  # where `python -m pipelines` finds the server that `up` started
+URL = FOLDER / "prefect.url"  # where `lambdanet run` finds the server that `up` started
 ACCESS = FOLDER / "access.env"
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 300
@@ -120,9 +120,9 @@ def up(host: str) -> None:
         _start("mlflow", _mlflow_server(host), environment)
         _wait_for("prefect", f"{prefect}/api/health")
         _wait_for("mlflow", f"{mlflow}/health")
-        subprocess.run([sys.executable, "-m", "pipelines.cluster", "init"], env=environment, check=True)
-        _start("worker", ["pipelines.cluster", "workers"], environment)
-        _start("flows", ["pipelines.cluster", "workers", "--flows"], environment)
+        subprocess.run([sys.executable, "-m", "lambdanet", "cluster", "init"], env=environment, check=True)
+        _start("worker", ["lambdanet", "cluster", "workers"], environment)
+        _start("flows", ["lambdanet", "cluster", "workers", "--flows"], environment)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
     click.echo(f"Prefect:  {prefect}   start `reproduce` or `train` under Deployments")
@@ -234,7 +234,3 @@ def _process(name: str) -> psutil.Process | None:
         return process if lives and abs(process.create_time() - float(began)) < 1 else None
     except (OSError, ValueError, psutil.NoSuchProcess):
         return None
-
-
-if __name__ == "__main__":
-    main()

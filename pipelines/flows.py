@@ -35,7 +35,7 @@ Profile = Annotated[str, _choice(["", *graph.profiles(graph.ROOT)])]
 Noise = Annotated[str, _choice(graph.names("noises"))]
 Model = Annotated[str, _choice(graph.names("models"))]
 Positive = Annotated[float, Field(gt=0)]
-# The graph that `python -m pipelines` has read, under `workspace.alone`; `reproduce` reads it otherwise.
+# The graph that `lambdanet run` has read, under `workspace.alone`; `reproduce` reads it otherwise.
 known: ContextVar[graph.Graph | None] = ContextVar("known", default=None)
 
 

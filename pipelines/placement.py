@@ -102,7 +102,7 @@ def slot(folder: Path, jobs: int | None, stopping: threading.Event) -> Iterator[
 def dask_slot() -> Iterator[dict[str, str]]:
     """A slot on a Dask worker, which runs one stage at a time; yields the stage's environment.
 
-    Workers that `pipelines.cluster workers` started share the slots of their machine with its other runs.
+    Workers that `lambdanet cluster workers` started share the slots of their machine with its other runs.
     """
     with _dask_worker:
         if not (count := os.environ.get("LAMBDANET_SLOTS")):

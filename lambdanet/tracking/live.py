@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 20
 # For the follower's last words to MLflow; the training ends without them after that.
 WAIT_SECONDS = 5
 RETRY_SECONDS = 30
-CONSOLATION = "nothing waits for it, `lambdanet publish` fills it in"
+CONSOLATION = "nothing waits for it, `lambdanet models sync` fills it in"
 # A training is long, and its machine's load worth recording, after so much of it.
 LONG_SECONDS = 60
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}

@@ -195,7 +195,7 @@ def moved_line(there: Path) -> str:
     """What to do in a folder that was moved or copied from `there`."""
     return (
         f"this folder was moved or copied from {there}, where its {DATABASE} still points: "
-        f"delete {DATABASE} and {ARTIFACTS} here, then `lambdanet publish` makes them again"
+        f"delete {DATABASE} and {ARTIFACTS} here, then `lambdanet models sync` makes them again"
     )
 
 

@@ -243,7 +243,7 @@ def fetch(client: MlflowClient, denoiser: Denoiser, folder: Path) -> Path:
             raise ValueError(moved_line(there)) from None
         raise ValueError(
             f"the files of {name} version {version} are not in MLflow's artifacts "
-            f"({' '.join(str(error).split())[:200]}); `lambdanet publish` brings them back"
+            f"({' '.join(str(error).split())[:200]}); `lambdanet models sync` brings them back"
         ) from None
     if files.sha256(path) != denoiser.weights_sha256:
         raise ValueError(f"the weights of {name} version {version} are not those that were registered")

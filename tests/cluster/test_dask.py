@@ -33,7 +33,7 @@ def start_scheduler(cluster, address):
 
 
 def start_worker(cluster, address, name, folder, hidden=None):
-    words = ("pipelines.cluster", "workers", "--dask", address, "--name", name, "--count", "1")
+    words = ("lambdanet", "cluster", "workers", "--dask", address, "--name", name, "--count", "1")
     cluster.start(name, folder, *words, hidden=hidden)
 
 

@@ -24,8 +24,8 @@ def project(cluster, origin, monkeypatch):
     (folder / "prefect.yaml").write_text(described)
     scratch.commit(folder)
     (folder / ".dvc/config.local").unlink()
-    cluster.start("init", folder, "pipelines.cluster", "init").wait(scratch.SECONDS)
-    cluster.start("worker", folder, "pipelines.cluster", "workers", "--count", "6")
+    cluster.start("init", folder, "lambdanet", "cluster", "init").wait(scratch.SECONDS)
+    cluster.start("worker", folder, "lambdanet", "cluster", "workers", "--count", "6")
     monkeypatch.setenv("PREFECT_API_URL", cluster.url)
     return folder
 
@@ -103,7 +103,7 @@ def test_a_worker_that_is_stopped_lets_its_training_write_a_checkpoint(cluster, 
     worker.wait(scratch.SECONDS)
     scratch.wait_until(lambda: not scratch.lives(pid))
     assert (tmp_path / "saved").exists()
-    cluster.start("worker", project, "pipelines.cluster", "workers", "--count", "6")
+    cluster.start("worker", project, "lambdanet", "cluster", "workers", "--count", "6")
     again = queue(cluster, project, *NAMES[0])
     wait_for([again])
     assert state(run) != "Completed"

@@ -181,7 +181,7 @@ def test_a_server_that_is_not_there_costs_one_line(project, untracked):
     assert status == 0
     assert said == [
         f"MLflow at {uri} cannot be used: Connection refused; "
-        "nothing waits for it, `lambdanet publish` fills it in"
+        "nothing waits for it, `lambdanet models sync` fills it in"
     ]
     assert helpers.contents(project / TRAINED) == untracked
 
@@ -225,7 +225,7 @@ def test_a_server_that_never_answers_is_not_waited_for(project, untracked):
         helpers.wait_for_line(process, "epoch 4/4")
         assert process.wait(helpers.PATIENCE) == 0
         _, err = process.communicate()
-        assert err.count("`lambdanet publish` fills it in") == 1
+        assert err.count("`lambdanet models sync` fills it in") == 1
         assert not helpers.lives(child)
         assert helpers.contents(project / TRAINED) == untracked
         alone.wait(helpers.PATIENCE)
@@ -270,7 +270,7 @@ def test_what_a_dead_server_missed_is_published_later(project, untracked, monkey
     reason = "Connection (refused|reset|aborted|broken)"
     assert len(said) == 1
     assert re.fullmatch(
-        rf"MLflow at {uri} cannot be used: {reason}; nothing waits for it, `lambdanet publish` fills it in",
+        rf"MLflow at {uri} cannot be used: {reason}; {live.CONSOLATION}",
         said[0],
     )
     assert helpers.contents(project / TRAINED) == untracked

@@ -257,7 +257,7 @@ def test_a_folder_that_was_moved_or_copied_is_named_and_the_old_place_left_alone
     client = mlflow_runs.connect()
     line = (
         f"this folder was moved or copied from {old}, where its mlflow.db still points: "
-        "delete mlflow.db and mlartifacts here, then `lambdanet publish` makes them again"
+        "delete mlflow.db and mlartifacts here, then `lambdanet models sync` makes them again"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
         register(client, mlflow_helpers.trained(tmp_path, seed=1))
@@ -278,7 +278,7 @@ def test_deleted_artifacts_come_back_into_the_same_version(client, tmp_path):
     with pytest.raises(ValueError, match=f"the files of {NAME} version 1 are not in MLflow's") as caught:
         registry.fetch(client, denoiser, tmp_path / "fetched")
     assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith("`lambdanet publish` brings them back")
+    assert str(caught.value).endswith("`lambdanet models sync` brings them back")
 
     assert register(client, one) is None
     assert versions(client) == [1]
