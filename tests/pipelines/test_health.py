@@ -27,12 +27,11 @@ def bad(fix=False):
     return {what.partition(" ")[0]: advice for level, what, advice in health.look(fix) if level == "BAD"}
 
 
-@pytest.mark.parametrize("cut", [0.3, 0.95])
-def test_files_that_a_killed_dvc_left_half_written_are_named_mended_and_kept(project, cut):
+def test_files_that_a_killed_dvc_left_half_written_are_named_mended_and_kept(project):
     assert bad() == {}
     lock, rwlock = project / "dvc.lock", project / ".dvc/tmp/rwlock"
     whole = lock.read_text()
-    part = whole[: int(cut * len(whole))]
+    part = whole[: whole.rindex("cmd") + 2]
     lock.write_text(part)
     rwlock.write_text('{"/a": {"read": [{"pid"')
     old = project / ".dvc/cache/files/md5/aa/x.tmp"
