@@ -210,7 +210,7 @@ def reproduce(
     try:
         file = graph.dvc_file(profile)
         with workspace.alone(file):
-            wanted = known.get() or graph.load(file, targets)
+            wanted = _wanted(file, targets)
             if dry_run or not wanted.to_run():
                 for line in wanted.plan():
                     get_run_logger().info(line)
@@ -220,6 +220,11 @@ def reproduce(
         return Failed(message=str(error))
     bad = [how for how in ended.values() if how not in GOOD]
     return Failed(message=f"{len(bad)} of {len(ended)} stages did not end well. {bad[0]}") if bad else ended
+
+
+def _wanted(file: str, targets: list[str]) -> graph.Graph:
+    # Dask sends the flow's function by value, which must not name a context variable.
+    return known.get() or graph.load(file, targets)
 
 
 def _reproduce(

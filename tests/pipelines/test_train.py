@@ -6,6 +6,7 @@ import subprocess
 import time
 from types import SimpleNamespace
 
+import cloudpickle
 import pytest
 import scratch
 import yaml
@@ -176,3 +177,9 @@ def test_tags_are_the_kind_the_noise_and_the_model(name, tags):
 def test_a_stage_that_was_killed_or_found_dvc_busy_is_tried_again_and_nothing_else(error, tries, again):
     state = Failed(data=error)
     assert flows._may_pass(None, SimpleNamespace(run_count=tries), state) == again
+
+
+def test_dask_can_send_the_flow_and_its_tasks_to_a_worker():
+    sent = (flows.reproduce, flows.is_shared, flows.run_stage.with_options(tags=["train"]))
+    names = [one.name for one in cloudpickle.loads(cloudpickle.dumps(sent))]
+    assert names == ["reproduce", "look for a shared file system", "stage"]
