@@ -12,13 +12,12 @@ help:               ## list the commands
 setup: $(READY)     ## only the environment, in .venv
 
 repro: $(READY)     ## run the pipeline of the profile sample and print its table
-	@lambdanet check && $(UNSEEN)
-	@python -m pipelines reproduce --profile sample; status=$$?; lambdanet show --profile sample; exit $$status
+	@$(UNSEEN)
+	@lambdanet run --profile sample
 
 reproduce: $(READY) ## another profile: make reproduce PROFILE=quick JOBS=2; without PROFILE the paper's
-	@lambdanet check && $(UNSEEN)
-	python -m pipelines reproduce --profile $(or $(PROFILE),paper) $(if $(JOBS),--jobs $(JOBS))
-	@lambdanet show --profile $(or $(PROFILE),paper)
+	@$(UNSEEN)
+	@lambdanet run --profile $(or $(PROFILE),paper) $(if $(JOBS),--jobs $(JOBS))
 
 test: $(READY)      ## lint and run the tests
 	ruff check .
@@ -29,10 +28,10 @@ test-slow: $(READY) ## the long tests: a whole cluster and its faults, about hal
 	pytest -m slow
 
 up: $(READY)        ## start Prefect, MLflow and workers on this machine, to see them
-	python -m pipelines.cluster up
+	lambdanet cluster up
 
 down: $(READY)      ## end what `make up` started
-	python -m pipelines.cluster down
+	lambdanet cluster down
 
 ui: $(READY)        ## open MLflow's pages on the runs and models of this folder
 	lambdanet ui

@@ -1,4 +1,4 @@
-"""What running stages one process each costs: `python -m pipelines reproduce` against `dvc repro`, in turns.
+"""What running stages one process each costs: `lambdanet run` against `dvc repro`, in turns.
 
     python -m benchmarks.orchestration [--stages 20] [--jobs 2] [--repeats 3]
 
@@ -28,9 +28,10 @@ DVC = [sys.executable, "-m", "dvc"]
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 def main(stages: int, jobs: int, repeats: int) -> None:
     """Measure and print; see the module's docstring."""
+    run = [sys.executable, "-m", "lambdanet", "run", "--profile", "paper"]
     commands = {
         "dvc repro": [*DVC, "repro"],
-        f"reproduce --jobs {jobs}": [sys.executable, "-m", "pipelines", "reproduce", "--jobs", str(jobs)],
+        f"lambdanet run --jobs {jobs}": [*run, "--jobs", str(jobs)],
     }
     seconds = {(name, what): [] for name in commands for what in ("all", "nothing")}
     with tempfile.TemporaryDirectory() as temporary:
@@ -40,11 +41,11 @@ def main(stages: int, jobs: int, repeats: int) -> None:
                 _make(project, stages)
                 for what in ("all", "nothing"):
                     seconds[name, what].append(_time(commands[name], project, Path(temporary, "prefect")))
-                    print(f"{name:20} {what:8} {seconds[name, what][-1]:6.1f} s", flush=True)
+                    print(f"{name:24} {what:8} {seconds[name, what][-1]:6.1f} s", flush=True)
                 shutil.rmtree(project)
     print(f"\n{stages} stages that do nothing, medians of {repeats}:")
     for (name, what), values in seconds.items():
-        print(f"{name:20} {what:8} {median(values):6.1f} s, {median(values) / stages:.2f} s a stage")
+        print(f"{name:24} {what:8} {median(values):6.1f} s, {median(values) / stages:.2f} s a stage")
 
 
 def _make(folder: Path, count: int) -> None:

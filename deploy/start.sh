@@ -8,4 +8,4 @@ if [ ! -d "$folder/.dvc" ]; then
 fi
 cd "$folder"
 export PYTHONPATH="$folder"
-exec python -m pipelines.cluster "$@"
+exec python -m lambdanet cluster "$@"

@@ -1,3 +1,4 @@
 from lambdanet.cli import main
 
-main()
+if __name__ == "__main__":  # a process that `doctor` starts imports this
+    main()

@@ -1,8 +1,9 @@
-"""The `lambdanet` command: what a person does by hand, without DVC."""
+"""The command `lambdanet`; what runs the pipeline is in `pipelines.commands`, loaded when it is asked for."""
 
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import logging
 import os
@@ -10,8 +11,10 @@ import shutil
 import socket
 import sys
 import tempfile
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,77 +24,155 @@ from lambdanet.inference import catalogue
 # As in stages/entry.py: threads that spin long while they wait are ruinous on a shared machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+SECTIONS = {
+    "Reproduce the paper": ("run", "status", "report", "doctor"),
+    "Use and train networks": ("denoise", "train", "evaluate", "models"),
+    "Servers and other machines": ("ui", "cluster"),
+}
+IN_PIPELINES = ("run", "status", "cluster")
+EXAMPLES = """\b
+Examples:
+  lambdanet run --profile sample --dry-run
+  lambdanet denoise photo.png -o clean.png --blind --weights weights/paper
+  lambdanet train speckle lambdanet --profile sample --out trained
+"""
 
-class OneLineErrors(click.Group):
-    """A group that turns what a user can mend into one line on stderr and exit status 1."""
 
-    def invoke(self, context: click.Context) -> object:
+class Commands(click.Group):
+    """A group with sections in its help and one form of error: a line on stderr.
+
+    The exit status is 2 for a wrong command line, 130 after Ctrl-C and 1 for any other error.
+    """
+
+    def main(self, *words: Any, **named: Any) -> None:
         logging.basicConfig(format="%(message)s")
         try:
-            return super().invoke(context)
-        except (ValueError, OSError) as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
+            status = super().main(*words, **named | {"standalone_mode": False})
+            sys.exit(status if isinstance(status, int) else 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.ClickException as error:
+            message, status = error.format_message(), error.exit_code
+            if context := getattr(error, "ctx", None):
+                message = f"{message.rstrip('.')}; see `{context.command_path} --help`"
+        except click.Abort:
+            message, status = "stopped; the same command resumes", 130
         except ModuleNotFoundError as error:
-            sys.exit(f"error: {error}; install what this project needs by `make setup`")
+            message, status = f"{error}; install what this project needs by `make setup`", 1
+        except (ValueError, OSError) as error:
+            message, status = str(error), 1
+        click.echo(f"error: {' '.join(message.split())}", err=True)
+        sys.exit(status)
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [name for names in SECTIONS.values() for name in names]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in IN_PIPELINES:
+            return super().get_command(context, name)
+        return getattr(importlib.import_module("pipelines.commands"), name)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                texts = [self.get_command(context, name).get_short_help_str(75) for name in names]
+                formatter.write_dl(list(zip(names, texts, strict=True)))
 
 
 PROFILE = click.option(
-    "--profile", default="sample", show_default=True, help="paper, or a folder with a profile.yaml."
-)
+    "--profile", default="sample", show_default=True, envvar="LAMBDANET_PROFILE", show_envvar=True,
+    help="Scale of the pipeline: sample, quick, paper, or a folder with a profile.yaml.",
+)  # fmt: skip
 DATA = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
+    "--data", type=click.Path(path_type=Path),
     help="Folder with clean/ and NOISE/, like runs/sample/data/photos; default: the profile's images, "
     "prepared anew in a temporary folder.",
-)
+)  # fmt: skip
 DEVICE = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    envvar="LAMBDANET_DEVICE",
-    show_envvar=True,
+    "--device", default="auto", show_default=True, envvar="LAMBDANET_DEVICE", show_envvar=True,
     help="auto, cpu or cuda; cpu/BACKEND forces one: reference, portable, fused, channels-last, bf16 ...",
-)
+)  # fmt: skip
 
 
-@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Image Denoising Using LambdaNetworks, reproduced.
 
-    The pipeline itself is run by `dvc repro`; these are the single steps. Noises and models are those
-    of params.yaml in the current folder, profiles its folders with a profile.yaml.
+    Noises and models are those of params.yaml in the current folder, profiles its folders with a
+    profile.yaml. Errors are one line; the exit status is 2 for a wrong command line, 1 for other errors.
     """
 
 
-@main.command()
-@click.argument("profiles", nargs=-1)
-def check(profiles: tuple[str, ...]) -> None:
-    """Check params.yaml and the PROFILES, by default all: every key, noise and model, the images' folders."""
-    from lambdanet import checking
-
-    click.echo("\n".join(checking.check(list(profiles))))
+def command_name() -> str:
+    """`lambdanet` as the user's shell finds it: by its path where its environment is not active."""
+    script = Path(sys.executable).with_name("lambdanet")
+    if os.environ.get("VIRTUAL_ENV") == sys.prefix or sys.prefix == sys.base_prefix or not script.is_file():
+        return "lambdanet"
+    here = Path.cwd()
+    return str(script.relative_to(here) if script.is_relative_to(here) else script)
 
 
 @main.command()
 @click.option("--fix", is_flag=True, help="Mend what is safe to mend; run it while no dvc runs here.")
 def doctor(fix: bool) -> None:
-    """Say whether this installation, this clone and its cluster are healthy, and what to do."""
-    from lambdanet import checking, doctor
+    """Check the installation, the clone and the cluster.
 
-    here, found = Path(), []
-    parameters = doctor.parameters(lambda: "; ".join(checking.check()))
-    for finding in (*doctor.installation(here), parameters, *doctor.project(here, fix)):
+    A line for each finding: ok, note, or BAD with what to do. The exit status is 1 if one is BAD.
+    """
+    from lambdanet import doctor
+
+    levels = set()
+    for finding in doctor.examine(fix, _begin if sys.stderr.isatty() else lambda _: None):
         click.echo(str(finding))
-        found.append(finding.level)
-    sys.exit(doctor.BAD in found)
+        levels.add(finding.level)
+    sys.exit(doctor.BAD in levels)
+
+
+def _begin(what: str) -> None:
+    click.echo(f"...   {what}\r", nl=False, err=True)  # until the finding, which is longer, replaces it
+
+
+@main.command()
+@PROFILE
+@click.option("--open", "in_browser", is_flag=True, help="Open the report in a browser.")
+def report(profile: str, in_browser: bool) -> None:
+    """Print a profile's table, and where its report is."""
+    folder = Path("results", profile)
+    if not folder.is_dir():
+        config.find(profile)
+    page = folder / "report.html"
+    if not (folder / "table2.csv").is_file():
+        raise ValueError(f"{page} is missing; `lambdanet run --profile {profile}` makes it")
+    if in_browser:
+        if not webbrowser.open(page.resolve().as_uri()):
+            raise ValueError(f"no browser can be started here; open {page}")
+        return
+    from lambdanet.report import tables
+
+    click.echo(tables.as_text(tables.read_table(folder / "table2.csv")))
+    click.echo("\n".join(next_steps(profile)))
+
+
+def next_steps(profile: str) -> list[str]:
+    """Where a profile's report is, and commands that work in the current folder."""
+    name, weights, example = command_name(), Path("weights", profile), Path("docs/images/gaussian-01.png")
+    source = f" --weights {weights}" if weights.is_dir() and not Path("mlflow.db").exists() else ""
+    photo = example if example.is_file() else "photo.png"
+    return [
+        f"report: results/{profile}/report.html",
+        f"next:   {name} report --profile {profile} --open",
+        f"        {name} denoise {photo} -o clean.png --noise gaussian-01{source}",
+        f"        {name} ui",
+    ]
 
 
 @main.command()
 @click.argument("noise")
 @click.argument("model")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; replaced.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, config.LARGEST_SEED))
 @click.option("--epochs", type=int, help="Instead of the profile's.")
 @click.option("--batch-size", type=int, help="Instead of the profile's.")
 @click.option("--learning-rate", type=float, help="Instead of the profile's.")
@@ -100,18 +181,14 @@ def doctor(fix: bool) -> None:
 @DATA
 @DEVICE
 def train(
-    noise: str,
-    model: str,
-    out: Path,
-    seed: int,
-    profile: str,
-    data: Path | None,
-    device: str,
+    noise: str, model: str, out: Path, seed: int, profile: str, data: Path | None, device: str,
     **changes: float | None,
-) -> None:
-    """Train MODEL of Table 2, or an ablation, on NOISE: weights.safetensors, model.json and history.csv.
+) -> None:  # fmt: skip
+    """Train one network without DVC.
 
-    Interrupted, it resumes from its checkpoint when the same command is run again.
+    MODEL is one of Table 2, or an ablation of the profile; NOISE is one of params.yaml. FOLDER gets
+    weights.safetensors, model.json and history.csv. An interrupted training resumes from its checkpoint when
+    the same command is run again.
     """
     loaded = config.load(config.find(profile))
     given = {name: value for name, value in changes.items() if value is not None}
@@ -129,12 +206,12 @@ def train(
     files = {"log": out.with_name(f"{out.name}.log.json"), "folder": out}
     files["checkpoints"] = out.with_name(f".{out.name}.checkpoints")
     run = dataclasses.replace(run, settings=settings, **files)
-    # At once, however short: there is no stage that would tell of it later.
+    # At once, however short: there is no stage that would log it later.
     with live.follow(run.log, patience=0) as tell, _data(loaded, run, data) as run_with_data:
         experiment.train_run(run_with_data, device=device, on_news=tell)
     shutil.rmtree(run.checkpoints)
     click.echo(f"{run.weights}: trained; score it with")
-    click.echo(f"  lambdanet evaluate {run.weights} {noise} --profile {profile}")
+    click.echo(f"  {command_name()} evaluate {run.weights} {noise} --profile {profile}")
 
 
 @main.command()
@@ -144,9 +221,9 @@ def train(
 @DATA
 @DEVICE
 def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device: str) -> None:
-    """Score a WEIGHTS file on its data set's test images with NOISE; print the scores as JSON.
+    """Score a weights file on test images; print JSON.
 
-    The images are those of Table 2, or of the ablation that the weights are of.
+    The images are those of Table 2, or of the ablation that the weights are of, with NOISE.
     """
     loaded = config.load(config.find(profile))
     loaded.noise(noise)
@@ -168,36 +245,28 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
     "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
 )
 @click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
+    "-o", "--out", required=True, type=click.Path(path_type=Path, allow_dash=True),
     help="PNG file, or folder of such; - is standard output.",
-)
-@click.option("--noise", help="Which noise is on the image; a name of `lambdanet models`.")
+)  # fmt: skip
+@click.option("--noise", help="Noise on the image, one of params.yaml.")
 @click.option("--blind", is_flag=True, help="Find out which noise it is, by trying all denoisers.")
 @click.option("--alias", help="Which denoiser: champion (the default), compact or a model.")
 @click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
+    "--weights", type=click.Path(path_type=Path),
     help="A weights file, or a folder of them such as weights/paper, instead of MLflow's registry.",
-)
+)  # fmt: skip
 @DEVICE
 def denoise(
-    images: tuple[Path, ...],
-    out: Path,
-    noise: str | None,
-    blind: bool,
-    alias: str | None,
-    weights: Path | None,
-    device: str,
-) -> None:
-    """Denoise photographs: each IMAGE is a file, a folder of files, or - for standard input.
+    images: tuple[Path, ...], out: Path, noise: str | None, blind: bool, alias: str | None,
+    weights: Path | None, device: str,
+) -> None:  # fmt: skip
+    """Denoise photographs.
 
-    PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or, with pillow-heif installed, HEIC; of any size, grey or
-    colour, with or without alpha, of 8 or 16 bits. The output is PNG, of the same size, depth and kind,
-    upright, with the colour profile and EXIF. Of several files, those that cannot be read are named, the
-    others are denoised, and the exit status is 1. A name that begins with a dash goes behind --.
+    Each IMAGE is a file, a folder of files, or - for standard input: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF
+    or, with pillow-heif installed, HEIC; of any size, grey or colour, with or without alpha, of 8 or 16 bits.
+    The output is PNG, of the same size, depth and kind, upright, with the colour profile and EXIF. Of several
+    files, those that cannot be read are named, the others are denoised, and the exit status is 1. A name that
+    begins with a dash goes behind --.
     """
     from lambdanet.data import imagefile
     from lambdanet.inference import targets
@@ -205,9 +274,9 @@ def denoise(
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, not always text
     single = weights is not None and not weights.is_dir()
     if sum([noise is not None, blind, single]) != 1:
-        raise ValueError("name one of --noise NOISE, --blind and --weights FILE")
+        raise click.UsageError("name one of --noise NOISE, --blind and --weights FILE")
     if single and alias is not None:
-        raise ValueError(f"{weights} is one denoiser; leave out --alias, or name a folder")
+        raise click.UsageError(f"{weights} is one denoiser; leave out --alias, or name a folder")
     if weights is not None and not weights.exists():
         raise ValueError(f"{weights}: no such weights file")
     planned, notes = targets.plan(images, out)
@@ -217,6 +286,8 @@ def denoise(
         click.echo(note, err=True)
     if weights is None:
         _need_registry()
+    if noise is not None:
+        _need_known(noise)
     from lambdanet.inference import photographs  # after the words were checked: torch takes seconds
 
     with photographs.denoisers(weights, alias or "champion", noise) as choices:
@@ -224,14 +295,20 @@ def denoise(
             click.echo(line, err=out == targets.STREAM)
 
 
-@main.group(invoke_without_command=True)
+@main.group()
+def models() -> None:
+    """List, sync and restore trained networks.
+
+    `list` and `sync` are about MLflow's registry: mlflow.db in the current folder, or the server that
+    MLFLOW_TRACKING_URI names. `export` and `restore` are about weights/PROFILE, which is in git.
+    """
+
+
+@models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one object a version.")
-@click.pass_context
-def models(context: click.Context, as_json: bool) -> None:
-    """List the denoisers in MLflow's registry, and what their aliases stand for; pin or reject one."""
+def list_models(as_json: bool) -> None:
+    """List the denoisers in MLflow's registry and their aliases."""
     _need_registry()
-    if context.invoked_subcommand:
-        return
     from lambdanet.tracking import mlflow_runs, registry
 
     client = registry.open_registry()
@@ -244,7 +321,7 @@ def models(context: click.Context, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        raise ValueError(f"the registry at {mlflow_runs.uri()} holds no denoisers; see `lambdanet publish`")
+        raise ValueError(f"the registry at {mlflow_runs.uri()} holds no denoisers: `lambdanet models sync`")
     import pandas as pd
 
     table = pd.DataFrame(rows)
@@ -282,13 +359,12 @@ for _how, _help in {
     )
 
 
-@main.command()
+@models.command()
 @PROFILE
-def publish(profile: str) -> None:
-    """Bring MLflow up to date with a profile's trainings: runs, models, aliases, what is missing only.
+def sync(profile: str) -> None:
+    """Add a profile's missing runs, models and aliases to MLflow.
 
-    Taken from DVC's outputs where they are, else from weights/PROFILE and results/PROFILE. Where to is
-    MLFLOW_TRACKING_URI, by default mlflow.db in the current folder.
+    They are taken from DVC's outputs where they are here, else from weights/PROFILE and results/PROFILE.
     """
     loaded = config.load(config.find(profile))
     from lambdanet.tracking import sync
@@ -302,15 +378,41 @@ def publish(profile: str) -> None:
         click.echo(f"{len(missing)} trainings from {weights}, as DVC's outputs of them are not here")
         trained += missing
     if not trained:
-        raise ValueError(f"nothing of the profile {profile} is here; run `dvc repro {loaded.pipeline}` first")
+        raise ValueError(f"nothing of the profile {profile} is here: `lambdanet run --profile {profile}`")
     for line in sync.publish(trained).lines():
         click.echo(line)
+
+
+@models.command()
+@PROFILE
+def export(profile: str) -> None:
+    """Copy the weights behind a profile's report to weights/PROFILE."""
+    loaded = config.load(config.find(profile))
+    from lambdanet import restoring
+
+    count = restoring.export_weights(loaded, loaded.folders.weights)
+    click.echo(f"{loaded.folders.weights}: {count} weights files, each the one that its score names")
+
+
+@models.command()
+@PROFILE
+def restore(profile: str) -> None:
+    """Put the committed weights and scores back as DVC's outputs, where they are missing."""
+    loaded = config.load(config.find(profile))
+    from lambdanet import restoring
+
+    _, results, weights = loaded.folders
+    done = restoring.restore(loaded, results, weights)
+    click.echo(
+        f"restored for {profile}: {done.scores} scores, {done.trainings} trainings, "
+        f"{done.samples} folders of sample images"
+    )
 
 
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
-    """Open MLflow's pages on this project's runs and models; ends with Ctrl-C."""
+    """Show MLflow's pages on this folder's runs and models."""
     from lambdanet.tracking import mlflow_runs
 
     if mlflow_runs.sqlite_file():
@@ -321,80 +423,9 @@ def ui(port: int) -> None:
         return
     store = ["--backend-store-uri", mlflow_runs.uri(), "--default-artifact-root", str(mlflow_runs.ARTIFACTS)]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(port), "--workers", "1"]
-    click.echo(f"http://127.0.0.1:{port}", err=True)
+    click.echo(f"http://127.0.0.1:{port}, until Ctrl-C", err=True)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes for nothing here
     os.execv(sys.executable, command)
-
-
-@main.command()
-@PROFILE
-@click.option("--run", "name", help="One run only, NOISE-MODEL-SEED, from its own score or last epoch.")
-@click.option("--json", "as_json", is_flag=True, help="That run for a program, with its page in MLflow.")
-def show(profile: str, name: str | None, as_json: bool) -> None:
-    """Print the table of a profile, where its report lies and what to do next."""
-    if name or as_json:
-        _show_run(profile, name or "", as_json)
-        return
-    folder = Path("results") / profile
-    if not folder.is_dir():
-        config.find(profile)
-    from lambdanet.report import tables
-
-    table = tables.read_table(folder / "table2.csv")
-    click.echo(tables.as_text(table))
-    click.echo(f"\nreport:     {folder / 'report.html'}")
-    click.echo(
-        "changes:    edit params.yaml or a profile.yaml, then `dvc repro` redoes what the change touches"
-    )
-    click.echo("CIFAR-10:   dvc repro quick/dvc.yaml")
-    click.echo("runs:       make ui, then open http://127.0.0.1:5000")
-    weights = Path("weights") / profile  # where they are in git, no registry is needed
-    committed = f" --weights {weights}" if weights.is_dir() else ""
-    click.echo(f"your image: lambdanet denoise photo.png -o clean.png --blind{committed}")
-
-
-def _show_run(profile: str, name: str, as_json: bool) -> None:
-    loaded = config.load(config.find(profile))
-    run = next((one for one in loaded.runs if one.key.name == name), None)
-    if run is None:
-        raise ValueError(f"profile {profile} has no run {name!r}; they are NOISE-MODEL-SEED")
-    from lambdanet.report import runs, tables
-
-    row, url = tables.run_row(run, comparable=runs.is_papers(loaded)), None
-    if as_json:
-        from lambdanet.tracking import mlflow_runs
-
-        with contextlib.suppress(mlflow_runs.UnreachableError):
-            url = mlflow_runs.run_page(run.key)
-        click.echo(json.dumps({"table": [row], "mlflow": url}))
-    else:
-        click.echo("\n".join(f"{key}: {value}" for key, value in row.items()))
-
-
-@main.command("export-weights")
-@PROFILE
-def export_weights(profile: str) -> None:
-    """Copy the weights behind a profile's committed table to weights/PROFILE, for git."""
-    loaded = config.load(config.find(profile))
-    from lambdanet import restoring
-
-    count = restoring.export_weights(loaded, loaded.folders.weights)
-    click.echo(f"{loaded.folders.weights}: {count} weights files, each the one that its score names")
-
-
-@main.command()
-@PROFILE
-def restore(profile: str) -> None:
-    """Put back what a profile's committed report was made of, to make it again with one training more."""
-    loaded = config.load(config.find(profile))
-    from lambdanet import restoring
-
-    _, results, weights = loaded.folders
-    done = restoring.restore(loaded, results, weights)
-    click.echo(
-        f"put back for {profile}: {done.scores} scores, {done.trainings} trainings, "
-        f"{done.samples} folders of sample images"
-    )
 
 
 def _need_registry() -> None:
@@ -403,15 +434,19 @@ def _need_registry() -> None:
         raise ValueError(catalogue.NO_REGISTRY)
 
 
+def _need_known(noise: str) -> None:
+    """In the project's folder, refuse an unknown noise before torch is loaded."""
+    if Path(config.PROFILE).is_file() and Path(config.PARAMS).is_file():
+        raw = config.load_yaml(Path(config.PARAMS))
+        if isinstance(raw, dict) and isinstance(raw.get("noises"), dict):
+            config.look_up(raw["noises"], noise, "noise")
+
+
 def _refuse_taken(port: int) -> None:
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else just after another has ended
-        try:
-            tried.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ValueError(
-                f"port {port} cannot be used ({error.strerror}); choose another by --port"
-            ) from None
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise ValueError(f"port {port} cannot be used ({error.strerror}); choose another by --port") from None
 
 
 def _run(loaded: config.Config, noise: str, model: str, seed: int) -> config.Run:
@@ -439,7 +474,3 @@ def _data(loaded: config.Config, run: config.Run, data: Path | None) -> Iterator
         datasets.prepare(wanted, clean, source=source, downloads=Path("downloads"))
         corruption.prepare_noisy(clean, noise, loaded.params.corrupt.seed, noisy)
         yield dataclasses.replace(run, clean=clean, noisy=noisy)
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ UPDATE_SECONDS = 5
 
 @contextmanager
 def every(seconds: float, call: Callable[[], object]) -> Iterator[None]:
-    """Call something again and again in a thread for the time of the block; its errors are dropped."""
+    """Call a function again and again in a thread for the time of the block; its errors are dropped."""
     left = threading.Event()
 
     def work() -> None:
@@ -48,25 +48,19 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A stage has printed a line."""
-        found = stage.progress(text)
-        if not found or (time.monotonic() - self.updated < UPDATE_SECONDS and percent(found) < 100):
+        said = stage.progress(text)
+        found = re.search(r"(?:epoch|step) ([\d.,]+)(?:/| of )([\d,]+)", said)
+        done, total = (float(one.replace(",", "")) for one in found.groups()) if found else (0.0, 1.0)
+        percent = min(100.0, 100 * done / total) if total else 0.0
+        if not said or (time.monotonic() - self.updated < UPDATE_SECONDS and percent < 100):
             return
         self.updated = time.monotonic()
-        about = f"{self.name}: {found}"
+        about = f"{self.name}: {said}"
         with suppress(Exception):
             if self.artifact:
-                update_progress_artifact(self.artifact, percent(found), description=about)
+                update_progress_artifact(self.artifact, percent, description=about)
             else:
-                created = create_progress_artifact(percent(found), key(self.name, "progress"), about)
-                self.artifact = created
-
-
-def percent(text: str) -> float:
-    """How far a stage is, from what `stage.progress` gives."""
-    if match := re.search(r"(?:epoch|step) ([\d.,]+)(?:/| of )([\d,]+)", text):
-        done, total = (float(number.replace(",", "")) for number in match.groups())
-        return min(100.0, 100 * done / total) if total else 0.0
-    return 0.0
+                self.artifact = create_progress_artifact(percent, key(self.name, "progress"), about)
 
 
 def results(ended: dict[str, str], profile: str) -> None:
@@ -74,8 +68,7 @@ def results(ended: dict[str, str], profile: str) -> None:
     rows = [{"stage": name, "ended": how} for name, how in ended.items()]
     with suppress(Exception):
         create_table_artifact(rows, key(profile, "stages"), f"how the stages of {profile} ended")
-    for path in sorted(Path("results", profile).glob("table*.md")):
-        with suppress(Exception):
+        for path in sorted(Path("results", profile).glob("table*.md")):
             create_markdown_artifact(path.read_text(), key(profile, path.stem), f"{path.stem}, {profile}")
     mlflow_link(profile)
 

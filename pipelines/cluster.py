@@ -1,9 +1,9 @@
 """Start what the flows need besides a clone: servers, work pools, deployments, workers.
 
-python -m pipelines.cluster up         # servers and workers on this machine
-python -m pipelines.cluster down       # ends what `up` started
-python -m pipelines.cluster init       # pools and deployments of the server in PREFECT_API_URL
-python -m pipelines.cluster workers    # this machine's worker, until it is stopped
+lambdanet cluster up         # servers and workers on this machine
+lambdanet cluster down       # ends what `up` started
+lambdanet cluster init       # pools and deployments of the server in PREFECT_API_URL
+lambdanet cluster workers    # this machine's worker, until it is stopped
 """
 
 import contextlib
@@ -21,17 +21,19 @@ import click
 import psutil
 
 from pipelines import placement
-from pipelines.health import POOLS
 
 FOLDER = Path(".cluster")
-URL = FOLDER / "prefect.url"  # where `python -m pipelines` finds the server that `up` started
+URL = FOLDER / "prefect.url"  # where `lambdanet run` finds the server that `up` started
 ACCESS = FOLDER / "access.env"
-PORTS = {"prefect": 4200, "mlflow": 5000}
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 300
 # Longer than a stage's grace: what a worker runs writes a checkpoint when it is stopped.
 STOP_SECONDS = 45
-NAMES = ("worker", "flows", "prefect", "mlflow")  # workers end before the servers that they talk to
+PREFECT, MLFLOW = 4200, 5000  # ports
+POOLS = {
+    "lambdanet": "One training at a time on each GPU or core.",
+    "lambdanet-flows": "`reproduce`, which starts stages and waits.",
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,15 +44,13 @@ def main() -> None:
 @main.command()
 def init() -> None:
     """Create the work pools and prefect.yaml's deployments, or bring them up to date."""
-    _need_server()
-    _need_project()
+    _need(server=True)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    about = ("One training at a time on each GPU or core.", "`reproduce`, which starts stages and waits.")
     with get_client(sync_client=True) as client:
-        for pool, text in zip(POOLS, about, strict=True):
+        for pool, text in POOLS.items():
             with contextlib.suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process", description=text))
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
@@ -63,10 +63,8 @@ def init() -> None:
 
 @main.command()
 @click.option("--name", help="Of this machine; default: its host name.")
-@click.option(
-    "--count", type=click.IntRange(1), help="Trainings at once; default: one a GPU, else one a core."
-)
-@click.option("--flows", is_flag=True, help=f"Serve pool {POOLS[1]} instead: the flow `reproduce`.")
+@click.option("--count", type=click.IntRange(1), help="Stages at once; default: one a GPU, else one a core.")
+@click.option("--flows", is_flag=True, help="Serve pool lambdanet-flows instead: the flow `reproduce`.")
 @click.option("--dask", metavar="ADDRESS", help="Join a Dask scheduler instead: stages of `reproduce`.")
 @click.option(
     "--host", default=LOOPBACK, show_default=True,
@@ -74,33 +72,28 @@ def init() -> None:
 )  # fmt: skip
 def workers(name: str | None, count: int | None, flows: bool, dask: str | None, host: str) -> None:
     """Become this machine's worker; it ends with SIGTERM or Ctrl-C."""
-    _need_server()
-    _need_project()
+    _need(server=True)
     name = name or socket.gethostname().partition(".")[0]
-    count = count or len(placement.places())
-    settings = {
+    slots = str(count or len(placement.slots()))
+    environment = os.environ | {
         "LAMBDANET_CLONE": str(Path.cwd()),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
     if dask:
-        command = _dask_worker(dask, host, name, count)
+        if not importlib.util.find_spec("distributed"):
+            sys.exit("error: --dask needs distributed: pip install 'lambdanet[dask]'")
+        environment["LAMBDANET_SLOTS"] = slots  # a stage takes its GPU with its slot
+        # Dask executes what it is sent; without --host it would listen on all addresses.
+        command = ["distributed.cli.dask_worker", dask, "--host", host, "--name", name, "--no-dashboard",
+                   "--nworkers", slots, "--nthreads", "1"]  # fmt: skip
     else:
-        pool, limit = (POOLS[1], "20") if flows else (POOLS[0], str(count))
+        pool, limit, name = (
+            ("lambdanet-flows", "20", f"{name}-flows") if flows else ("lambdanet", slots, name)
+        )
         command = ["prefect", "worker", "start", "--type", "process", "--pool", pool, "--limit", limit,
-                   "--name", f"{name}-flows" if flows else name]  # fmt: skip
-    os.execve(sys.executable, [sys.executable, "-m", *command], os.environ | settings)
-
-
-def _dask_worker(address: str, host: str, name: str, count: int) -> list[str]:
-    module = "dask_cuda.cli" if placement.gpus() else "distributed.cli.dask_worker"
-    if not importlib.util.find_spec(module.partition(".")[0]):
-        sys.exit(f"error: --dask needs {module.partition('.')[0]}: pip install 'lambdanet[dask]'")
-    # Dask executes what it is sent; without --host it would listen on all addresses.
-    common = [address, "--host", host, "--name", name, "--no-dashboard"]
-    if placement.gpus():
-        return [module, "worker", *common]  # one worker a GPU
-    return [module, *common, "--nworkers", str(count), "--nthreads", "1"]
+                   "--name", name]  # fmt: skip
+    os.execve(sys.executable, [sys.executable, "-m", *command], environment)
 
 
 @main.command()
@@ -110,37 +103,33 @@ def _dask_worker(address: str, host: str, name: str, count: int) -> list[str]:
 )  # fmt: skip
 def up(host: str) -> None:
     """Start Prefect, MLflow and this machine's workers; their files are in `.cluster`."""
-    _need_project()
+    _need()
     FOLDER.mkdir(exist_ok=True)
-    urls = {one: f"http://{host}:{port}" for one, port in PORTS.items()}
-    environment = (
-        os.environ
-        | _access(host)
-        | {
-            "PREFECT_API_URL": f"{urls['prefect']}/api",
-            "PREFECT_SERVER_UI_API_URL": f"{urls['prefect']}/api",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_HOME": str((FOLDER / "prefect").resolve()),
-            "MLFLOW_TRACKING_URI": urls["mlflow"],
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
-        }
-    )
-    us = [sys.executable, "-m", "pipelines.cluster"]
+    prefect, mlflow = f"http://{host}:{PREFECT}", f"http://{host}:{MLFLOW}"
+    environment = os.environ | _access(host) | {
+        "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str((FOLDER / "prefect").resolve()),
+        "MLFLOW_TRACKING_URI": mlflow,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
+    }  # fmt: skip
+    server = ["prefect", "server", "start", "--host", host, "--port", str(PREFECT)]
     try:
-        _start("prefect", _prefect_server(host), environment)
+        _start("prefect", server, environment)
         _start("mlflow", _mlflow_server(host), environment)
-        _wait_for("prefect", f"{urls['prefect']}/api/health")
-        _wait_for("mlflow", f"{urls['mlflow']}/health")
-        subprocess.run([*us, "init"], env=environment, check=True)
-        _start("worker", [*us, "workers"], environment)
-        _start("flows", [*us, "workers", "--flows"], environment)
+        _wait_for("prefect", f"{prefect}/api/health")
+        _wait_for("mlflow", f"{mlflow}/health")
+        subprocess.run([sys.executable, "-m", "lambdanet", "cluster", "init"], env=environment, check=True)
+        _start("worker", ["lambdanet", "cluster", "workers"], environment)
+        _start("flows", ["lambdanet", "cluster", "workers", "--flows"], environment)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
+    click.echo(f"Prefect:  {prefect}   start `reproduce` or `train` under Deployments")
+    click.echo(f"MLflow:   {mlflow}")
     if host == LOOPBACK:
-        URL.write_text(f"{urls['prefect']}/api\n")
-    click.echo(f"Prefect:  {urls['prefect']}   start `reproduce` or `train` under Deployments")
-    click.echo(f"MLflow:   {urls['mlflow']}")
-    if host != LOOPBACK:
+        URL.write_text(f"{prefect}/api\n")
+    else:
         click.echo(f"password: in {ACCESS}; other machines: set -a; . ./access.env; set +a")
     click.echo(f"logs:     {FOLDER}/*.log; `make down` ends all of it")
 
@@ -149,24 +138,25 @@ def up(host: str) -> None:
 def down() -> None:
     """End what `up` started."""
     URL.unlink(missing_ok=True)
-    for name in NAMES:
-        if pid := _stop(name):
-            click.echo(f"ended {name} (process {pid})")
-
-
-def _prefect_server(host: str) -> list[str]:
-    listen = ["--host", host, "--port", str(PORTS["prefect"])]
-    return [sys.executable, "-m", "prefect", "server", "start", *listen]
+    for name in ("worker", "flows", "prefect", "mlflow"):  # workers before the servers that they talk to
+        if process := _process(name):
+            below = process.children(recursive=True)
+            process.terminate()
+            for left in psutil.wait_procs([process, *below], STOP_SECONDS)[1]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    left.kill()
+            click.echo(f"ended {name} (process {process.pid})")
+        (FOLDER / f"{name}.pid").unlink(missing_ok=True)
 
 
 def _mlflow_server(host: str) -> list[str]:
     """MLflow on the store that `make repro` and `make ui` use."""
-    here, port = Path.cwd(), PORTS["mlflow"]
-    store = ["--backend-store-uri", f"sqlite:///{here / 'mlflow.db'}", "--workers", "1"]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), *store]
+    here = Path.cwd()
+    command = ["mlflow", "server", "--host", host, "--port", str(MLFLOW), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{here / 'mlflow.db'}"]  # fmt: skip
     if host == LOOPBACK:
         return [*command, "--default-artifact-root", str(here / "mlartifacts")]
-    allowed = f"{host}:{port},localhost:{port}"
+    allowed = f"{host}:{MLFLOW},localhost:{MLFLOW}"
     artifacts = ["--artifacts-destination", str(here / "mlartifacts"), "--allowed-hosts", allowed]
     return [*command, *artifacts, "--app-name", "basic-auth"]
 
@@ -201,48 +191,28 @@ def _access(host: str) -> dict[str, str]:
 
 def _write_private(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    path.touch(mode=0o600)
+    path.write_text(text)
 
 
-def _need_server() -> None:
-    if not os.environ.get("PREFECT_API_URL"):
+def _need(server: bool = False) -> None:
+    if server and not os.environ.get("PREFECT_API_URL"):
         sys.exit("error: PREFECT_API_URL does not name a Prefect server; `make up` starts one here")
-
-
-def _need_project() -> None:
     if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
         sys.exit("error: run this in the project's folder")
 
 
 def _start(name: str, command: list[str], environment: dict[str, str]) -> None:
-    """Start a process that outlives this one, unless it runs already; its log and pid go to `.cluster`."""
+    """Start `python -m COMMAND`, which outlives this process, unless it runs already."""
     if _process(name):
         return
     with (FOLDER / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
-            command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT,
+            [sys.executable, "-m", *command], env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    process.returncode = 0  # it outlives this object, which is not to complain of that
     # A number may be given out again; with the moment of its start it is one process.
     (FOLDER / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}\n")
-
-
-def _stop(name: str) -> int | None:
-    """End a process of `_start` and all that it runs; its number, or None where it does not run."""
-    process = _process(name)
-    if process:
-        below = process.children(recursive=True)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-        _, left = psutil.wait_procs([process, *below], STOP_SECONDS)
-        for one in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(left, 5)
-    (FOLDER / f"{name}.pid").unlink(missing_ok=True)
-    return process.pid if process else None
 
 
 def _wait_for(name: str, url: str) -> None:
@@ -256,6 +226,7 @@ def _wait_for(name: str, url: str) -> None:
 
 
 def _process(name: str) -> psutil.Process | None:
+    """The process of `_start`, where it still runs."""
     try:
         pid, began = (FOLDER / f"{name}.pid").read_text().split()
         process = psutil.Process(int(pid))
@@ -263,7 +234,3 @@ def _process(name: str) -> psutil.Process | None:
         return process if lives and abs(process.create_time() - float(began)) < 1 else None
     except (OSError, ValueError, psutil.NoSuchProcess):
         return None
-
-
-if __name__ == "__main__":
-    main()

@@ -3,18 +3,18 @@
 import contextlib
 import os
 import re
-import signal
 import socket
-import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger, task
+from prefect.client.schemas.objects import TaskRun
 from prefect.futures import PrefectFuture
 from prefect.states import Failed, State
 from prefect.task_runners import TaskRunner
@@ -24,6 +24,7 @@ from pipelines import artifacts, exchange, graph, health, placement, stage, work
 from pipelines.terminal import GOOD, Terminal
 
 RETRY_SECONDS = [2, 10, 30, 60]
+AWAY_RETRIES = 60  # a minute each, while a remote is away
 
 
 def _choice(values: list[str]) -> Any:
@@ -34,6 +35,8 @@ Profile = Annotated[str, _choice(["", *graph.profiles(graph.ROOT)])]
 Noise = Annotated[str, _choice(graph.names("noises"))]
 Model = Annotated[str, _choice(graph.names("models"))]
 Positive = Annotated[float, Field(gt=0)]
+# The graph that `lambdanet run` has read, under `workspace.alone`; `reproduce` reads it otherwise.
+known: ContextVar[graph.Graph | None] = ContextVar("known", default=None)
 
 
 @dataclass
@@ -44,11 +47,6 @@ class Session:
     turn: threading.Semaphore = field(default_factory=threading.Semaphore)
     stopping: threading.Event = field(default_factory=threading.Event)
 
-    def ended(self, name: str, how: str) -> None:
-        """A stage has ended: "done", "unchanged", or why it failed."""
-        if self.terminal:
-            self.terminal.end(name, how)
-
 
 _session: ContextVar[Session | None] = ContextVar("session", default=None)
 
@@ -56,29 +54,14 @@ _session: ContextVar[Session | None] = ContextVar("session", default=None)
 @contextlib.contextmanager
 def _running(session: Session) -> Iterator[None]:
     """Make a session the tasks' one; Ctrl-C, SIGTERM and errors stop its stages, which write a checkpoint."""
-    before: dict[int, Any] = {}
-
-    def stop(number: int, frame: Any) -> None:
-        session.stopping.set()
-        if callable(before[number]):
-            before[number](number, frame)
-        else:
-            sys.exit(128 + number)
-
     token = _session.set(session)
-    if threading.current_thread() is threading.main_thread():
-        before |= {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, stop)
     try:
         with session.terminal or contextlib.nullcontext():
             yield
-    except BaseException:
+    except BaseException:  # Prefect raises one for SIGTERM
         session.stopping.set()
         raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         _session.reset(token)
 
 
@@ -87,111 +70,121 @@ class Order:
     """How a stage is to be run; goes to workers of other machines.
 
     Attributes:
-        folder: where; of the project at who asks.
+        folder: where; the coordinator's project.
         limit: seconds.
-        jobs: places on this machine, see `placement.places`; None: as many as it has.
-        places: the folder of their locks; None: a Dask worker is a place itself.
+        jobs: slots of this machine, see `placement.slots`; None: as many as it has.
+        slots: the folder of their locks; None: a Dask worker is a slot.
         seen: a file in `folder` that only a machine with the same file system has; empty: this one.
         commit: what a worker without the same file system checks out.
         packages: versions that a worker must have.
         words: DVC's command, see `stage.run`.
+        delivery: DVC's command that brings the outputs to the remote; default: `push` of the stage.
+        key: of the checkpoints there; empty: nothing is exchanged.
         environment: variables for it.
     """
 
     folder: Path
     limit: float
     jobs: int | None = None
-    places: Path | None = None
+    slots: Path | None = None
     seen: str = ""
     commit: str = ""
     packages: dict[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ("repro", "--single-item")
+    delivery: tuple[str, ...] = ()
+    key: str = ""
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def shared(self) -> bool:
-        """Whether this process sees the folder of who asks."""
+        """Whether this process sees the coordinator's folder."""
         return not self.seen or (self.folder / self.seen).is_file()
 
 
-def _may_pass(_task: object, _run: object, state: State) -> bool:
-    """Whether another attempt may succeed: the stage was killed, or DVC was busy."""
-    return isinstance(state.result(raise_on_failure=False), stage.KilledError | stage.BusyError)
+def _may_pass(_task: object, run: TaskRun, state: State) -> bool:
+    """Whether another attempt may succeed: the stage was killed, or DVC was busy, or its remote away."""
+    error = state.result(raise_on_failure=False)
+    if run.run_count > len(RETRY_SECONDS):
+        return isinstance(error, stage.AwayError)
+    return isinstance(error, stage.KilledError | stage.BusyError)
 
 
-@task(
-    name="stage",
+_retrying = partial(
+    task,
     task_run_name="{name}",
-    retries=len(RETRY_SECONDS),
+    retries=AWAY_RETRIES,
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=_may_pass,
     persist_result=False,
 )
+
+
+@_retrying(name="stage")
 def run_stage(name: str, order: Order) -> str:
     """One stage of DVC's graph; "done" or "unchanged"."""
-    return _run_stage(name, order)  # what Dask sends by value must not name the context variable
+    return _run_stage(name, order)  # Dask sends a task's function by value, this one by its name
 
 
 def _run_stage(name: str, order: Order) -> str:
-    session = _session.get() or Session()
-    say, progress = get_run_logger().info, artifacts.Progress(name)
+    session, say = _session.get() or Session(), get_run_logger().info
+    terminal, progress = session.terminal, artifacts.Progress(name)
 
     def on_line(line: str) -> None:
         say(line)
         progress.line(line)
-        if session.terminal:
-            session.terminal.line(name, line)
+        if terminal:
+            terminal.line(name, line)
 
-    def run_in(folder: Path, environment: dict[str, str] = {}) -> str:  # noqa: B006, not changed
-        if session.terminal:
-            session.terminal.start(name)
+    def run_in(folder: Path, environment: Mapping[str, str]) -> str:
+        if terminal:
+            terminal.start(name)
         return stage.run(
             name, on_line, words=order.words, folder=folder, environment=order.environment | environment,
             limit=order.limit, stopping=session.stopping,
         )  # fmt: skip
 
-    if order.packages and (other := health.differences(order.packages)):
+    if other := health.differences(order.packages):
         raise stage.StageError(f"{name} was not run: worker {_worker()} has other versions: {other}")
-    if not order.shared:
-        return _run_far(name, order, run_in, say)
-    if order.places is None:
-        return run_in(order.folder)
-    with session.turn, placement.place(order.places, order.jobs, session.stopping) as environment:
-        return run_in(order.folder, environment)
+    slot = placement.dask_slot()
+    if order.slots:
+        slot = placement.slot(order.slots, order.jobs, session.stopping)
+    with session.turn, slot as environment, _folder(order, say) as folder:
+        run_here = partial(run_in, folder, environment)
+        if order.key:
+            key = _key(name, order.key)
+            delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
+            return exchange.run(name, folder, key, run_here, say, delivery)
+        return run_here()
 
 
-def _run_far(name: str, order: Order, run_in: Callable[[Path], str], say: Callable[[str], None]) -> str:
-    """A stage on a worker without the file system of who asks: from git and the DVC remote, and back."""
+@contextlib.contextmanager
+def _folder(order: Order, say: Callable[[str], None]) -> Iterator[Path]:
+    """The folder to run a stage in: a worker without the coordinator's file system opens a workspace."""
+    if order.shared:
+        yield order.folder
+        return
     try:
         clone = workspace.base()
         commit = workspace.resolve(clone, order.commit)
-        owner = re.sub(r"[^A-Za-z0-9-]+", "-", f"{_worker()}-{commit[:12]}")
-        with workspace.opened(clone, commit, owner, say) as folder:
-            pushed = ("push", "--run-cache", "--with-deps", name)
-            key = _checkpoints(commit, name)
-            return exchange.run(name, folder, key, lambda: run_in(folder), say, (pushed,))
+        with workspace.opened(clone, commit, f"{_worker()}-{commit[:12]}", say) as folder:
+            yield folder
     except ValueError as error:
-        raise stage.StageError(f"{name} was not run on {_worker()}: {error}") from None
+        raise stage.StageError(f"worker {_worker()}: {error}") from None
 
 
-def _one_run(profile: str, commit: str) -> dict[str, str]:
-    # A training that moves to another worker stays one run in MLflow.
-    return {"LAMBDANET_WORKSPACE": f"reproduce:{profile}:{commit}"}
-
-
-def _checkpoints(commit: str, name: str) -> str:
-    return f"{commit[:12]}/{re.sub(r'[^A-Za-z0-9@.-]+', '-', name)}"
+def _key(name: str, key: str) -> str:
+    return f"{key}/{re.sub(r'[^A-Za-z0-9@.-]+', '-', name)}"
 
 
 def _worker() -> str:
     from distributed import get_worker
 
-    return f"{socket.gethostname()}-{get_worker().name}"
+    return re.sub(r"[^A-Za-z0-9-]+", "-", f"{socket.gethostname()}-{get_worker().name}")
 
 
 @task(name="look for a shared file system", persist_result=False)
 def is_shared(order: Order) -> bool:
-    """Whether a worker sees the folder of who asks."""
+    """Whether a worker sees the coordinator's folder."""
     return order.shared
 
 
@@ -210,14 +203,14 @@ def reproduce(
         profile: Scale of the pipeline, a folder of the project; empty: the root's.
         targets: Stages as `dvc repro` takes them, or kinds such as `train`; none: all.
         jobs: Stages at once; empty: one a GPU, else one a core.
-        where: local, dask:ADDRESS, slurm[:QUEUE], ssh:HOST,HOST or cuda.
+        where: local, dask:ADDRESS, slurm[:QUEUE] or ssh:HOST,HOST.
         dry_run: Only list what would be run, and why.
         limit_hours: Longest time that one stage may take.
     """
     try:
         file = graph.dvc_file(profile)
         with workspace.alone(file):
-            wanted = graph.load(file, targets)
+            wanted = _wanted(file, targets)
             if dry_run or not wanted.to_run():
                 for line in wanted.plan():
                     get_run_logger().info(line)
@@ -229,48 +222,75 @@ def reproduce(
     return Failed(message=f"{len(bad)} of {len(ended)} stages did not end well. {bad[0]}") if bad else ended
 
 
+def _wanted(file: str, targets: list[str]) -> graph.Graph:
+    # Dask sends the flow's function by value, which must not name a context variable.
+    return known.get() or graph.load(file, targets)
+
+
 def _reproduce(
     wanted: graph.Graph, profile: str, jobs: int | None, where: str, limit: float
 ) -> dict[str, str]:
-    stages, here = wanted.to_run(), Path.cwd()
-    places = workspace.temporary(here) / "places"
-    order = local = Order(here, limit, jobs, places)
-    if where != placement.LOCAL:
+    stages, here, session = wanted.to_run(), Path.cwd(), Session()
+    order = local = Order(here, limit, jobs, workspace.temporary(here) / "slots")
+    if where == placement.LOCAL:
+        session.turn = threading.Semaphore(len(placement.slots(jobs)))
+    else:
         commit = workspace.resolve(here, "")
         order = Order(here, limit, seen=_sign(here), commit=commit, packages=health.installed())
-    session = Session(
-        Terminal(list(stages), Path("runs", profile, "reproduce.log")),
-        threading.Semaphore(len(placement.places(jobs)) if order is local else len(stages)),
-    )
+    session.terminal = Terminal(list(stages), Path("runs", profile, "reproduce.log"))
     with placement.task_runner(where, jobs, len(stages)) as runner, _running(session):
-        shared = order is local or runner.submit(is_shared, {"order": order}).result()
-        if not shared:
+        if order is local or runner.submit(is_shared, {"order": order}).result():
+            ended = run_all(runner, run_stage, stages, session, order=order)
+        else:
             workspace.pushed_commit(here)
-            exchange.Beside(here, "")
-            order = replace(order, words=("repro", "--pull"), environment=_one_run(profile, commit))
-        there = {name: needs for name, needs in stages.items() if shared or name not in wanted.local}
-        ended = _run_there(runner, there, order, session)
-        if not shared:
-            ended |= _collect(
-                ended, {name: stages[name] for name in stages.keys() - there.keys()}, order, local
-            )
+            exchange.Beside(here, "")  # there is a remote
+            # A training that moves to another worker stays one run in MLflow.
+            environment = {"LAMBDANET_WORKSPACE": f"reproduce:{profile}:{commit}"}
+            order = replace(order, words=("repro", "--pull"), key=commit[:12], environment=environment)
+            there = {name: needs for name, needs in stages.items() if name not in wanted.local}
+            ended = run_all(runner, run_stage, there, session, order=order)
+            bring([name for name, how in ended.items() if how in GOOD], order)
+            for name in (one for one in stages if one in wanted.local):
+                ended[name] = f"{name} was not run, as what it needs failed"
+                if all(ended[need] in GOOD for need in stages[name]):
+                    state = run_stage.with_options(tags=tags(name))(name, local, return_state=True)
+                    ended[name] = str(state.result(raise_on_failure=False))
+                session.terminal.end(name, ended[name])
     artifacts.results(ended, profile)
     return ended
 
 
-def _run_there(
-    runner: TaskRunner, stages: dict[str, frozenset[str]], order: Order, session: Session
+@_retrying(name="bring results here", task_run_name="bring results here")
+def bring(names: list[str], order: Order) -> None:
+    """Pull the outputs and logs of stages that workers without this file system ran."""
+    with exchange.reaching("bringing results here"):
+        for name in names:
+            exchange.Beside(order.folder, _key(name, order.key)).fetch(exchange.LOGS)
+        if names:
+            stage.run(names[-1], words=("repro", "--pull", *names[:-1]), stopping=_session.get().stopping)
+
+
+def run_all(
+    runner: TaskRunner, one: Task, stages: dict[str, frozenset[str]], session: Session, **words: Any
 ) -> dict[str, str]:
-    """Submit stages to a task runner, each when what it needs has ended well; how they ended."""
+    """Submit a task a stage to a task runner, each when what it needs has ended well; how they ended.
+
+    Args:
+        runner: of Prefect.
+        one: the task; gets the stage as `name`, and `words`.
+        stages: stage to the stages that it needs, these first.
+        session: whose terminal shows how they end.
+        **words: the task's other parameters.
+    """
     futures: dict[str, PrefectFuture] = {}
     for name, needs in stages.items():
-        tagged = run_stage.with_options(tags=tags(name))
-        futures[name] = runner.submit(
-            tagged, {"name": name, "order": order}, wait_for=[futures[need] for need in sorted(needs)]
-        )
-        futures[name].add_done_callback(lambda future, name=name: session.ended(name, _ending(name, future)))
-    for future in futures.values():
-        future.wait()
+        tagged = one.with_options(tags=tags(name))
+        needed = [futures[need] for need in sorted(needs)]
+        futures[name] = runner.submit(tagged, {"name": name, **words}, wait_for=needed)
+        if session.terminal:
+            futures[name].add_done_callback(
+                lambda future, name=name: session.terminal.end(name, _ending(name, future))
+            )
     return {name: _ending(name, future) for name, future in futures.items()}
 
 
@@ -283,33 +303,6 @@ def _ending(name: str, future: PrefectFuture) -> str:
         return str(future.result(raise_on_failure=False))
     except Exception as error:  # Dask's own, of a worker that was lost too often
         return f"{name} failed: {' '.join(str(error).split())[:300]}"
-
-
-def _collect(
-    ended: dict[str, str], left: dict[str, frozenset[str]], order: Order, local: Order
-) -> dict[str, str]:
-    """Bring outputs and logs here, and run the stages whose outputs DVC does not exchange."""
-    session = _session.get()
-    say = session.terminal.say
-    good = [name for name, how in ended.items() if how in GOOD]
-    for name in good:
-        beside = exchange.Beside(local.folder, _checkpoints(order.commit, name))
-        exchange.patiently(lambda beside=beside: beside.fetch(exchange.LOGS), "fetching logs", say)
-    if good:
-        words = ("repro", "--pull", *good[:-1])
-        exchange.patiently(
-            lambda: stage.run(good[-1], words=words, stopping=session.stopping), "pulling outputs", say
-        )
-    found: dict[str, str] = {}
-    for name, needs in left.items():
-        lacking = sorted(need for need in needs if (ended | found).get(need) not in GOOD)
-        if lacking:
-            found[name] = f"{name} was not run, as {lacking[0]} failed"
-        else:
-            state = run_stage.with_options(tags=tags(name))(name, local, return_state=True)
-            found[name] = str(state.result(raise_on_failure=False))
-        session.ended(name, found[name])
-    return found
 
 
 def tags(name: str) -> list[str]:
@@ -351,53 +344,34 @@ def train(
         with workspace.opened(clone, commit, key, say) as folder, _running(Session()):
             file = graph.dvc_file(profile, folder)
             name, settings = graph.training(folder, file, noise, model, seed)
-            experiment = f"{noise}-{model}-{seed}-{key}" if settings or overrides else ""
-            order = _training_order(
-                clone, folder, key, experiment, [*settings, *overrides], 3600 * limit_hours
-            )
-            return {name: _train(name, order, clone, key, experiment)}
+            settings += overrides
+            experiment = f"{noise}-{model}-{seed}-{key}" if settings else ""
+            ended = "unchanged"
+            if not experiment or experiment not in workspace.experiments(folder):
+                order = _training_order(clone, folder, key, experiment, settings, 3600 * limit_hours)
+                ended = run_stage.with_options(tags=tags(name))(name, order)
+            if experiment:
+                workspace.git(folder, "push", "--quiet", "clone", workspace.experiments(folder)[experiment])
+                say(f"experiment {experiment}: `dvc exp show`, `dvc exp apply {experiment}`")
     except (ValueError, stage.StageError) as error:
         return Failed(message=str(error))
+    artifacts.mlflow_link(name)
+    return {name: ended}
 
 
 def _training_order(
     clone: Path, folder: Path, key: str, experiment: str, settings: list[str], limit: float
 ) -> Order:
-    words = ("repro",)
-    if experiment:
-        words = ("exp", "run", "--name", experiment, *(f"--set-param={one}" for one in settings))
-    if graph.remote(folder):
-        words = (*words, "--pull")
+    """Train in a workspace; the result is then in the clone's cache, and at the remote if there is one."""
     environment = {"LAMBDANET_WORKSPACE": f"train:{key}"}  # one run in MLflow, on whatever worker
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{clone / 'mlflow.db'}"
-    places = workspace.temporary(clone) / "places"
-    return Order(folder, limit, places=places, words=words, environment=environment)
-
-
-def _train(name: str, order: Order, clone: Path, key: str, experiment: str) -> str:
-    """Train in a workspace; what was made is then in the clone's cache, and at the remote if there is one."""
-    if experiment and experiment in workspace.experiments(order.folder):
-        ended = "unchanged"
-    else:
-        ended = _delivered(name, order, key, experiment)
+    slots = workspace.temporary(clone) / "slots"
+    order = Order(folder, limit, slots=slots, words=("repro",), environment=environment)
     if experiment:
-        workspace.git(
-            order.folder, "push", "--quiet", "clone", workspace.experiments(order.folder)[experiment]
-        )
-        get_run_logger().info(f"experiment {experiment}: `dvc exp show`, `dvc exp apply {experiment}`")
-    artifacts.mlflow_link(name)
-    return ended
-
-
-def _delivered(name: str, order: Order, key: str, experiment: str) -> str:
-    tagged, say = run_stage.with_options(tags=tags(name)), get_run_logger().info
-    if not graph.remote(order.folder):
-        return tagged(name, order)
-    delivery = ("push", "--run-cache", "--with-deps", name)
-    if experiment:
-        delivery = ("exp", "push", "--force", "origin", experiment)
-    return exchange.run(name, order.folder, key, lambda: tagged(name, order), say, (delivery,))
+        words = ("exp", "run", "--name", experiment, *(f"--set-param={one}" for one in settings))
+        order = replace(order, words=words, delivery=("exp", "push", "--force", "origin", experiment))
+    return replace(order, words=(*order.words, "--pull"), key=key) if graph.remote(folder) else order
 
 
 def _sign(folder: Path) -> str:

@@ -1,7 +1,10 @@
 """The graph of one dvc.yaml: its stages, what they need, what is out of date. Only this file imports dvc."""
 
+import contextlib
+import functools
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DVC_FILE = "dvc.yaml"
 UP_TO_DATE = "Data and pipelines are up to date."
 BUSY_SECONDS = 600  # another `dvc` holds the lock while it commits outputs
+# The stage of a training: its address without the seed, the run, the seed.
+TRAINING = re.compile(r"((?:.*:)?train[\w-]*@(.+)-)(\d+)")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Graph:
 
     def why(self, name: str) -> str:
         """Why a stage of `to_run` is there."""
-        return self.reasons.get(name) or f"after {', '.join(sorted(self.needs[name] & self.to_run().keys()))}"
+        return self.reasons.get(name) or f"after {', '.join(sorted(self.to_run()[name]))}"
 
     def plan(self) -> list[str]:
         """What would be run, and why, a line each."""
@@ -53,7 +58,7 @@ def dvc_file(profile: str, folder: Path = Path()) -> str:
     Raises:
         ValueError: there is no such profile.
     """
-    if not _has_graph(folder):
+    if not (folder / DVC_FILE).is_file():
         raise ValueError(f"{folder.resolve()} has no dvc.yaml; run this in the project's folder")
     if not profile or profile == root_profile(folder):
         return DVC_FILE
@@ -63,22 +68,21 @@ def dvc_file(profile: str, folder: Path = Path()) -> str:
 
 
 def root_profile(folder: Path) -> str:
-    """The name of the profile that a folder's own dvc.yaml runs, `paper` where none stands there."""
-    path = folder / "profile.yaml"
-    found = _yaml(path).get("profile") if path.is_file() else None
+    """The name of the profile that a folder's dvc.yaml runs, `paper` without a profile.yaml."""
+    found = _yaml(folder / "profile.yaml").get("profile")
     return found if isinstance(found, str) else "paper"
 
 
 def profiles(folder: Path) -> list[str]:
     """The profiles of a project: its root's, and each folder with a dvc.yaml and a profile.yaml."""
-    below = sorted(path.parent.name for path in folder.glob("*/profile.yaml") if _has_graph(path.parent))
-    return [root_profile(folder), *below]
+    below = [path.parent for path in folder.glob("*/profile.yaml") if (path.parent / DVC_FILE).is_file()]
+    return [root_profile(folder), *sorted(one.name for one in below)]
 
 
+@functools.cache
 def names(section: str) -> list[str]:
     """The names in a section of this project's params.yaml."""
-    path = ROOT / "params.yaml"
-    return list(_yaml(path).get(section) or {}) if path.is_file() else []
+    return list(_yaml(ROOT / "params.yaml").get(section) or {})
 
 
 def load(file: str = DVC_FILE, targets: list[str] | tuple[str, ...] = ()) -> Graph:
@@ -92,24 +96,17 @@ def load(file: str = DVC_FILE, targets: list[str] | tuple[str, ...] = ()) -> Gra
         ValueError: there is no such stage, or dvc.yaml or params.yaml cannot be resolved.
     """
     import networkx
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.repo.index import Index
 
-    try:
-        with Repo() as repo:
-            whole = Index.from_file(repo, file).graph
-            wanted = _wanted(whole, file, targets)
-            below = {one for stage in wanted for one in networkx.descendants(whole, stage)}
-            graph = whole.subgraph(wanted | below)
-            # From what is depended on to what depends; DVC's edges point the other way.
-            order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=_address))
-            needs = {_address(one): frozenset(map(_address, graph.successors(one))) for one in order}
-            reasons = _reasons(repo, order)
-            local = frozenset(_address(one) for one in graph if not _exchanged(one))
-    except (DvcException, yaml.YAMLError) as error:
-        raise ValueError(f"DVC: {' '.join(str(error).split())}") from None
-    return Graph(needs, reasons, local)
+    with _opened(Path(), file) as (repo, index):
+        whole = index.graph
+        wanted = _wanted(whole, file, targets)
+        below = {one for stage in wanted for one in networkx.descendants(whole, stage)}
+        graph = whole.subgraph(wanted | below)
+        # From what is depended on to what depends; DVC's edges point the other way.
+        order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=_address))
+        needs = {_address(one): frozenset(map(_address, graph.successors(one))) for one in order}
+        local = frozenset(_address(one) for one in graph if not _exchanged(one))
+        return Graph(needs, _reasons(repo, order), local)
 
 
 def remote(folder: Path) -> tuple[Any, str] | None:
@@ -130,53 +127,47 @@ def cache(folder: Path) -> Path:
     from dvc.repo import Repo
 
     with Repo(folder) as repo:
-        path = Path(repo.cache.local.path)
-        return path.parent.parent if path.parts[-2:] == ("files", "md5") else path
-
-
-def stages(folder: Path, file: str = DVC_FILE) -> list[str]:
-    """The addresses of the stages of a project's dvc.yaml, without a look at their state.
-
-    Raises:
-        ValueError: dvc.yaml or params.yaml cannot be resolved.
-    """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.repo.index import Index
-
-    try:
-        with Repo(folder) as repo:
-            own = "" if file == DVC_FILE else f"{file}:"
-            return [f"{own}{one.name}" for one in Index.from_file(repo, str(folder / file)).stages]
-    except (DvcException, yaml.YAMLError) as error:
-        raise ValueError(f"DVC: {' '.join(str(error).split())}") from None
+        return Path(repo.cache.local.path).parents[1]  # of files/md5
 
 
 def training(folder: Path, file: str, noise: str, model: str, seed: int) -> tuple[str, list[str]]:
     """The stage that trains a model on a noise with a seed, and the parameters to set for another seed.
 
     Raises:
-        ValueError: no stage trains this model on this noise.
+        ValueError: no stage trains this model on this noise, or dvc.yaml or params.yaml cannot be resolved.
     """
-    pattern = re.compile(r"((?:.*:)?train[\w-]*@(.+)-)(\d+)")
-    known = [match for name in stages(folder, file) if (match := pattern.fullmatch(name))]
+    with _opened(folder, file) as (_repo, index):
+        addresses = [one.name if file == DVC_FILE else f"{file}:{one.name}" for one in index.stages]
+    known = [match for address in addresses if (match := TRAINING.fullmatch(address))]
     found = {match[3]: match[1] for match in known if match[2] == f"{noise}-{model}"}
     if not found:
         there = ", ".join(dict.fromkeys(match[2] for match in known))
         raise ValueError(f"{file} has no training of {model!r} on {noise!r}; there are {there or 'none'}")
     if str(seed) in found:
         return f"{found[str(seed)]}{seed}", []
-    own = (Path(file).parent / "profile.yaml").as_posix()
-    has_seeds = (folder / own).is_file() and "seeds" in _yaml(folder / own)
-    return f"{next(iter(found.values()))}{seed}", [
-        f"{own}:seeds=[{seed}]" if has_seeds else f"seeds=[{seed}]"
-    ]
+    profile = (Path(file).parent / "profile.yaml").as_posix()
+    setting = f"seeds=[{seed}]"
+    if "seeds" in _yaml(folder / profile):
+        setting = f"{profile}:{setting}"
+    return f"{next(iter(found.values()))}{seed}", [setting]
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, file: str) -> Iterator[tuple[Any, Any]]:
+    """A project's `dvc.repo.Repo`, and the index of one of its dvc.yaml; DVC's errors become ValueErrors."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.index import Index
+
+    try:
+        with Repo(folder) as repo:
+            yield repo, Index.from_file(repo, str(folder / file))
+    except (DvcException, yaml.YAMLError) as error:
+        raise ValueError(f"DVC: {' '.join(str(error).split())}") from None
 
 
 def _wanted(graph: Any, file: str, targets: list[str] | tuple[str, ...]) -> set:
-    if not targets:
-        return set(graph)
-    found = set()
+    found = set() if targets else set(graph)
     for target in targets:
         name = target.removeprefix(f"{file}:")
         chosen = {one for one in graph if name in (one.name, one.name.partition("@")[0])}
@@ -205,20 +196,18 @@ def _reason(said: list) -> str:
     """DVC's status of a stage in one line: [{"changed deps": {"a.py": "modified"}}, "changed checksum"]."""
     parts = []
     for one in said:
-        if isinstance(one, dict):
-            for kind, entries in one.items():
-                paths = [f"{path} {how}" if isinstance(how, str) else path for path, how in entries.items()]
-                more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
-                parts.append(f"{kind}: {', '.join(paths[:2])}{more}")
-        else:
+        for kind, entries in one.items() if isinstance(one, dict) else ():
+            paths = [f"{path} {how}" if isinstance(how, str) else path for path, how in entries.items()]
+            more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
+            parts.append(f"{kind}: {', '.join(paths[:2])}{more}")
+        if isinstance(one, str):
             parts.append("changed command" if one == "changed checksum" else one)
     return "; ".join(parts)
 
 
 def _exchanged(stage: Any) -> bool:
     """Whether DVC's run-cache and remote take this stage: see "Run cache" in DVC's documentation."""
-    outs = stage.outs
-    cached = bool(outs) and all(one.use_cache and not one.persist for one in outs)
+    cached = bool(stage.outs) and all(one.use_cache and not one.persist for one in stage.outs)
     return bool(stage.deps) and cached and not stage.always_changed
 
 
@@ -226,10 +215,6 @@ def _address(stage: Any) -> str:
     return stage.addressing
 
 
-def _has_graph(folder: Path) -> bool:
-    return (folder / DVC_FILE).is_file()
-
-
 def _yaml(path: Path) -> dict:
-    found = yaml12.read(path)
+    found = yaml12.read(path) if path.is_file() else None
     return found if isinstance(found, dict) else {}

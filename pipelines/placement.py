@@ -1,13 +1,14 @@
-"""Where stages run: places on this machine, one a GPU or a core, or a Dask cluster's workers."""
+"""Where stages run: slots of this machine, one a GPU or a core, or a Dask cluster's workers."""
 
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import psutil
@@ -18,54 +19,69 @@ if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
 LOCAL = "local"
-_NO_PAGES = {"dashboard_address": "127.0.0.1:0"}  # Dask's own listen on all addresses
+WHERE = "local, dask:ADDRESS, slurm[:QUEUE] or ssh:HOST,HOST"
 MEMORY = 2 * 2**30  # bytes for a stage on a CPU
 _UUID = re.compile(r"^GPU \d+: .*\(UUID: (GPU-[\w-]+)\)", re.MULTILINE)
-WHERE = "local, dask:ADDRESS, slurm[:QUEUE], ssh:HOST,HOST or cuda"
+_NO_PAGES = {"dashboard_address": "127.0.0.1:0"}  # Dask's default listens on all addresses
+_dask_worker = threading.Lock()
 
 
 def gpus() -> list[str]:
     """The GPUs that this process may use, by UUID or as CUDA_VISIBLE_DEVICES names them."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return []
-    return _UUID.findall(listed)  # a MIG slice stands in an indented line below its card
+        listed = ""
+    cards = _UUID.findall(listed)  # a MIG slice stands in an indented line below its card
+    if visible is None:
+        return cards
+    named = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    # Jobs that a cluster gives different cards may all call theirs 0.
+    return [cards[int(name)] if name.isdigit() and int(name) < len(cards) else name for name in named]
 
 
-def places(jobs: int | None = None) -> list[tuple[str, dict[str, str]]]:
-    """The names of the places for stages on this machine, with the environment of a stage there.
+def slots(jobs: int | None = None) -> list[tuple[str, dict[str, str]]]:
+    """The names of this machine's slots, with the environment of a stage there.
 
     Args:
         jobs: how many; default: one a GPU, else one a core as far as there is memory.
     """
-    cards = gpus()
-    if not cards:
-        fit = min(available(), psutil.virtual_memory().available // MEMORY)
-        return [(f"cpu-{number}", {}) for number in range(jobs or max(1, fit))]
-    numbers = range(jobs or len(cards))
-    named = [(cards[number % len(cards)], number // len(cards)) for number in numbers]
-    return [(f"{card}-{number}".replace("/", "-"), {"CUDA_VISIBLE_DEVICES": card}) for card, number in named]
+    cards, cores = gpus(), _cores()
+    names = cards or [f"cpu-{core}" for core in cores]
+    fit = len(cards) or max(1, min(len(cores), psutil.virtual_memory().available // MEMORY))
+    found = []
+    for number in range(jobs or fit):
+        turn, place = divmod(number, len(names))
+        environment = {"CUDA_VISIBLE_DEVICES": names[place]} if cards else {}
+        found.append((f"{names[place]}-{turn}".replace("/", "-"), environment))
+    return found
 
 
 def available() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use."""
+    return len(_cores())
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 @contextlib.contextmanager
-def place(folder: Path, jobs: int | None, stopping: threading.Event) -> Iterator[dict[str, str]]:
-    """Wait for a free place and hold it for the time of the block; yields the stage's environment.
+def slot(folder: Path, jobs: int | None, stopping: threading.Event) -> Iterator[dict[str, str]]:
+    """Wait for a free slot and hold it for the time of the block; yields the stage's environment.
 
-    Places are locks in a folder, so that all runs on this machine share them; a killed process frees its own.
+    Slots are locks in a folder, so that all runs of a clone on this machine share them; a killed process
+    frees its slot.
 
     Raises:
         StoppedError: `stopping` was set meanwhile.
     """
+    folder = folder / socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True)
-    found = places(jobs)
+    found = slots(jobs)
     while not stopping.is_set():
         for name, environment in found:
             lock = filelock.FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
@@ -82,12 +98,27 @@ def place(folder: Path, jobs: int | None, stopping: threading.Event) -> Iterator
     raise stage.StoppedError("stopped before it began")
 
 
+@contextlib.contextmanager
+def dask_slot() -> Iterator[dict[str, str]]:
+    """A slot on a Dask worker, which runs one stage at a time; yields the stage's environment.
+
+    Workers that `lambdanet cluster workers` started share the slots of their machine with its other runs.
+    """
+    with _dask_worker:
+        if not (count := os.environ.get("LAMBDANET_SLOTS")):
+            yield {}
+            return
+        folder = workspace.temporary(workspace.base()) / "slots"
+        with slot(folder, int(count), threading.Event()) as environment:
+            yield environment
+
+
 def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
-    """Prefect's task runner for a place; see `WHERE`.
+    """Prefect's task runner for a place.
 
     Args:
-        where: "local", a running scheduler's address, or a cluster to start.
-        jobs: workers of a cluster that is started here; default: as many as there is work for, at most 16.
+        where: see `WHERE`: a running scheduler's address, or a cluster to start.
+        jobs: workers of a Slurm cluster; default: as many as there is work for, at most 16.
         stages: how many stages there are.
 
     Raises:
@@ -99,61 +130,59 @@ def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
         return ThreadPoolTaskRunner(max_workers=max(1, stages))  # a thread waits for what its stage needs
     kind, _, rest = where.partition(":")
     try:
+        import dask
         from prefect_dask import DaskTaskRunner
 
-        settings = _dask(kind, rest, jobs or min(stages, 16))
+        # A worker that dies takes its stage with it three times by default before Dask gives the stage up.
+        dask.config.set({"distributed.scheduler.allowed-failures": 10})
+        if kind == "dask" and rest:
+            return DaskTaskRunner(address=rest if "://" in rest else f"tcp://{rest}")
+        if kind == "slurm":
+            return DaskTaskRunner(**_slurm(rest, jobs or min(stages, 16)))
+        if kind == "ssh" and rest:
+            return DaskTaskRunner(**_ssh(rest.split(",")))
     except ImportError as error:
         raise ValueError(f"--where {kind} needs {error.name}: pip install 'lambdanet[dask]'") from None
-    return DaskTaskRunner(**settings)
+    raise ValueError(f"--where {where} is not one of {WHERE}")
 
 
-def _dask(kind: str, rest: str, jobs: int) -> dict:
+def _slurm(queue: str, jobs: int) -> dict[str, Any]:
     import dask
+    from dask_jobqueue import SLURMCluster
     from distributed.security import Security
 
-    # A worker that dies takes its stage with it three times by default before Dask gives the stage up.
-    dask.config.set({"distributed.scheduler.allowed-failures": 10})
-    if kind == "dask" and rest:
-        return {"address": rest if "://" in rest else f"tcp://{rest}"}
-    if kind == "slurm":
-        from dask_jobqueue import SLURMCluster
+    # cores, memory, walltime, job_extra_directives: the section jobqueue.slurm of Dask's configuration.
+    settings = {
+        "cores": 1,
+        "processes": 1,
+        "memory": dask.config.get("jobqueue.slurm.memory") or "16GB",
+        "security": Security.temporary(),
+        "shared_temp_directory": str(workspace.temporary(Path.cwd())),
+        "scheduler_options": _NO_PAGES,
+    } | ({"queue": queue} if queue else {})
+    return {
+        "cluster_class": SLURMCluster,
+        "cluster_kwargs": settings,
+        "adapt_kwargs": {"minimum": 1, "maximum": jobs},
+    }
 
-        # cores, memory, walltime, job_extra_directives: the section jobqueue.slurm of Dask's configuration.
-        queue = {"queue": rest} if rest else {}
-        shared = str(workspace.temporary(Path.cwd()))
-        keys = {"security": Security.temporary(), "shared_temp_directory": shared}
-        settings = {"cores": 1, "processes": 1, "memory": dask.config.get("jobqueue.slurm.memory") or "16GB"}
-        return {
-            "cluster_class": SLURMCluster,
-            "cluster_kwargs": settings | queue | keys | {"scheduler_options": _NO_PAGES},
-            "adapt_kwargs": {"minimum": 1, "maximum": jobs},
-        }
-    if kind == "ssh" and rest:
-        from distributed import SSHCluster
 
-        hosts, security = rest.split(","), Security.temporary()
-        # The hosts' processes take these from Dask's configuration here, which SSHCluster sends them.
-        dask.config.set({"distributed.comm.require-encryption": True} | {
-            f"distributed.comm.tls.{role}.{part}": value
-            for role in ("scheduler", "worker", "client")
-            for part, value in security.get_tls_config_for_role(role).items() if part in ("key", "cert")
-        } | {"distributed.comm.tls.ca-file": security.tls_ca_file})  # fmt: skip
-        worker = {"nthreads": 1, "n_workers": 1}
-        scheduler = {"protocol": "tls://", **_NO_PAGES}
-        return {
-            "cluster_class": SSHCluster,
-            "cluster_kwargs": {
-                "hosts": [hosts[0], *hosts],
-                "worker_options": worker,
-                "scheduler_options": scheduler,
-                "security": security,
-            },
-        }
-    if kind == "cuda":
-        from dask_cuda import LocalCUDACluster
+def _ssh(hosts: list[str]) -> dict[str, Any]:
+    import dask
+    from distributed import SSHCluster
+    from distributed.security import Security
 
-        return {
-            "cluster_class": LocalCUDACluster,
-            "cluster_kwargs": {"CUDA_VISIBLE_DEVICES": gpus(), "threads_per_worker": 1},
-        }
-    raise ValueError(f"--where {kind}{':' * bool(rest)}{rest} is not one of {WHERE}")
+    security = Security.temporary()
+    # The hosts' processes take these from Dask's configuration here, which SSHCluster sends them.
+    tls = {"distributed.comm.require-encryption": True, "distributed.comm.tls.ca-file": security.tls_ca_file}
+    for role in ("scheduler", "worker", "client"):
+        found = security.get_tls_config_for_role(role)
+        tls |= {f"distributed.comm.tls.{role}.{part}": found[part] for part in ("key", "cert")}
+    dask.config.set(tls)
+    settings = {
+        "hosts": [hosts[0], *hosts],  # the first is the scheduler's
+        "worker_options": {"nthreads": 1, "n_workers": 1},
+        "scheduler_options": {"protocol": "tls://", **_NO_PAGES},
+        "security": security,
+    }
+    return {"cluster_class": SSHCluster, "cluster_kwargs": settings}

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # A training that is asked to stop writes a checkpoint first; Prefect kills a cancelled flow after 30 s.
@@ -37,6 +37,10 @@ class BusyError(StageError):
     """Another `dvc` had locked what the stage reads or writes; another attempt may succeed."""
 
 
+class AwayError(BusyError):
+    """DVC's remote did not answer; another attempt may succeed."""
+
+
 class StoppedError(StageError):
     """The stage was asked to stop."""
 
@@ -47,7 +51,7 @@ def run(
     *,
     words: tuple[str, ...] = ("repro", "--single-item"),
     folder: Path | None = None,
-    environment: dict[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     limit: float | None = None,
     stopping: threading.Event | None = None,
 ) -> str:
@@ -58,7 +62,7 @@ def run(
         on_line: called with each line that it prints.
         words: the `dvc` command instead of `repro --single-item`.
         folder: where; default: the current folder.
-        environment: variables for it, besides this process's own.
+        environment: variables for it, besides this process's.
         limit: seconds after which it is stopped.
         stopping: when set, the stage is asked to stop, with time to write a checkpoint.
 
@@ -71,14 +75,14 @@ def run(
         StoppedError: `stopping` was set.
         StageError: it failed, or took longer than its limit.
     """
-    if stopping and stopping.is_set():
+    stopping = stopping or threading.Event()
+    if stopping.is_set():
         raise StoppedError(f"{name} was stopped")
-    process = _start(name, words, folder, environment or {})
+    process = _start([*words, name], folder, environment or {})
     last: deque[str] = deque(maxlen=50)
-    ended, timed_out = threading.Event(), threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process, ended, limit, stopping, timed_out), daemon=True)
+    ended, late, ran = threading.Event(), threading.Event(), False
+    watcher = threading.Thread(target=_watch, args=(process, ended, limit, stopping, late), daemon=True)
     watcher.start()
-    ran = False
     try:
         for line in process.stdout:
             ran = ran or line.startswith((f"Running stage '{name}'", f"Stage '{name}' is cached"))
@@ -90,11 +94,14 @@ def run(
         watcher.join()
         _stop(process)
         process.stdout.close()
-    if status and stopping and stopping.is_set():
-        raise StoppedError(f"{name} was stopped")  # however it ended
     if status == 0:
         return "done" if ran else "unchanged"
-    raise _failure(name, "\n".join(last), status, limit if timed_out.is_set() else None)
+    if stopping.is_set():
+        raise StoppedError(f"{name} was stopped")  # however it ended
+    look = f"look at it with `dvc repro --single-item {name}`"
+    if late.is_set():
+        raise StageError(f"{name} took longer than its limit of {limit:.0f} s; {look}")
+    raise _failure(name, "\n".join(last), status, look)
 
 
 def progress(line: str) -> str:
@@ -103,15 +110,14 @@ def progress(line: str) -> str:
     return match[1] if match else ""
 
 
-def _start(
-    name: str, words: tuple[str, ...], folder: Path | None, environment: dict[str, str]
-) -> subprocess.Popen:
-    inherited = {key: value for key, value in os.environ.items() if key not in _THREADS or not _under_dask()}
+def _start(words: list[str], folder: Path | None, environment: Mapping[str, str]) -> subprocess.Popen:
+    dask = "distributed" in sys.modules
+    inherited = {key: value for key, value in os.environ.items() if not (dask and key in _THREADS)}
     # `python` in a stage's command is the Python that runs this.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # Without --wait-for-lock DVC discards a finished training when another stage holds its lock.
     return subprocess.Popen(
-        [*_DIE_WITH_PARENT, sys.executable, "-m", "dvc", "--wait-for-lock", *words, name],
+        [*_DIE_WITH_PARENT, sys.executable, "-m", "dvc", "--wait-for-lock", *words],
         cwd=folder,
         env=inherited | {"PATH": path, "DVC_NO_ANALYTICS": "1"} | environment,
         stdin=subprocess.DEVNULL,
@@ -123,38 +129,33 @@ def _start(
     )
 
 
-def _under_dask() -> bool:
-    return "distributed" in sys.modules
-
-
-def _failure(name: str, text: str, status: int, limit: float | None) -> StageError:
-    look = f"look at it with `dvc repro --single-item {name}`"
-    if limit is not None:
-        return StageError(f"{name} took longer than its limit of {limit:.0f} s; {look}")
+def _failure(name: str, text: str, status: int, look: str) -> StageError:
     errors = re.findall(r"^(?:error: |ERROR: |\w*Error\b).*", text, re.MULTILINE)
     said = next((line for line in errors if "failed to run: " not in line), "")
+    ended = re.search(r"exited with -?\d+", text)
+    how = ended[0] if ended else f"status {status}"
     if any(word in text for word in _MEMORY):
         return StageError(f"{name} ran out of memory ({said[:200]}); lower its batch_size, or run fewer jobs")
     if any(word in text for word in _BUSY):
         return BusyError(f"DVC was busy when it came to {name}; {look}")
-    ended = re.search(r"exited with -?\d+", text)
     if _KILLED.search(text) or status in (-signal.SIGKILL, -signal.SIGTERM):
-        return KilledError(f"{name} was killed ({ended[0] if ended else f'status {status}'}); {look}")
-    return StageError(f"{name} failed: {said[:300] or (ended[0] if ended else f'status {status}')}; {look}")
+        return KilledError(f"{name} was killed ({how}); {look}")
+    return StageError(f"{name} failed: {said[:300] or how}; {look}")
 
 
 def _watch(
     process: subprocess.Popen,
     ended: threading.Event,
     limit: float | None,
-    stopping: threading.Event | None,
-    timed_out: threading.Event,
+    stopping: threading.Event,
+    late: threading.Event,
 ) -> None:
+    """Stop a process that has to stop, or is late; end when it has ended."""
     began = time.monotonic()
     while not ended.wait(0.2):
         if limit is not None and time.monotonic() - began > limit:
-            timed_out.set()
-        if timed_out.is_set() or (stopping and stopping.is_set()):
+            late.set()
+        if late.is_set() or stopping.is_set():
             _stop(process)
             return
 

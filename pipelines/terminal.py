@@ -1,5 +1,6 @@
 """What the terminal shows of a `reproduce`: a few lines; everything the stages print goes to a log file."""
 
+import re
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from pipelines import stage
 
 REPORT_SECONDS = 60
 GOOD = ("done", "unchanged")
+MOST_FAILURES = 5  # that are shown; the log file has all
 
 
 class Terminal:
@@ -31,6 +33,7 @@ class Terminal:
         self.left = dict.fromkeys(names)  # in order, as a set
         self.ended: dict[str, str] = {}
         self.running: dict[str, tuple[float, str]] = {}
+        self.failures = 0
         self.began = self.reported = time.monotonic()
         self.lock = threading.RLock()
         self.live = Live(
@@ -69,16 +72,20 @@ class Terminal:
         with self.lock:
             if name in self.ended or name not in self.left:
                 return
-            self.running.pop(name, None)
+            began, _ = self.running.pop(name, (time.monotonic(), ""))
             self.ended[name] = how
-            if how not in GOOD:
-                self.note(how) if "was not run, as" in how else self.say(how, "bold red")
-            kind = _kind(name)
-            group = [one for one in self.left if _kind(one) == kind]
+            if how in GOOD:
+                self.note(f"{name} {how} in {duration(time.monotonic() - began)}")
+            elif "was not run, as" in how or self.failures >= MOST_FAILURES:
+                self.note(how)
+            else:
+                self.failures += 1
+                self.say(how, "bold red")
+            group = [one for one in self.left if kind(one) == kind(name)]
             if all(one in self.ended for one in group):
                 good = sum(self.ended[one] in GOOD for one in group)
                 place = f"[{len(self.ended)}/{len(self.left)}]"
-                self.say(f"{place} {kind}: {good} of {len(group)} done, {self._passed}")
+                self.say(f"{place} {kind(name)}: {good} of {len(group)} done, {self._passed}")
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line that stays."""
@@ -110,5 +117,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _kind(name: str) -> str:
+def seconds(log: Path) -> dict[str, float]:
+    """How long each stage took when it last ended well, by the log file of earlier runs."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    found = re.findall(r"^[\d:]{8} (\S+) done in ([\d:]+)$", text, re.MULTILINE)
+    return {
+        name: sum(60**place * int(part) for place, part in enumerate(reversed(took.split(":"))))
+        for name, took in found
+    }
+
+
+def kind(name: str) -> str:
+    """The kind of a stage: `train` of sample/dvc.yaml:train@speckle-dncnn-0."""
     return name.rpartition(":")[2].partition("@")[0]

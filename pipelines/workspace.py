@@ -14,12 +14,10 @@ from pathlib import Path
 
 import filelock
 
-from lambdanet import files, yaml12
 from pipelines import graph
 
 KEPT_DAYS = 14
-FETCH_SECONDS = 600
-WAITS = (1, 3, 10, 30)
+FETCH_WAITS = (1, 3, 10, 30)
 # What git says of a network that may come back; everything else, a wrong address or password, stays.
 _NETWORK = re.compile(
     "timed out|Could not resolve|Connection (reset|refused|closed)|Temporary failure|early EOF|hung up|"
@@ -69,19 +67,21 @@ def resolve(folder: Path, revision: str) -> str:
     Raises:
         WorkspaceError: there is no such revision, or origin does not answer.
     """
-    if not revision:
-        return git(folder, "rev-parse", "--verify", "HEAD^{commit}")
-    if not re.fullmatch(r"[\w./-]{1,200}", revision) or revision.startswith("-"):
+    if revision.startswith("-") or not re.fullmatch(r"[\w./-]{0,200}", revision):
         raise WorkspaceError(f"{revision!r} is no revision of git")
-    if re.fullmatch(r"[0-9a-f]{40}", revision):
+    if not revision or re.fullmatch("[0-9a-f]{40}", revision):
         with contextlib.suppress(WorkspaceError):
-            return git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+            return _commit(folder, revision or "HEAD")
     if git(folder, "remote"):
         fetch(folder)
     for name in (f"refs/remotes/origin/{revision}", revision):
         with contextlib.suppress(WorkspaceError):
-            return git(folder, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+            return _commit(folder, name)
     raise WorkspaceError(f"there is no revision {revision!r} here or at origin; push it, or name another")
+
+
+def _commit(folder: Path, revision: str) -> str:
+    return git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
 
 
 def fetch(folder: Path) -> None:
@@ -90,12 +90,11 @@ def fetch(folder: Path) -> None:
     Raises:
         WorkspaceError: origin refuses, or does not answer after several attempts.
     """
-    asked = time.time()
-    with filelock.FileLock(temporary(folder) / "fetch.lock", timeout=FETCH_SECONDS):
-        stamp = temporary(folder) / "fetched"
+    asked, stamp = time.time(), temporary(folder) / "fetched"
+    with filelock.FileLock(temporary(folder) / "fetch.lock"):
         if stamp.exists() and stamp.stat().st_mtime >= asked:
             return  # another process fetched while this one waited
-        for wait in (*WAITS, None):
+        for wait in (*FETCH_WAITS, None):
             try:
                 git(folder, "fetch", "--quiet", "origin")
             except WorkspaceError as error:
@@ -113,8 +112,7 @@ def pushed_commit(folder: Path) -> str:
     Raises:
         WorkspaceError: code or parameters differ from it, or `origin` does not have it.
     """
-    changed = [line[3:] for line in git(folder, "status", "--porcelain", "--", ".", *RESULTS).splitlines()]
-    if changed:
+    if changed := changes(folder):
         more = " and others" * (len(changed) > 5)
         raise WorkspaceError(
             f"uncommitted changes in {', '.join(changed[:5])}{more}: workers run what is committed and "
@@ -125,6 +123,11 @@ def pushed_commit(folder: Path) -> str:
     if not git(folder, "branch", "--remotes", "--contains", head):
         raise WorkspaceError(f"origin does not have commit {head[:12]}, and workers get it there: git push")
     return head
+
+
+def changes(folder: Path) -> list[str]:
+    """The files that differ from the commit, besides those that a run writes."""
+    return [line[3:] for line in git(folder, "status", "--porcelain", "--", ".", *RESULTS).splitlines()]
 
 
 @contextlib.contextmanager
@@ -140,44 +143,42 @@ def opened(clone: Path, commit: str, name: str, say: Callable[[str], None]) -> I
     Raises:
         WorkspaceError: git or DVC refuse.
     """
-    folders = temporary(clone) / "workspaces"
-    folders.mkdir(exist_ok=True)
-    folder, lock = folders / name, filelock.FileLock(folders / f"{name}.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"workspace {name} is in use by another run of the same; waiting for it")
-        lock.acquire()
-    try:
+    folder = temporary(clone) / "workspaces" / name
+    folder.parent.mkdir(exist_ok=True)
+    with _held(
+        filelock.FileLock(f"{folder}.lock", thread_local=False),
+        f"workspace {name} is in use by another run of the same; waiting for it",
+        say,
+    ):
         if not (folder / ".dvc").is_dir():
-            _forget_old(folders)
+            _forget_old(folder.parent)
             _make(clone, commit, folder)
         os.utime(folder)
-        mend(folder)
+        # A `dvc` that was killed leaves these half-written; the run-cache restores what the commit lacks.
+        git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+        (folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
         yield folder
-    finally:
-        lock.release()
 
 
 def _make(clone: Path, commit: str, folder: Path) -> None:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    git(clone, "clone", "--quiet", "--no-checkout", str(clone), str(part))
-    git(part, "checkout", "--quiet", "--detach", commit)
-    git(part, "remote", "rename", "origin", "clone")
+    git(clone, "clone", "--quiet", "--no-checkout", "--origin", "clone", str(clone), str(part))
     if "origin" in git(clone, "remote").split():
         url = git(clone, "remote", "get-url", "origin")
         # A password is not copied; git asks its credential helper.
         git(part, "remote", "add", "origin", re.sub("^(https?://)[^/]*@", r"\1", url))
-    shutil.rmtree(part / ".dvc/cache", ignore_errors=True)
     cache = graph.cache(clone)
     cache.mkdir(parents=True, exist_ok=True)
-    (part / ".dvc/cache").symlink_to(cache)
+    links = {".dvc/cache": cache}
     if (local := clone / ".dvc/config.local").is_file():
         _refuse_relative(local)
-        (part / ".dvc/config.local").symlink_to(local)  # a link: passwords in it are not copied
-    if (clone / "downloads").is_dir() and not (part / "downloads").exists():
-        (part / "downloads").symlink_to(clone / "downloads")
+        links[".dvc/config.local"] = local  # passwords in it are not copied
+    if (clone / "downloads").is_dir():
+        links["downloads"] = clone / "downloads"
+    (part / ".dvc").mkdir()
+    for name, target in links.items():
+        (part / name).symlink_to(target)
     part.rename(folder)
 
 
@@ -190,15 +191,32 @@ def _refuse_relative(config: Path) -> None:
             raise WorkspaceError(f"{config}: url {url} is relative; write it as an absolute path")
 
 
+def _forget_old(folders: Path) -> None:
+    for folder in folders.iterdir():
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
+            with contextlib.suppress(filelock.Timeout), filelock.FileLock(f"{folder}.lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def alone(file: str) -> Iterator[None]:
-    """Hold a profile of this folder for one `reproduce`; a second one waits for the first."""
+    """Hold a profile of this folder for one process's `reproduce`; that of a second one waits."""
     path = temporary(Path.cwd()) / f"reproduce-{file.replace('/', '-')}.lock"
-    lock = filelock.FileLock(path, thread_local=False)
+    lock = filelock.FileLock(path, thread_local=False, is_singleton=True)  # a process may hold it twice
+    with _held(
+        lock,
+        f"another `reproduce` of {file} runs here; waiting for it",
+        lambda text: print(text, file=sys.stderr, flush=True),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _held(lock: filelock.BaseFileLock, waiting: str, say: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        print(f"another `reproduce` of {file} runs here; waiting for it", file=sys.stderr, flush=True)
+        say(waiting)
         lock.acquire()
     try:
         yield
@@ -206,74 +224,10 @@ def alone(file: str) -> Iterator[None]:
         lock.release()
 
 
-def damaged(folder: Path) -> list[Path]:
-    """The files that DVC writes in place, and that a killed `dvc` or a merge left half-written."""
-    found = [folder / ".dvc/tmp/rwlock", *folder.glob("dvc.lock"), *folder.glob("*/dvc.lock")]
-    return [path for path in found if path.is_file() and not _is_whole(path.read_text(errors="replace"))]
-
-
-def mend(folder: Path) -> list[str]:
-    """Put them in order, while no `dvc` runs here; those in a merge conflict are not touched.
-
-    A copy of a damaged file is kept, and its replacement is complete before it takes the name.
-
-    Returns:
-        What was mended.
-    """
-    mended = []
-    for path in damaged(folder):
-        if in_conflict(path):
-            continue
-        name = path.relative_to(folder)
-        kept = temporary(folder) / f"{str(name).replace('/', '-')}.damaged"
-        shutil.copyfile(path, kept)
-        if committed := _committed(folder, name):
-            files.write_text(path, committed)
-            what = "as committed again"
-        else:
-            os.replace(path, kept)
-            what = "moved away, as no whole one is committed"
-        mended.append(f"{name} was damaged: {what}, and kept in {kept}; `dvc repro` restores the rest")
-    return mended
-
-
-def in_conflict(path: Path) -> bool:
-    """Whether git left the marks of a merge conflict in a file."""
-    return bool(re.search("^(<{7}|>{7})( |$)", path.read_text(errors="replace"), re.MULTILINE))
-
-
-def _committed(folder: Path, name: Path) -> str:
-    """What git's index or last commit has of a file, if that is whole; else empty."""
-    for revision in ("", "HEAD"):
-        with contextlib.suppress(WorkspaceError):
-            text = git(folder, "show", f"{revision}:./{name}") + "\n"
-            if _is_whole(text):
-                return text
-    return ""
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        found = yaml12.load(text)  # JSON is YAML
-    except ValueError:
-        return False
-    # A dvc.lock that was cut off may well be YAML; its last stage lacks something then.
-    stages = found.get("stages") or {} if isinstance(found, dict) else None
-    return isinstance(stages, dict) and all(isinstance(one, dict) and "cmd" in one for one in stages.values())
-
-
 def experiments(folder: Path) -> dict[str, str]:
     """The DVC experiments that a clone has: name to git reference."""
     refs = git(folder, "for-each-ref", "--format=%(refname)", "refs/exps")
     return {ref.rpartition("/")[2]: ref for ref in refs.split() if re.match(r"refs/exps/\w{2}/\w{38}/", ref)}
-
-
-def _forget_old(folders: Path) -> None:
-    for folder in folders.iterdir():
-        if folder.is_dir() and time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
-            lock = filelock.FileLock(folders / f"{folder.name}.lock", timeout=0)
-            with contextlib.suppress(filelock.Timeout), lock:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def git(folder: Path, *words: str) -> str:

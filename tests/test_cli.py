@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -12,8 +13,10 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from lambdanet import checking, cli
 from lambdanet.cli import main
 from lambdanet.models import create_model, save_weights
+from pipelines import graph
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,23 +73,19 @@ def test_trains_and_scores_without_dvc(project, lambdanet):
     )  # all 20 are monitored
 
 
-VALID = "sample/profile.yaml is valid: 20 runs of Table 2, 8 of ablations\n"
+VALID = ["sample/profile.yaml is valid: 20 runs of Table 2, 8 of ablations"]
 
 
-def test_check_accepts_the_projects_parameters(project, lambdanet):
-    assert lambdanet("check").output == lambdanet("check", "sample").output == VALID
-
-
-def test_check_looks_for_a_folder_of_photographs(project, lambdanet):
+def test_the_parameters_are_checked_with_the_folders_of_photographs(project, monkeypatch):
+    monkeypatch.chdir(project)
+    assert checking.check() == checking.check(["sample"]) == VALID
     raw = read(project / PROFILE)
     raw["datasets"]["photos"]["dataset"] = "photographs"
     write(project / PROFILE, raw)
-    assert one_line(lambdanet("check")) == (
-        "error: sample/profile.yaml: datasets.photos: dataset is 'photographs', neither one of photos, "
-        "cifar10, cifar10-split, bsds500 nor a folder that exists\n"
-    )
+    with pytest.raises(ValueError, match=r"photos: dataset is 'photographs', neither one of photos, "):
+        checking.check()
     (project / "photographs").mkdir()
-    assert lambdanet("check").output == VALID
+    assert checking.check() == VALID
 
 
 @pytest.mark.parametrize(
@@ -119,14 +118,16 @@ def test_check_looks_for_a_folder_of_photographs(project, lambdanet):
         ),
     ],
 )
-def test_check_names_what_is_wrong(project, lambdanet, file, path, value, says):
+def test_what_is_wrong_in_the_parameters_is_named(project, monkeypatch, file, path, value, says):
     raw = read(project / file)
     inner = raw
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
     write(project / file, raw)
-    assert says in one_line(lambdanet("check"))
+    monkeypatch.chdir(project)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        checking.check()
 
 
 def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet):
@@ -145,7 +146,6 @@ def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["train", "rain", "dncnn", "--out", "x"], "unknown noise 'rain'; params.yaml has gaussian-01"),
         (
             ["train", "speckle", "unet", "--out", "x"],
             "unknown model 'unet'; Table 2 has lambdanet",
@@ -156,13 +156,10 @@ def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet)
             ["train", "speckle", "dncnn", "--device", "abacus", "--out", "x"],
             "device 'abacus' is not available",
         ),
-        (["evaluate", "none.safetensors", "speckle"], "none.safetensors: no such weights file"),
         (["evaluate", "params.yaml", "speckle"], "params.yaml: not a readable safetensors file"),
-        (["models"], "there is no registry yet (mlflow.db)"),
-        (["show"], "results/sample/table2.csv cannot be read"),
-        (["show", "--profile", "nope"], "unknown profile 'nope'; there are sample"),
-        (["export-weights"], "results/sample/digests.json cannot be read"),
-        (["restore"], "results/sample/trainings.json cannot be read"),
+        (["models", "export"], "results/sample/digests.json cannot be read"),
+        (["models", "restore"], "results/sample/trainings.json cannot be read"),
+        (["report"], "results/sample/report.html is missing; `lambdanet run --profile sample` makes it"),
     ],
 )
 def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, says):
@@ -171,46 +168,69 @@ def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, say
     assert sorted(project.rglob("*")) == before
 
 
-UNKNOWN = "error: unknown profile 'nope'; there are sample"
-EARLY = [
-    (["train", "speckle", "dncnn", "--out", "."], "error: . exists and is not the folder of a training"),
-    (["train", "speckle", "dncnn", "--out", "x", "--profile", "nope"], UNKNOWN),
-    (["evaluate", "params.yaml", "speckle", "--profile", "nope"], UNKNOWN),
-    (["evaluate", "params.yaml", "rain"], "error: unknown noise 'rain'; params.yaml has gaussian-01"),
-    (["evaluate", "none.safetensors", "speckle"], "error: none.safetensors: no such weights file"),
-    (["models"], "error: there is no registry yet (mlflow.db)"),
-    (["denoise", "a.png", "-o", "b.png", "--blind"], "error: there is no registry yet (mlflow.db)"),
+UNKNOWN = "unknown profile 'nope'; there are sample"
+DENOISE = ["denoise", "a.png", "-o", "b.png"]
+TRAIN = ["train", "speckle", "dncnn", "--out", "x"]
+MISTAKES = [  # words, exit status, what is said
+    (["denoise", "a.png", "-o", "b.jpg", "--blind"], 1, "b.jpg: the output is a PNG file, name it .png"),
+    (["denoise", "a.txt", "-o", "b.png", "--blind"], 1, "a.txt: cannot be read as an image (it is neither"),
+    (["denoise", "c.png", "-o", "b.png", "--blind"], 1, "c.png: cannot be read as an image (No such file"),
+    (["denoise", "a.png", "-o", "a.png", "--blind"], 1, "a.png is the image a.png itself; name another"),
+    ([*DENOISE, "--noise", "rain", "--weights", "sample"], 1, "unknown noise 'rain'; params.yaml has gaus"),
+    ([*DENOISE, "--blind"], 1, "there is no registry yet (mlflow.db); make it with `make repro`"),
+    (DENOISE, 2, "name one of --noise NOISE, --blind and --weights FILE; see `main denoise --help`\n"),
+    ([*TRAIN, "--seed", "-1"], 2, "Invalid value for '--seed': -1 is not in the range"),
+    (["train", "rain", "dncnn", "--out", "x"], 1, "unknown noise 'rain'; params.yaml has gaussian-01"),
+    (["train", "speckle", "dncnn", "--out", "."], 1, ". exists and is not the folder of a training"),
+    (["evaluate", "none.safetensors", "speckle"], 1, "none.safetensors: no such weights file"),
+    (["evaluate", "params.yaml", "rain"], 1, "unknown noise 'rain'; params.yaml has gaussian-01"),
+    (["models", "list"], 1, "there is no registry yet (mlflow.db)"),
+    (["modles"], 2, "No such command 'modles'"),
+    (["run", "--dryrun"], 2, "No such option '--dryrun'. Did you mean '--dry-run'?; see `main run --help`\n"),
+    (["run", "trian"], 1, "unknown stage 'trian'; dvc.yaml has download, corrupt, train-lambdanet, train, "),
+    (["run", "--where", "moon"], 1, "--where moon is not one of local, dask:ADDRESS, "),
+    (["cluster", "train", "speckle", "dncnn"], 1, "this is no clone of the project"),
     *(
-        ([command, "--profile", "nope"], UNKNOWN)
-        for command in ("publish", "restore", "export-weights", "show")
+        ([*words, "--profile", "nope"], 1, "unknown profile 'nope'; there are ")
+        for words in (
+            ["run"], ["status"], ["report"], ["models", "sync"], ["models", "export"],
+            ["models", "restore"], TRAIN, ["evaluate", "params.yaml", "speckle"],
+        )
     ),
-    (["show", "--run", "x"], "error: profile sample has no run 'x'; they are NOISE-MODEL-SEED"),
-]
+]  # fmt: skip
 
 
-def test_mistakes_are_found_before_torch_and_mlflow_are_loaded(project, monkeypatch):
+def test_mistakes_are_found_before_what_takes_long_to_load(project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     Image.new("RGB", (16, 16)).save(project / "a.png")
+    (project / "a.txt").write_text("no image")
+    for name in ("dvc.yaml", "sample/dvc.yaml"):
+        shutil.copy(ROOT / "dvc.yaml", project / name)
     code = """
 import json, sys
 from click.testing import CliRunner
 from lambdanet.cli import main
 for words in json.loads(sys.argv[1]):
-    print(json.dumps(CliRunner().invoke(main, words).output), file=sys.stderr)
-    assert not {"torch", "mlflow"} & set(sys.modules), words
+    done = CliRunner().invoke(main, words)
+    print(json.dumps([done.exit_code, done.output]), file=sys.stderr)
+    assert not {"torch", "mlflow", "dvc", "prefect"} & set(sys.modules), words
 """
-    words = json.dumps([words for words, _ in EARLY])
-    done = subprocess.run([sys.executable, "-c", code, words], cwd=project, capture_output=True, text=True)
+    before = sorted(project.rglob("*"))
+    command = [sys.executable, "-c", code, json.dumps([words for words, _, _ in MISTAKES])]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line[: len(start)] for line, (_, start) in zip(said, EARLY, strict=True)] == [s for _, s in EARLY]
-    assert {line.count("\n") for line in said} == {1}
-    assert sorted(path.name for path in project.iterdir()) == ["a.png", "params.yaml", "sample"]
+    expected = [[status, f"error: {start}"] for _, status, start in MISTAKES]
+    assert [[status, text[: len(e[1])]] for (status, text), e in zip(said, expected, strict=True)] == expected
+    assert {text.count("\n") for _, text in said} == {1}
+    assert sorted(project.rglob("*")) == before
 
 
 def test_a_missing_package_is_one_line(project, monkeypatch):
     (project / "mlflow.db").touch()
-    code = "import sys; sys.modules['mlflow'] = None; from lambdanet.cli import main; main(['models'])"
+    code = (
+        "import sys; sys.modules['mlflow'] = None; from lambdanet.cli import main; main(['models', 'list'])"
+    )
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -224,33 +244,69 @@ def test_the_device_is_also_that_of_the_environment(project, lambdanet, monkeypa
     assert not (project / "x").exists()
 
 
-def test_params_missing_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "lambdanet", "check"]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "{folder} has no dvc.yaml; run this in the project's folder"),
+        (["train", *TRAIN[1:]], "unknown profile 'sample'; there are none; run this in the project's folder"),
+    ],
+)
+def test_outside_of_a_project_it_says_so(tmp_path, words, said):
+    command = [sys.executable, "-m", "lambdanet", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr == "error: profile.yaml is missing; run this in the project's folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said.format(folder=tmp_path)}\n")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_show_prints_the_table_and_where_to_go_on(lambdanet, project):
+def test_report_prints_the_table_and_commands_that_work_here(lambdanet, project, monkeypatch):
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     results = project / "results"
     results.symlink_to(ROOT / "results")
-    done = lambdanet("show", "--profile", "paper")
+    done = lambdanet("report", "--profile", "paper")
     assert done.exit_code == 0, done.output
     rows = list(csv.DictReader((results / "paper/table2.csv").read_text().splitlines()))
     for row, line in zip(rows, done.stdout.splitlines()[1:], strict=False):
         run = [f"{float(row['psnr']):.2f}", f"{int(row['parameters']):,}"] if row["psnr"] else ["not", "run"]
         assert {row["model"], *run} <= set(line.split())
-    said = [line for line in done.stdout.splitlines() if line.startswith(("report:", "runs:", "your image:"))]
-    hint = "your image: lambdanet denoise photo.png -o clean.png --blind"
-    assert said == [
-        "report:     results/paper/report.html",
-        "runs:       make ui, then open http://127.0.0.1:5000",
-        hint,
+    assert done.stdout.splitlines()[len(rows) + 1 :] == [
+        "report: results/paper/report.html",
+        "next:   lambdanet report --profile paper --open",
+        "        lambdanet denoise photo.png -o clean.png --noise gaussian-01",
+        "        lambdanet ui",
     ]
     (project / "weights").symlink_to(ROOT / "weights")
-    again = lambdanet("show", "--profile", "paper").stdout.splitlines()
-    assert again[-1] == f"{hint} --weights weights/paper"
+    assert "--noise gaussian-01 --weights weights/paper\n" in lambdanet("report", "--profile", "paper").stdout
+    opened = []
+    monkeypatch.setattr(cli.webbrowser, "open", lambda url: bool(opened.append(url)))
+    said = one_line(lambdanet("report", "--profile", "paper", "--open"))
+    assert said == "error: no browser can be started here; open results/paper/report.html\n"
+    assert opened == [(results / "paper/report.html").resolve().as_uri()]
+
+
+def test_the_command_is_named_by_its_path_where_the_environment_is_not_active(tmp_path, monkeypatch):
+    for name in ("python", "lambdanet"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert cli.command_name() == f"{tmp_path}/lambdanet"
+    monkeypatch.chdir(tmp_path.parent)
+    assert cli.command_name() == f"{tmp_path.name}/lambdanet"
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert cli.command_name() == "lambdanet"
+
+
+def test_status_counts_runs_and_stages(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    reasons = {"sample/dvc.yaml:train@a": "", "sample/dvc.yaml:train@b": "", "sample/dvc.yaml:plot": ""}
+    monkeypatch.setattr(
+        graph, "load", lambda _file: graph.Graph(dict.fromkeys(reasons, frozenset()), reasons)
+    )
+    lines = CliRunner().invoke(main, ["status"]).output.splitlines()
+    assert re.fullmatch(r"Table 2: \d+ of 20 runs are trained here, \d+ scored", lines[0])
+    assert re.fullmatch(r"ablations: \d+ of 8 runs are trained here, \d+ scored", lines[1])
+    assert lines[2] == "out of date: 2 train, 1 plot"
+    assert lines[3].endswith("lambdanet run --profile sample --dry-run")
 
 
 def test_exported_weights_are_those_that_were_scored(project, lambdanet):
@@ -262,11 +318,11 @@ def test_exported_weights_are_those_that_were_scored(project, lambdanet):
     results.mkdir(parents=True)
     (results / "trainings.json").write_text("{}")
     (results / "digests.json").write_text(json.dumps({name: {"weights": "0"}}))
-    assert "is not what was scored" in one_line(lambdanet("export-weights"))
+    assert "is not what was scored" in one_line(lambdanet("models", "export"))
     assert not (project / "weights/sample").exists()
     digest = hashlib.sha256(trained.read_bytes()).hexdigest()
     (results / "digests.json").write_text(json.dumps({name: {"weights": digest}}))
-    assert lambdanet("export-weights").exit_code == 0
+    assert lambdanet("models", "export").exit_code == 0
     assert (project / f"weights/sample/{name}.safetensors").read_bytes() == trained.read_bytes()
 
 
@@ -304,5 +360,5 @@ def test_the_pages_do_not_begin_on_a_taken_port(project, lambdanet, monkeypatch)
 def test_help_names_every_command():
     installed = Path(sys.executable).with_name("lambdanet")
     done = subprocess.run([installed, "--help"], capture_output=True, text=True)
-    for command in main.commands:
+    for command in main.commands.keys() | cli.IN_PIPELINES:
         assert f"  {command} " in done.stdout

@@ -113,7 +113,7 @@ def test_registered_denoisers_denoise_a_photograph(clone):
     with Image.open(out) as image:
         np.testing.assert_array_equal(np.asarray(image), expected)
     assert "out.png: written, by " in clone.run(*command, "denoise", "photo.png", "-o", "out.png", "--blind")
-    listed = clone.run(*command, "models").splitlines()
+    listed = clone.run(*command, "models", "list").splitlines()
     assert sum(line.split()[:2] == ["speckle", "autoencoder"] for line in listed) == 1
     photo.unlink()
     out.unlink()

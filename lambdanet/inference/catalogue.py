@@ -17,7 +17,7 @@ RULE = (
 )
 NO_REGISTRY = (
     "there is no registry yet (mlflow.db); make it with `make repro` or, from the committed "
-    "weights, `lambdanet publish --profile paper`; or name weights: --weights weights/paper"
+    "weights, `lambdanet models sync --profile paper`; or name weights: --weights weights/paper"
 )
 RESERVED = ("champion", "compact")
 

@@ -171,7 +171,7 @@ def _best(rgb: np.ndarray, models: dict[Choice, tuple[nn.Module, dict]], device:
 def _chosen(held: dict[tuple[str, str], Denoiser], alias: str, noise: str | None) -> Iterable[Denoiser]:
     noises = list(dict.fromkeys(name for name, _ in held))
     if not noises:
-        raise ValueError("there are no denoisers here yet; `make repro` or `lambdanet publish` makes some")
+        raise ValueError("there are no denoisers here yet: `make repro` or `lambdanet models sync`")
     if noise is not None and noise not in noises:
         raise ValueError(f"there is no denoiser for the noise {noise!r}; there are {', '.join(noises)}")
     wanted = [noise] if noise is not None else noises

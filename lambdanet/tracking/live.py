@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 20
 WAIT_SECONDS = 5
 LOAD_SECONDS = 30
 RETRY_SECONDS = 30
-CONSOLATION = "nothing waits for it, `lambdanet publish` fills it in"
+CONSOLATION = "nothing waits for it, `lambdanet models sync` fills it in"
 
 
 @contextlib.contextmanager

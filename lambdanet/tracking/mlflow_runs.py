@@ -185,7 +185,7 @@ def check_not_moved(place: str) -> None:
     if between and Path(there) != Path.cwd():
         raise ValueError(
             f"this folder was moved or copied from {there}, where its {DATABASE} still points: "
-            f"delete {DATABASE} and {ARTIFACTS} here, then `lambdanet publish` makes them again"
+            f"delete {DATABASE} and {ARTIFACTS} here, then `lambdanet models sync` makes them again"
         )
 
 

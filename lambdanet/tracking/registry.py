@@ -182,7 +182,7 @@ def fetch(client: MlflowClient, denoiser: Denoiser, folder: Path) -> Path:
         ValueError: it is not there, or is not the one that was registered.
     """
     name, version = PREFIX + denoiser.noise, str(denoiser.version)
-    again = "delete this version in MLflow, then `lambdanet publish` makes it again"
+    again = "delete this version in MLflow, then `lambdanet models sync` makes it again"
     try:
         source = client.get_model_version_download_uri(name, version)
         path = Path(mlflow.artifacts.download_artifacts(f"{source}/{WEIGHTS}", dst_path=str(folder)))

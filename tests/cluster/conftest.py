@@ -42,7 +42,7 @@ class Cluster:
         process = self.processes.pop(name)
         if process.poll() is None:
             os.killpg(process.pid, number)
-        process.wait(120)
+        process.wait(scratch.SECONDS)
 
     def log(self, name):
         return (self.folder / f"{name}.log").read_text()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import scratch
@@ -21,15 +22,18 @@ STAGES = {
 @pytest.fixture
 def dask(cluster):
     """A scheduler; gives its address."""
-    port = scratch.free_port()
-    where = f"tcp://127.0.0.1:{port}"
-    words = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
-    cluster.start("scheduler", cluster.folder, "distributed.cli.dask_scheduler", *words)
+    where = f"tcp://127.0.0.1:{scratch.free_port()}"
+    start_scheduler(cluster, where)
     return where
 
 
+def start_scheduler(cluster, address):
+    words = ("--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
+    cluster.start("scheduler", cluster.folder, "distributed.cli.dask_scheduler", *words)
+
+
 def start_worker(cluster, address, name, folder, hidden=None):
-    words = ("pipelines.cluster", "workers", "--dask", address, "--name", name, "--count", "1")
+    words = ("lambdanet", "cluster", "workers", "--dask", address, "--name", name, "--count", "1")
     cluster.start(name, folder, *words, hidden=hidden)
 
 
@@ -66,7 +70,9 @@ def test_workers_in_their_own_clones_one_of_which_is_killed(cluster, dask, origi
     held = scratch.psutil.Process(pid).cwd()
     victim = next(name for name in ("one", "two") if f"/{name}/" in held)
     cluster.kill(victim, signal.SIGKILL)
-    scratch.wait_until(lambda: not scratch.lives(pid))
+    killed = time.monotonic()
+    scratch.wait_until(lambda: scratch.number(tmp_path / "pid") != pid)
+    print(f"SIGKILL of a worker: its stage runs again after {time.monotonic() - killed:.0f} s")
     (tmp_path / "go").touch()
     _, err = flow.communicate(timeout=2 * scratch.SECONDS)
     assert flow.returncode == 0, err
@@ -75,12 +81,28 @@ def test_workers_in_their_own_clones_one_of_which_is_killed(cluster, dask, origi
     assert not (me / ".dvc/tmp/lambdanet/workspaces").exists()
 
 
-def test_workers_with_the_same_file_system_copy_nothing(cluster, dask, origin, tmp_path):
+def test_the_scheduler_is_killed_and_workers_with_the_same_file_system_copy_nothing(
+    cluster, dask, origin, tmp_path
+):
     me = write(origin, tmp_path)
     (me / ".dvc/config.local").unlink()
-    for name in ("one", "two"):
+    start_worker(cluster, dask, "one", me)
+    (tmp_path / "pid").touch()  # stage b waits
+    words = ("reproduce", "--where", f"dask:{dask}")
+    flow = scratch.start(me, *words, PREFECT_API_URL=cluster.url)
+    pid = scratch.number(tmp_path / "pid")
+    cluster.kill("scheduler")
+    killed = time.monotonic()
+    _, err = flow.communicate(timeout=scratch.SECONDS)
+    print(f"SIGKILL of the scheduler: the flow ended after {time.monotonic() - killed:.0f} s")
+    assert (flow.returncode, "stages did not end well" in err.splitlines()[-1]) == (1, True), err
+    cluster.kill("one")
+    scratch.wait_until(lambda: not scratch.lives(pid))
+    (tmp_path / "go").touch()
+    start_scheduler(cluster, dask)
+    for name in ("two", "three"):
         start_worker(cluster, dask, name, me)
-    status, _, err = scratch.run(me, "reproduce", "--where", f"dask:{dask}", PREFECT_API_URL=cluster.url)
+    status, _, err = scratch.run(me, *words, PREFECT_API_URL=cluster.url)
     assert status == 0, err
     assert scratch.lock(me) == undisturbed(origin, tmp_path)
     assert not (me / ".dvc/tmp/lambdanet/workspaces").exists()

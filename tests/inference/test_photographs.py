@@ -242,7 +242,7 @@ def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, w
     save(project / "in.png", noisy(side=12))
     assert refusal(project, "in.png", "-o", "out.png", *words) == (
         "there is no registry yet (mlflow.db); make it with `make repro` or, from the committed weights, "
-        "`lambdanet publish --profile paper`; or name weights: --weights weights/paper"
+        "`lambdanet models sync --profile paper`; or name weights: --weights weights/paper"
     )
 
 

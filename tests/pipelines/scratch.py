@@ -1,4 +1,4 @@
-"""Small DVC projects in git, whose stages take no time, and `python -m pipelines` run in them."""
+"""Small DVC projects in git, whose stages take no time, and `lambdanet` run in them."""
 
 import os
 import socket
@@ -13,7 +13,8 @@ import yaml
 from dvc_helpers import DVC, make_project, write_stages
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 300
+SECONDS = 900
+COMMANDS = {"reproduce": ["run"], "train": ["cluster", "train"]}  # of `lambdanet`, for each flow
 DIAMOND = {
     "a": ([], "true"),
     "b": (["a"], "true"),
@@ -72,6 +73,7 @@ def environment(folder, **more):
     home = folder.parent / "prefect"
     home.mkdir(exist_ok=True)
     own = {
+        "LAMBDANET_PROFILE": "paper",
         "PREFECT_HOME": str(home),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost",
@@ -82,9 +84,11 @@ def environment(folder, **more):
 
 
 def start(folder, *words, **more):
-    """`python -m pipelines WORDS` in a project."""
+    """The command that runs a flow, the first of the words, of the root's profile unless another is named."""
+    flow, *options = words
+    command = [sys.executable, "-m", "lambdanet", *COMMANDS[flow], *options]
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines", *words], cwd=folder, env=environment(folder, **more),
+        command, cwd=folder, env=environment(folder, **more),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
     )  # fmt: skip
 
@@ -118,7 +122,7 @@ def has_parent(pid, word):
     return any(word in parent.cmdline() for parent in psutil.Process(pid).parents())
 
 
-def wait_until(condition, seconds=180):
+def wait_until(condition, seconds=900):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {seconds} seconds"

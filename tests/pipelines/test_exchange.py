@@ -1,13 +1,12 @@
-"""Checkpoints in the DVC remote, and what is tried again."""
+"""Checkpoints in the DVC remote, and which errors of a remote may pass."""
 
 import subprocess
-import time
 
 import pytest
 import scratch
 from dvc_helpers import DVC
 
-from pipelines import exchange, stage
+from pipelines import exchange, graph, stage
 
 # DVC's own use of pygtrie.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
@@ -22,34 +21,42 @@ def project(tmp_path, monkeypatch):
     folder = scratch.project(tmp_path / "project")
     subprocess.run([*DVC, "remote", "add", "-q", "-d", "r", str(tmp_path / "remote")], cwd=folder, check=True)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     return folder
 
 
-def checkpoint(folder):
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "checkpoints/1").write_text("one")
+def write(folder, **texts):
+    for kind, text in texts.items():
+        path = folder / "runs/small" / kind / "speckle/1"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return path
 
 
-def test_dvc_gc_leaves_checkpoints_in_the_remote_alone(project, tmp_path):
+def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(project, tmp_path):
     scratch.repro(project)
-    beside = exchange.Beside(project, "key/a")
-    checkpoint(project)
-    assert beside.push() == 1
-    stored = tmp_path / "remote/lambdanet-state/key/a/checkpoints/1"
-    assert stored.read_text() == "one"
+    write(project, checkpoints="one", logs="a log", scores="no state")
+    (project / "runs/small/logs/lock.part").write_text("half")
+    exchange.Beside(project, "key/a").push(0)
     subprocess.run([*DVC, "push", "-q"], cwd=project, check=True)
     objects = list((tmp_path / "remote/files/md5").glob("*/*"))
     assert objects
     (project / "dvc.lock").unlink()
     subprocess.run([*DVC, "gc", "-q", "--workspace", "--cloud", "--force"], cwd=project, check=True)
     assert [path for path in objects if path.exists()] == []
-    assert stored.read_text() == "one"
+
+    for kind in ("checkpoints", "logs", "scores"):
+        write(project, **{kind: ""}).unlink()
+    log = write(project, logs="a longer log, of here")
+    assert exchange.Beside(project, "key/b").fetch() == 0
+    assert exchange.Beside(project, "key/a").fetch() == 1
+    assert (project / "runs/small/checkpoints/speckle/1").read_text() == "one"
+    assert log.read_text() == "a longer log, of here"
+    assert not (project / "runs/small/scores/speckle/1").exists()
 
 
 @pytest.mark.parametrize("error", [TypeError("x"), stage.StageError("a failed"), KeyboardInterrupt()])
 def test_what_stopped_a_stage_is_raised_although_the_last_copy_fails(project, monkeypatch, error):
-    def away(_beside):
+    def away(*_words):
         raise ConnectionError("away")
 
     def fails():
@@ -61,34 +68,43 @@ def test_what_stopped_a_stage_is_raised_although_the_last_copy_fails(project, mo
     assert caught.value is error
 
 
+def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, monkeypatch):
+    there = graph.remote(project)
+
+    def fails():
+        def away(_folder):
+            raise OwnError("away")
+
+        monkeypatch.setattr(graph, "remote", away)
+        raise stage.StageError("a failed to pull")
+
+    with pytest.raises(stage.AwayError, match="reaching the remote failed: OwnError: away"):
+        exchange.run("a", project, "key", fails, lambda _line: None, ())
+    monkeypatch.setattr(graph, "remote", lambda _folder: there)
+    write(project, checkpoints="one")
+    with pytest.raises(stage.StageError, match="a failed"):
+        exchange.run("a", project, "key", lambda: stage.run("nothing"), lambda _line: None, ())
+    assert exchange.Beside(project, "key").there  # with a new connection
+
+
 @pytest.mark.parametrize(
-    ("error", "calls", "ended"),
+    ("error", "ended"),
     [
-        (ConnectionError("away"), 2, None),
-        (TimeoutError(), 2, None),
-        (OwnError("away"), 2, None),
-        (stage.BusyError("busy"), 2, None),
-        (stage.StoppedError("stopped"), 1, stage.StoppedError),
-        (OSError("Permission denied"), 1, stage.StageError),
-        (TypeError("x"), 1, TypeError),
-        (KeyError("x"), 1, KeyError),
-        (ValueError("x"), 1, ValueError),
+        (ConnectionError("away"), stage.AwayError),
+        (TimeoutError(), stage.AwayError),
+        (OwnError("away"), stage.AwayError),
+        (stage.StageError("ERROR: failed to push"), stage.AwayError),
+        (stage.BusyError("busy"), stage.BusyError),
+        (stage.KilledError("killed"), stage.KilledError),
+        (stage.StoppedError("stopped"), stage.StoppedError),
+        (OSError("Permission denied"), stage.StageError),
+        (stage.StageError("[Errno 28] No space left on device"), stage.StageError),
+        (TypeError("x"), TypeError),
+        (ValueError("x"), ValueError),
     ],
     ids=repr,
 )
-def test_only_what_may_pass_is_tried_again(monkeypatch, error, calls, ended):
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
-    called = []
-
-    def call():
-        called.append(1)
-        if len(called) == 1:
-            raise error
-        return "done"
-
-    if ended:
-        with pytest.raises(ended):
-            exchange.patiently(call, "pushing", lambda _line: None)
-    else:
-        assert exchange.patiently(call, "pushing", lambda _line: None) == "done"
-    assert len(called) == calls
+def test_only_what_may_pass_is_tried_again(error, ended):
+    with pytest.raises(ended) as caught, exchange.reaching("pushing"):
+        raise error
+    assert type(caught.value) is ended

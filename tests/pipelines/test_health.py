@@ -1,32 +1,64 @@
-"""What `lambdanet doctor` learns of a clone."""
+"""What `lambdanet doctor` learns of a clone: damaged files, other versions, servers that are away."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import scratch
 
-from pipelines import health, workspace
+from pipelines import health
 
 # DVC's own use of pygtrie.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
 
 
-@pytest.mark.parametrize("cut", [0.3, 0.95])
-def test_files_that_a_killed_dvc_left_half_written_are_named_and_mended(tmp_path, monkeypatch, cut):
-    project = scratch.project(tmp_path / "project")
-    scratch.repro(project)
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with one output, made and committed; the current folder."""
+    folder = scratch.project(tmp_path / "project", a=([], "true"))
+    scratch.repro(folder)
+    scratch.commit(folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def bad(fix=False):
+    return {what.partition(" ")[0]: advice for level, what, advice in health.look(fix) if level == "BAD"}
+
+
+def test_files_that_a_killed_dvc_left_half_written_are_named_mended_and_kept(project):
+    assert bad() == {}
+    lock, rwlock = project / "dvc.lock", project / ".dvc/tmp/rwlock"
+    whole = lock.read_text()
+    part = whole[: whole.rindex("cmd") + 2]
+    lock.write_text(part)
+    rwlock.write_text('{"/a": {"read": [{"pid"')
+    old = project / ".dvc/cache/files/md5/aa/x.tmp"
+    old.parent.mkdir(parents=True, exist_ok=True)
+    old.write_text("half")
+    os.utime(old, (0, 0))
+    assert bad() == dict.fromkeys([".dvc/tmp/rwlock", "dvc.lock"], "`lambdanet doctor --fix`")
+    assert bad(fix=True) == bad() == {}
+    assert (lock.read_text(), rwlock.exists(), old.exists()) == (whole, False, False)
+    assert (project / ".dvc/tmp/lambdanet/dvc.lock.damaged").read_text() == part
+
+
+def test_a_merge_conflict_in_dvc_lock_is_named_and_left_to_git(project):
+    lock = project / "dvc.lock"
+    text = lock.read_text()
+    scratch.git(project, "checkout", "-qb", "other")
+    lock.write_text(text.replace("size: ", "size: 1", 1))
     scratch.commit(project)
-    monkeypatch.chdir(project)
-    assert [line for line in health.clone(False) if line[0] == health.BAD] == []
-    whole = (project / "dvc.lock").read_text()
-    (project / "dvc.lock").write_text(whole[: int(cut * len(whole))])
-    (project / ".dvc/tmp/rwlock").write_text('{"/a": {"read": [{"pid"')
-    said = [what for level, what, _ in health.clone(False) if level == health.BAD]
-    assert [what.partition(" ")[0] for what in said] == [".dvc/tmp/rwlock", "dvc.lock"]
-    assert len(workspace.mend(project)) == 2
-    assert (project / "dvc.lock").read_text() == whole
-    assert workspace.damaged(project) == []
+    scratch.git(project, "checkout", "-q", "-")
+    lock.write_text(text.replace("size: ", "size: 2", 1))
+    scratch.commit(project)
+    with pytest.raises(subprocess.CalledProcessError):
+        scratch.git(project, "merge", "other")
+    conflict = lock.read_bytes()
+    assert b"<<<<<<< HEAD" in conflict
+    assert bad(fix=True)["dvc.lock"] == "git checkout --ours dvc.lock; git add dvc.lock; dvc repro"
+    assert lock.read_bytes() == conflict
 
 
 def test_other_versions_than_the_locked_ones_are_named(tmp_path):
@@ -37,36 +69,15 @@ def test_other_versions_than_the_locked_ones_are_named(tmp_path):
     assert health.differences(health.installed()) == ""
 
 
-def test_the_module_prints_a_line_a_finding(tmp_path):
-    project = scratch.project(tmp_path / "project")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.health"], cwd=project, env=scratch.environment(project),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    lines = [line.split("\t") for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["ok", "ok", "ok"]
-    assert [line[1] for line in lines][1:] == [
-        "no DVC remote: outputs stay on this machine",
-        "no cluster is named",
-    ]
-
-
-def test_outside_of_a_project_it_is_one_line(tmp_path):
+def test_the_module_prints_a_line_a_finding(project):
     command = [sys.executable, "-m", "pipelines.health"]
-    environment = scratch.environment(tmp_path / "x")
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    said = f"error: {tmp_path} is no DVC project; run this in the project's folder\n"
+    environment = scratch.environment(project, PREFECT_API_URL="http://127.0.0.1:9/api")
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["ok", "ok", "BAD"]
+    assert lines[1][1] == "no DVC remote: outputs stay on this machine"
+    assert lines[2][2] == "start it, or unset PREFECT_API_URL"
+    outside = project.parent
+    done = subprocess.run(command, cwd=outside, env=environment, capture_output=True, text=True)
+    said = f"error: {outside} is no DVC project; run this in the project's folder\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
-
-
-def test_a_workspace_has_no_password_and_lock_files_are_no_changes(tmp_path):
-    project = scratch.project(tmp_path / "project")
-    scratch.profiles(project)
-    scratch.git(project, "remote", "add", "origin", "https://me:s3cr3t@host.example/x.git")
-    head = workspace.resolve(project, "")
-    with workspace.opened(project, head, "name", print) as folder:
-        assert "s3cr3t" not in (folder / ".git/config").read_text()
-        assert workspace.git(folder, "remote", "get-url", "origin") == "https://host.example/x.git"
-    (project / "small/dvc.lock").write_text("schema: '2.0'\n")
-    (project / "dvc.lock").write_text("schema: '2.0'\n")
-    assert workspace.git(project, "status", "--porcelain", "--", ".", *workspace.RESULTS) == ""

@@ -3,6 +3,8 @@
 import copy
 import os
 import sys
+import threading
+import time
 
 import dask
 import distributed  # noqa: F401, its configuration
@@ -10,7 +12,7 @@ import pytest
 import scratch
 from click.testing import CliRunner
 
-from pipelines import cluster, placement
+from pipelines import cluster, placement, stage
 
 
 @pytest.mark.parametrize(("words", "host"), [([], "127.0.0.1"), (["--host", "lab2"], "lab2")])
@@ -26,13 +28,69 @@ def test_a_dask_worker_listens_on_loopback_unless_a_host_is_named(tmp_path, monk
     assert commands == [[*worker, "--name", "n", "--no-dashboard", "--nworkers", "2", "--nthreads", "1"]]
 
 
+def test_a_card_is_a_slot_by_its_uuid_and_a_slice_of_one_is_none(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    slice_ = "  MIG 1g.18gb Device 0: (UUID: MIG-cc-3)"
+    listed = f"GPU 0: NVIDIA H200 (UUID: GPU-aa-1)\n{slice_}\nGPU 1: NVIDIA H200 (UUID: GPU-bb-2)"
+    tool.write_text(f"#!/bin/sh\ncat <<END\n{listed}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert placement.gpus() == ["GPU-aa-1", "GPU-bb-2"]
+    assert placement.slots() == [
+        (f"{card}-0", {"CUDA_VISIBLE_DEVICES": card}) for card in ("GPU-aa-1", "GPU-bb-2")
+    ]
+    assert [name for name, _ in placement.slots(3)] == ["GPU-aa-1-0", "GPU-bb-2-0", "GPU-aa-1-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, MIG-cc-3")  # as Slurm gives a card by its number
+    assert placement.gpus() == ["GPU-bb-2", "MIG-cc-3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(placement, "_cores", lambda: [2, 5])
+    assert placement.slots(3) == [("cpu-2-0", {}), ("cpu-5-0", {}), ("cpu-2-1", {})]
+
+
+@pytest.mark.parametrize("slots", ["", "1", "2"])
+def test_a_dask_worker_runs_one_stage_and_takes_a_slot_of_its_machine(tmp_path, monkeypatch, slots):
+    monkeypatch.chdir(scratch.project(tmp_path / "project"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "card")
+    monkeypatch.setenv("LAMBDANET_SLOTS", slots)
+    running, seen, given = threading.Lock(), [], []
+
+    def run():
+        with placement.dask_slot() as environment:
+            seen.append(running.acquire(blocking=False))
+            time.sleep(0.1)
+            given.append(environment)
+            running.release()
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert seen == [True] * 3
+    assert given == [{"CUDA_VISIBLE_DEVICES": "card"} if slots else {}] * 3
+
+
+def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monkeypatch):
+    project = scratch.project(tmp_path / "project")
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "one,two")
+    folder, stopping = project / ".dvc/tmp/lambdanet/slots", threading.Event()
+    with placement.slot(folder, None, stopping) as first, placement.slot(folder, None, stopping) as second:
+        assert [first, second] == [{"CUDA_VISIBLE_DEVICES": name} for name in ("one", "two")]
+        threading.Timer(1, stopping.set).start()
+        with pytest.raises(stage.StoppedError), placement.slot(folder, None, stopping):
+            pass
+
+
 @pytest.mark.parametrize("kind", ["ssh", "slurm"])
 def test_a_cluster_that_is_started_here_has_certificates(tmp_path, monkeypatch, kind):
     pytest.importorskip("dask_jobqueue")
     monkeypatch.chdir(scratch.project(tmp_path / "project"))
     before = copy.deepcopy(dask.config.get("distributed.comm"))
     with dask.config.set({"distributed.comm": before}):
-        found = placement._dask(kind, "a", 1)["cluster_kwargs"]
+        settings = placement._ssh(["a"]) if kind == "ssh" else placement._slurm("a", 1)
+        found = settings["cluster_kwargs"]
         security = found["security"]
         assert security.require_encryption
         assert security.tls_worker_key.startswith("-----BEGIN PRIVATE KEY-----")

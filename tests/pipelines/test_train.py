@@ -2,14 +2,20 @@
 
 import os
 import signal
+import subprocess
+import time
+from types import SimpleNamespace
 
+import cloudpickle
 import pytest
 import scratch
 import yaml
+from dvc_helpers import DVC
 from prefect.flows import load_flow_from_entrypoint
+from prefect.states import Failed
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
-from pipelines import flows, graph
+from pipelines import flows, graph, stage
 
 THERE = "there are gaussian-01-cnn, gaussian-01-deep-cnn, speckle-cnn, speckle-deep-cnn"
 TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
@@ -68,6 +74,41 @@ def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
     assert not scratch.lives(pid)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which only root can")
+def test_with_the_remote_away_and_then_full_nothing_is_trained_twice(project, tmp_path):
+    remote, away = tmp_path / "remote", tmp_path / "away"
+    remote.mkdir()
+    scratch.git(project, "remote", "add", "origin", str(project))
+    subprocess.run([*DVC, "remote", "add", "-d", "r", str(remote / "dvc")], cwd=project, check=True)
+    # The training takes it away: a file in its place cannot be written to.
+    takes = f"echo $$ >> {project}/ran; test -e {away} || {{ mv {remote} {away}; touch {remote}; }}"
+    (project / "train.sh").write_text(f"{takes}\n")
+    scratch.commit(project)
+    process = scratch.start(project, *TRAIN)
+    lines = iter(process.stderr.readline, "")
+    assert "pushing failed" in next(line for line in lines if "Retry 1/60" in line)
+    remote.unlink()
+    remote.mkdir()
+    back = time.monotonic()
+    assert (process.wait(scratch.SECONDS), len((project / "ran").read_text().split())) == (0, 1)
+    print(f"remote away: delivered {time.monotonic() - back:.0f} s after it was there again")
+    assert list((remote / "dvc/files/md5").glob("*/*"))
+
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(remote)], check=True)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            (remote / "fill").write_bytes(bytes(2**17))
+        status, _, err = scratch.run(project, *TRAIN, "--seed", "5")
+        assert (status, "No space left" in err.splitlines()[-1]) == (1, True), err
+        (remote / "fill").unlink()
+        status, _, err = scratch.run(project, *TRAIN, "--seed", "5")
+        assert status == 0, err
+    finally:
+        subprocess.run(["umount", str(remote)], check=True)
+    assert len((project / "ran").read_text().split()) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -119,3 +160,26 @@ def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a
 )
 def test_tags_are_the_kind_the_noise_and_the_model(name, tags):
     assert flows.tags(name) == tags
+
+
+@pytest.mark.parametrize(
+    ("error", "tries", "again"),
+    [
+        (stage.KilledError("x"), 4, True),
+        (stage.KilledError("x"), 5, False),
+        (stage.BusyError("x"), 1, True),
+        (stage.AwayError("x"), 50, True),
+        (stage.StageError("x"), 1, False),
+        (stage.StoppedError("x"), 1, False),
+        (TypeError("x"), 1, False),
+    ],
+)
+def test_a_stage_that_was_killed_or_found_dvc_busy_is_tried_again_and_nothing_else(error, tries, again):
+    state = Failed(data=error)
+    assert flows._may_pass(None, SimpleNamespace(run_count=tries), state) == again
+
+
+def test_dask_can_send_the_flow_and_its_tasks_to_a_worker():
+    sent = (flows.reproduce, flows.is_shared, flows.run_stage.with_options(tags=["train"]))
+    names = [one.name for one in cloudpickle.loads(cloudpickle.dumps(sent))]
+    assert names == ["reproduce", "look for a shared file system", "stage"]

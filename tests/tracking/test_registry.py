@@ -230,7 +230,7 @@ def test_tampered_or_lost_weights_are_not_given_out(client, tmp_path):
     stored.write_bytes(content)
     this, again = (
         f"{NAME} version 1 are",
-        "delete this version in MLflow, then `lambdanet publish` makes it again",
+        "delete this version in MLflow, then `lambdanet models sync` makes it again",
     )
     with pytest.raises(ValueError, match=f"^the weights of {this} not those registered; {again}$"):
         registry.fetch(client, denoiser, tmp_path / "fetched")
@@ -254,7 +254,7 @@ def test_a_folder_that_was_moved_or_copied_is_named_and_the_old_place_left_alone
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new / 'mlflow.db'}")
     line = (
         f"this folder was moved or copied from {old}, where its mlflow.db still points: "
-        "delete mlflow.db and mlartifacts here, then `lambdanet publish` makes them again"
+        "delete mlflow.db and mlartifacts here, then `lambdanet models sync` makes them again"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
         mlflow_runs.log_training(mlflow_runs.connect(), trained(tmp_path, seed=1))

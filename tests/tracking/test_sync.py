@@ -303,17 +303,17 @@ def test_commands_publish_and_list(client, project, grid):
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[0] == "3 runs, 3 new versions, 5 aliases moved"
     assert (
-        run("publish", "--profile", "tiny").output.splitlines()[0]
+        run("models", "sync", "--profile", "tiny").output.splitlines()[0]
         == "3 runs, 0 new versions, 0 aliases moved"
     )
 
-    listed = json.loads(run("models", "--json").stdout)
+    listed = json.loads(run("models", "list", "--json").stdout)
     assert [(row["model"], row["version"], row["psnr"], row["aliases"]) for row in listed] == [
         ("lambdanet", 1, 24.0, ["lambdanet"]),
         ("autoencoder", 2, 23.0, ["autoencoder"]),
         ("dncnn", 3, 25.0, ["champion", "compact", "dncnn"]),
     ]
-    text = run("models").output
+    text = run("models", "list").output
     lines = text.splitlines()
     assert " ".join(lines[0].split()) == "noise model version psnr ssim parameters profile created aliases"
     assert lines[3].split()[:4] == ["gaussian-01", "dncnn", "3", "25.000"]
@@ -337,16 +337,16 @@ def test_commands_pin_and_reject(client, project, grid):
 
 
 def test_nothing_to_publish_or_to_list_is_one_line(client, project):
-    assert "nothing of the profile tiny is here" in one_line(run("publish", "--profile", "tiny"))
-    assert "unknown profile 'huge'" in one_line(run("publish", "--profile", "huge"))
-    assert "holds no denoisers" in one_line(run("models"))
-    assert run("models", "--json").output == "[]\n"
+    assert "nothing of the profile tiny is here" in one_line(run("models", "sync", "--profile", "tiny"))
+    assert "unknown profile 'huge'" in one_line(run("models", "sync", "--profile", "huge"))
+    assert "holds no denoisers" in one_line(run("models", "list"))
+    assert run("models", "list", "--json").output == "[]\n"
 
 
 def test_without_a_registry_listing_is_one_line_and_makes_none(project, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert "there is no registry yet (mlflow.db)" in one_line(run("models"))
+    assert "there is no registry yet (mlflow.db)" in one_line(run("models", "list"))
     assert sorted(path.name for path in project.iterdir()) == ["params.yaml", "profile.yaml"]
 
 
@@ -355,7 +355,7 @@ def test_an_unreachable_server_is_one_line(project, grid, monkeypatch):
     monkeypatch.chdir(project)
     uri = f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    for command in (["publish", "--profile", "tiny"], ["models"]):
+    for command in (["models", "sync", "--profile", "tiny"], ["models", "list"]):
         assert one_line(run(*command)) == f"error: MLflow at {uri} cannot be used: Connection refused\n"
 
 

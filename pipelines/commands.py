@@ -1,0 +1,198 @@
+"""The commands of `lambdanet` that run the pipeline: `run`, `status`, and `cluster` with one training."""
+
+import contextlib
+import os
+import re
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lambdanet import cli, config, yaml12
+from pipelines import graph, placement, terminal, workspace
+from pipelines.cluster import FOLDER, URL
+from pipelines.cluster import main as cluster
+
+LOG = "reproduce.log"
+HOURS = click.option(
+    "--limit-hours", default=24.0, show_default=True, type=click.FloatRange(0, min_open=True),
+    help="Longest time that one stage may take.",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("stages", metavar="[STAGE...]", nargs=-1)
+@cli.PROFILE
+@click.option("--jobs", type=click.IntRange(1), help="Stages at once; default: one a GPU, else one a core.")
+@click.option("--where", default=placement.LOCAL, show_default=True, help=f"{placement.WHERE}.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be run, why, and how long it may take.")
+@HOURS
+def run(
+    stages: tuple[str, ...], profile: str, jobs: int | None, where: str, dry_run: bool, limit_hours: float
+) -> None:
+    """Run the pipeline, or what is out of date of it.
+
+    STAGES are stages of dvc.yaml or kinds of stages such as `train`; default: all. Stopped by Ctrl-C, the
+    same command resumes.
+    """
+    file = graph.dvc_file(profile)
+    _check(profile, stages, where)
+    # Before the graph is read: DVC would wait for the other's stages without a word.
+    with contextlib.nullcontext() if dry_run else workspace.alone(file):
+        wanted = graph.load(file, stages)
+        if dry_run:
+            click.echo("\n".join(_plan(wanted, profile)))
+            return
+        if wanted.to_run():
+            _prepare_prefect(needs_server=where != placement.LOCAL)
+            from pipelines import flows
+
+            flows.known.set(wanted)  # which is not read twice
+            _finish(flows.reproduce, profile, list(stages), jobs, where, False, limit_hours)
+        else:
+            click.echo(graph.UP_TO_DATE)
+    _show_results(profile)
+
+
+@click.command()
+@cli.PROFILE
+def status(profile: str) -> None:
+    """Say what is trained and scored, and what is out of date."""
+    loaded = config.load(config.find(profile))
+    for title, runs in (("Table 2", loaded.table_runs), ("ablations", loaded.ablation_runs)):
+        trained, scored = (sum(path.exists() for path in each) for each in (
+            [one.weights for one in runs], [one.scores for one in runs]
+        ))  # fmt: skip
+        click.echo(f"{title}: {trained} of {len(runs)} runs are trained here, {scored} scored")
+    kinds = Counter(terminal.kind(name) for name in graph.load(graph.dvc_file(profile)).to_run())
+    if kinds:
+        click.echo(f"out of date: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+        click.echo(f"why: {cli.command_name()} run --profile {profile} --dry-run")
+    else:
+        click.echo(graph.UP_TO_DATE)
+    if (page := Path("results", profile, "report.html")).is_file():
+        click.echo(f"report: {page}")
+
+
+@cluster.command()
+@click.argument("noise")
+@click.argument("model")
+@cli.PROFILE
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, config.LARGEST_SEED))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As `dvc exp run --set-param`.")
+@click.option("--revision", default="", help="Branch, tag or commit; default: what is checked out here.")
+@click.option("--queue", is_flag=True, help="Leave it to a worker of the Prefect server and return.")
+@HOURS
+def train(
+    noise: str, model: str, profile: str, seed: int, overrides: tuple[str, ...], revision: str, queue: bool,
+    limit_hours: float,
+) -> None:  # fmt: skip
+    """Train MODEL on NOISE in a workspace of the commit, here or on a worker.
+
+    What is edited here does not matter. Another seed than the profile's, or --set, makes a DVC experiment.
+    """
+    clone = workspace.base()
+    profile = "" if profile == graph.root_profile(clone) else profile
+    file = graph.dvc_file(profile, clone)
+    if not revision:  # another commit's graph is known in its workspace only
+        graph.training(clone, file, noise, model, seed)
+    _prepare_prefect(needs_server=queue, lines=True)
+    words = {"noise": noise, "model": model, "profile": profile, "seed": seed, "overrides": list(overrides),
+             "revision": revision, "limit_hours": limit_hours}  # fmt: skip
+    if queue:
+        from prefect.deployments import run_deployment
+        from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+        try:
+            queued = run_deployment("train/train", parameters=words, timeout=0, as_subflow=False)
+        except (ObjectNotFound, PrefectHTTPStatusError) as error:
+            raise ValueError(f"Prefect refuses it: {' '.join(str(error).split())[:400]}") from None
+        click.echo(f"{queued.name}: {queued.id}")
+        return
+    from pipelines import flows
+
+    _finish(flows.train, **words)
+
+
+def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
+    """Refuse what cannot be run, before dvc and prefect are loaded."""
+    if not re.match(r"(local|slurm)$|(slurm|dask|ssh):.", where):
+        raise ValueError(f"--where {where} is not one of {placement.WHERE}")
+    known = list(yaml12.read(Path(graph.DVC_FILE)).get("stages") or {})
+    for name in stages:
+        kind = terminal.kind(name)
+        if kind not in known:
+            raise ValueError(f"unknown stage {name!r}; dvc.yaml has {', '.join(known)}")
+    if Path("stages/entry.py").is_file():  # else it is another pipeline, with other parameters
+        config.load(config.find(profile))
+        from lambdanet import checking
+
+        checking.check([profile])
+
+
+def _plan(wanted: graph.Graph, profile: str) -> list[str]:
+    """What would be run, why, and how long it took in earlier runs."""
+    known = terminal.seconds(Path("runs", profile, LOG))
+    stages, lines = list(wanted.to_run()), []
+    for name in stages:
+        time = f"about {terminal.duration(known[name])}" if name in known else "no estimate"
+        lines.append(f"{name}: {wanted.why(name)} ({time})")
+    if not stages:
+        return [graph.UP_TO_DATE]
+    total = terminal.duration(sum(known.get(name, 0) for name in stages))
+    lacking = sum(name not in known for name in stages)
+    return [*lines, f"{len(stages)} stages, one after the other about {total}, {lacking} without an estimate"]
+
+
+def _finish(flow: Any, *words: Any, **named: Any) -> None:
+    """Run a flow; an error if it does not end well."""
+    state = flow(*words, return_state=True, **named)
+    if not state.is_completed():
+        raise ValueError(state.message)
+
+
+def _show_results(profile: str) -> None:
+    """The table of a profile, and where to go on."""
+    if (path := Path("results", profile, "table2.csv")).is_file():
+        from lambdanet.report import tables
+
+        table = tables.read_table(path)
+        scores = table.pivot(index="noise", columns="model", values="psnr")
+        scores = scores.reindex(index=table["noise"].unique(), columns=table["model"].unique())
+        click.echo(f"\nPSNR in dB on {int(table['images'].max()):,} test images")
+        click.echo(scores.to_string(float_format="%.2f", na_rep="not run", index_names=False))
+        click.echo("\n".join(["", *cli.next_steps(profile)]))
+
+
+def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
+    """Set what Prefect reads when it is loaded; a server that is named must answer."""
+    # URL is of `lambdanet cluster up`.
+    if "PREFECT_API_URL" not in os.environ and URL.is_file() and _answers(URL.read_text().strip()):
+        os.environ["PREFECT_API_URL"] = URL.read_text().strip()
+    url = os.environ.get("PREFECT_API_URL", "")
+    if url and not _answers(url):
+        raise ValueError(f"Prefect's server {url} does not answer; start it, or unset PREFECT_API_URL")
+    if needs_server and not url:
+        raise ValueError("this needs a Prefect server: set PREFECT_API_URL, or `make up` starts one here")
+    if not url and not (Path.home() / ".prefect/profiles.toml").is_file():
+        home = (FOLDER / "prefect").resolve()  # Prefect makes no folder's parents
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("PREFECT_HOME", str(home))
+    for name, value in {
+        # For the user the stages' progress, not the engine's log; a server's pages have both.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if lines else "CRITICAL",
+        "PREFECT_LOGGING_TO_API_ENABLED": "true" if url else "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""A commit as a folder, and git's origin."""
+
+import threading
+
+import pytest
+import scratch
+
+from pipelines import workspace
+
+# DVC's own use of pygtrie.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
+
+
+def test_a_workspace_has_no_password_and_mends_itself_and_lock_files_are_no_changes(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    (project / "dvc.lock").write_text("stages: {}\n")
+    scratch.profiles(project)
+    scratch.git(project, "remote", "add", "origin", "https://me:s3cr3t@host.example/x.git")
+    head = workspace.resolve(project, "")
+    for _ in range(2):
+        with workspace.opened(project, head, "name", print) as folder:
+            assert "s3cr3t" not in (folder / ".git/config").read_text()
+            assert workspace.git(folder, "remote", "get-url", "origin") == "https://host.example/x.git"
+            assert (folder / "dvc.lock").read_text() == "stages: {}\n"
+            (folder / "dvc.lock").write_text("stages:\n  a:\n    cm")
+    (project / "small/dvc.lock").write_text("schema: '2.0'\n")
+    (project / "dvc.lock").write_text("schema: '2.0'\n")
+    assert workspace.changes(project) == []
+
+
+def test_a_relative_remote_is_refused(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    local = project / ".dvc/config.local"
+    local.write_text("['remote \"lab\"']\n    url = ../lab\n")
+    with (
+        pytest.raises(workspace.WorkspaceError, match=r"url \.\./lab is relative"),
+        workspace.opened(project, workspace.resolve(project, ""), "name", print),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("said", "fetches"), [("", 1), ("fatal: Could not resolve host: lab", 5), ("fatal: Permission denied", 1)]
+)
+def test_eight_that_fetch_at_once_wait_for_one_that_tries_again_what_may_pass(
+    tmp_path, monkeypatch, said, fetches
+):
+    project = scratch.project(tmp_path / "project")
+    monkeypatch.setattr(workspace, "FETCH_WAITS", (0.0,) * 4)
+    together, calls, ended = threading.Barrier(8), [], []
+
+    def git(_folder, *words):
+        calls.append(words)
+        if len(calls) == 1:
+            threading.Event().wait(1)  # all others have asked by now
+        if said:
+            raise workspace.WorkspaceError(f"git fetch: {said}")
+
+    def fetch():
+        together.wait()
+        try:
+            ended.append(workspace.fetch(project))
+        except workspace.WorkspaceError as error:
+            ended.append(str(error))
+
+    monkeypatch.setattr(workspace, "git", git)
+    threads = [threading.Thread(target=fetch) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    refused = f"git origin cannot be reached: git fetch: {said}"
+    assert ended == [refused if said else None] * 8
+    assert len(calls) == (fetches if not said else 8 * fetches)
