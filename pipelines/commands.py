@@ -1,6 +1,7 @@
 """The commands of `lambdanet` that run the pipeline: `run`, `status`, and `cluster` with one training."""
 
 import contextlib
+import logging
 import os
 import re
 import urllib.request
@@ -179,6 +180,7 @@ def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
         home = (FOLDER / "prefect").resolve()  # Prefect makes no folder's parents
         home.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("PREFECT_HOME", str(home))
+    logging.getLogger().handlers.clear()  # Prefect has handlers, which the next settings are about
     for name, value in {
         # For the user the stages' progress, not the engine's log; a server's pages have both.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if lines else "CRITICAL",
