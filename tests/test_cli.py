@@ -189,7 +189,7 @@ MISTAKES = [  # words, exit status, what is said
     (["run", "--dryrun"], 2, "No such option '--dryrun'. Did you mean '--dry-run'?; see `main run --help`\n"),
     (["run", "trian"], 1, "unknown stage 'trian'; dvc.yaml has download, corrupt, train-lambdanet, train, "),
     (["run", "--where", "moon"], 1, "--where moon is not one of local, dask:ADDRESS, "),
-    (["cluster", "train", "speckle", "dncnn"], 1, "this is no clone of the project"),
+    (["cluster", "train"], 2, "Missing argument 'NOISE'; see `main cluster train --help`\n"),
     *(
         ([*words, "--profile", "nope"], 1, "unknown profile 'nope'; there are ")
         for words in (
