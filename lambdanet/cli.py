@@ -416,7 +416,12 @@ def ui(port: int) -> None:
     from lambdanet.tracking import mlflow_runs
 
     if mlflow_runs.sqlite_file():
-        _refuse_taken(port)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError as error:
+            raise ValueError(
+                f"port {port} cannot be used ({os.strerror(error.errno)}); choose another by --port"
+            ) from None
     mlflow_runs.connect()  # makes the database, alone, before the server's processes open it
     if not mlflow_runs.sqlite_file():
         click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {mlflow_runs.uri()}")
@@ -436,17 +441,10 @@ def _need_registry() -> None:
 
 def _need_known(noise: str) -> None:
     """In the project's folder, refuse an unknown noise before torch is loaded."""
-    if Path(config.PROFILE).is_file() and Path(config.PARAMS).is_file():
+    if Path(config.PARAMS).is_file():
         raw = config.load_yaml(Path(config.PARAMS))
         if isinstance(raw, dict) and isinstance(raw.get("noises"), dict):
             config.look_up(raw["noises"], noise, "noise")
-
-
-def _refuse_taken(port: int) -> None:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        raise ValueError(f"port {port} cannot be used ({error.strerror}); choose another by --port") from None
 
 
 def _run(loaded: config.Config, noise: str, model: str, seed: int) -> config.Run:

@@ -31,16 +31,11 @@ def _torch() -> str:
     import torchvision
 
     assert torch.ops.torchvision.nms
-    return f"{torch.__version__} with torchvision {torchvision.__version__}"
-
-
-def _device() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"CPU, {torch.get_num_threads()} threads"
-    free, total = torch.cuda.mem_get_info()
-    return f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+    device = f"CPU, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        device = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+    return f"{torch.__version__} with torchvision {torchvision.__version__} on {device}"
 
 
 def _cpu() -> str:
@@ -71,7 +66,6 @@ def _import(package: str, module: str) -> str:
 TRIALS = [
     {
         "torch": (_torch, "torch and torchvision must come from one index: `make setup` in a fresh .venv"),
-        "device": (_device, "see `nvidia-smi`; LAMBDANET_DEVICE=cpu keeps off the GPU"),
         "LambdaNet and DnCNN on the CPU": (_cpu, "pip install llvmlite"),
         "DnCNN on a GPU": (_gpu, "pip install triton; gcc or clang, and Python's headers (python3-dev)"),
     },

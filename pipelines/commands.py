@@ -1,6 +1,7 @@
 """The commands of `lambdanet` that run the pipeline: `run`, `status`, and `cluster` with one training."""
 
 import contextlib
+import logging
 import os
 import re
 import urllib.request
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from lambdanet import cli, config, yaml12
+from lambdanet import cli, config, records, yaml12
 from pipelines import graph, placement, terminal, workspace
 from pipelines.cluster import FOLDER, URL
 from pipelines.cluster import main as cluster
@@ -125,16 +126,34 @@ def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
         kind = terminal.kind(name)
         if kind not in known:
             raise ValueError(f"unknown stage {name!r}; dvc.yaml has {', '.join(known)}")
-    if Path("stages/entry.py").is_file():  # else it is another pipeline, with other parameters
+    if _has_parameters():
         config.load(config.find(profile))
         from lambdanet import checking
 
         checking.check([profile])
 
 
+def _has_parameters() -> bool:
+    """Whether the stages here are this project's; else it is another pipeline, with other parameters."""
+    return Path("stages/entry.py").is_file()
+
+
+def _known_seconds(profile: str) -> dict[str, float]:
+    """How long stages took: in the last `run`, else what the logs of trainings say."""
+    logged: Counter[str] = Counter()
+    if _has_parameters():
+        loaded = config.load(config.find(profile))
+        for one in loaded.runs:
+            for record in records.read_records(one.log)[-1:]:
+                logged[loaded.address(one.stage)] += record.get("seconds") or 0
+    return {name: seconds for name, seconds in logged.items() if seconds} | terminal.seconds(
+        Path("runs", profile, LOG)
+    )
+
+
 def _plan(wanted: graph.Graph, profile: str) -> list[str]:
     """What would be run, why, and how long it took in earlier runs."""
-    known = terminal.seconds(Path("runs", profile, LOG))
+    known = _known_seconds(profile)
     stages, lines = list(wanted.to_run()), []
     for name in stages:
         time = f"about {terminal.duration(known[name])}" if name in known else "no estimate"
@@ -180,6 +199,7 @@ def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
         home = (FOLDER / "prefect").resolve()  # Prefect makes no folder's parents
         home.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("PREFECT_HOME", str(home))
+    logging.getLogger().handlers.clear()  # Prefect has handlers, which the next settings are about
     for name, value in {
         # For the user the stages' progress, not the engine's log; a server's pages have both.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if lines else "CRITICAL",

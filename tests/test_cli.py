@@ -16,7 +16,7 @@ from PIL import Image
 from lambdanet import checking, cli
 from lambdanet.cli import main
 from lambdanet.models import create_model, save_weights
-from pipelines import graph
+from pipelines import commands, graph
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -189,7 +189,7 @@ MISTAKES = [  # words, exit status, what is said
     (["run", "--dryrun"], 2, "No such option '--dryrun'. Did you mean '--dry-run'?; see `main run --help`\n"),
     (["run", "trian"], 1, "unknown stage 'trian'; dvc.yaml has download, corrupt, train-lambdanet, train, "),
     (["run", "--where", "moon"], 1, "--where moon is not one of local, dask:ADDRESS, "),
-    (["cluster", "train", "speckle", "dncnn"], 1, "this is no clone of the project"),
+    (["cluster", "train"], 2, "Missing argument 'NOISE'; see `main cluster train --help`\n"),
     *(
         ([*words, "--profile", "nope"], 1, "unknown profile 'nope'; there are ")
         for words in (
@@ -307,6 +307,25 @@ def test_status_counts_runs_and_stages(monkeypatch):
     assert re.fullmatch(r"ablations: \d+ of 8 runs are trained here, \d+ scored", lines[1])
     assert lines[2] == "out of date: 2 train, 1 plot"
     assert lines[3].endswith("lambdanet run --profile sample --dry-run")
+
+
+def test_a_dry_run_estimates_from_the_last_run_and_the_logs_of_trainings(project, monkeypatch):
+    monkeypatch.chdir(project)
+    stages = [f"sample/dvc.yaml:{name}" for name in ("train@speckle-dncnn-0", "ablate@base", "plot")]
+    for name in ("speckle/dncnn-0", "ablations/base/0"):
+        log = project / f"runs/sample/logs/{name}.json"
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps([{"seconds": 1.0}, {"seconds": 75.0}]))
+    (project / "runs/sample/reproduce.log").write_text(f"00:00:00 {stages[1]} done in 1:02:03\n")
+    (project / "stages").mkdir()
+    (project / "stages/entry.py").touch()
+    wanted = graph.Graph(dict.fromkeys(stages, frozenset()), dict.fromkeys(stages, "changed"))
+    assert commands._plan(wanted, "sample") == [
+        f"{stages[0]}: changed (about 1:15)",
+        f"{stages[1]}: changed (about 1:02:03)",
+        f"{stages[2]}: changed (no estimate)",
+        "3 stages, one after the other about 1:03:18, 1 without an estimate",
+    ]
 
 
 def test_exported_weights_are_those_that_were_scored(project, lambdanet):

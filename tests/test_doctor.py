@@ -21,7 +21,7 @@ def test_this_installation_is_well(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "\n".join(str(finding) for finding in doctor.examine(False, begun.append))
     assert "BAD" not in text
-    for part in ("ok    Python 3.", "torch: 2.", "Prefect's server: 3.", "device: CPU", "GiB free",
+    for part in ("ok    Python 3.", "torch: 2.", "Prefect's server: 3.", " on CPU, ", "GiB free",
                  "LambdaNet and DnCNN on the CPU: compiled kernels on vectors of"):  # fmt: skip
         assert part in text
     assert begun == [name for group in doctor.TRIALS for name in group]
