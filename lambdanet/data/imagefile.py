@@ -11,7 +11,7 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,8 +31,7 @@ FORMATS = {
     "HEIF": (".heic", ".heif"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-LARGEST = 500_000_000  # pixels
-BYTES = 20  # of memory that a pixel takes at most while an image is decoded
+LARGEST = 500_000_000  # pixels; a damaged head may claim any number
 WHITE = 65535
 # What a PNG file says of its colours and its resolution; `write_png` puts it into the output as it is.
 KEPT_CHUNKS = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"pHYs", b"sRGB")
@@ -110,7 +109,12 @@ def encode_png(photograph: Photograph) -> bytes:
     if photograph.grey:
         rgb = ((rgb.sum(-1, dtype=np.uint32) + 1) // 3).astype(rgb.dtype)[..., None]  # the mean, rounded
     pixels = rgb if photograph.alpha is None else np.concatenate([rgb, photograph.alpha[..., None]], -1)
-    png = _deep_png(pixels) if pixels.dtype == np.uint16 else _shallow_png(pixels)
+    if pixels.dtype == np.uint16:
+        png = _deep_png(pixels)
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+        png = buffer.getvalue()
     metadata = [_chunk(name, content) for name, content in photograph.chunks]
     if photograph.icc:
         metadata.append(_chunk(b"iCCP", b"icc\0\0" + zlib.compress(photograph.icc)))
@@ -161,7 +165,7 @@ def _content(path: Path) -> bytes:
 def _refusing(name: str) -> Iterator[None]:
     """What the block raises becomes one line that names the file."""
     try:
-        Image.MAX_IMAGE_PIXELS = _largest() // 2  # Pillow refuses twice this
+        Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow refuses twice this
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -173,15 +177,6 @@ def _refusing(name: str) -> Iterator[None]:
     except Exception as error:  # decoders raise whatever they stumble over in a damaged file
         reason = f"damaged, or of a kind that is not supported: {str(error) or type(error).__name__}"
     raise ValueError(f"{name}: cannot be read as an image ({' '.join(reason.split())})")
-
-
-def _largest() -> int:
-    """Pixels of the largest image that this machine decodes; a damaged head may claim any number."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no such system
-        return LARGEST
-    return min(LARGEST, memory // BYTES)
 
 
 @contextlib.contextmanager
@@ -367,36 +362,26 @@ def _read_tiff(content: bytes) -> Photograph:
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters, it raises
+    grey, colours = 1, 2  # of `photometric`
+    premultiplied, straight = 1, 2  # of `extrasamples`
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
-        if page.size > 4 * _largest():
+        if page.size > 4 * LARGEST:
             raise UnsupportedError(f"too large: {page.size} values")
-        inverse, grey, colours = 0, 1, 2  # of `photometric`
-        if page.photometric not in (inverse, grey, colours) or page.axes not in ("YX", "YXS", "SYX"):
-            raise UnsupportedError(f"a TIFF file of the kind {page.photometric!s}, axes {page.axes}")
-        planes, _, h, w, together = page.shaped
-        values = page.asarray().reshape(planes, h, w, together).transpose(1, 2, 0, 3).reshape(h, w, -1)
-        values = _of_tiff(values, 3 if page.photometric == colours else 1, page.extrasamples)
-        if page.photometric == inverse:
-            values[..., 0] = np.iinfo(values.dtype).max - values[..., 0]
-        orientation = page.tags.valueof(_ORIENTATION, default=1)
-        return replace(_of_values(values, orientation), icc=page.iccprofile, frames=len(file.pages))
-
-
-def _of_tiff(values: np.ndarray, colours: int, extra: Sequence[int]) -> np.ndarray:
-    """As of `_values`, of the colours and the first other channel of a TIFF file, if that is alpha."""
-    if values.dtype.kind == "f":
-        values = _of_floats(values)
-    if values.dtype not in (np.uint8, np.uint16):
-        raise UnsupportedError(f"its pixels are {values.dtype}")
-    premultiplied, straight = 1, 2
-    alpha = values.shape[-1] > colours and extra and extra[0] in (premultiplied, straight)
-    values = values[..., : colours + bool(alpha)]
-    if alpha and extra[0] == premultiplied:
-        white, visible = np.iinfo(values.dtype).max, np.maximum(values[..., -1:], 1).astype(np.float32)
-        straightened = np.rint(np.minimum(values[..., :-1] / visible, 1) * white).astype(values.dtype)
-        values = np.concatenate([straightened, values[..., -1:]], -1)
-    return values
+        extra = page.extrasamples[:1]
+        kind = page.photometric in (grey, colours) and page.axes in ("YX", "YXS", "SYX")
+        if not kind or premultiplied in extra:
+            raise UnsupportedError(
+                f"a TIFF file of the kind {page.photometric!s}, axes {page.axes}, other channels {extra}"
+            )
+        values = np.atleast_3d(page.asarray())
+        values = values.transpose(1, 2, 0) if page.axes == "SYX" else values
+        values = values[..., : (3 if page.photometric == colours else 1) + (straight in extra)]
+        values = _of_floats(values) if values.dtype.kind == "f" else values
+        if values.dtype not in (np.uint8, np.uint16):
+            raise UnsupportedError(f"its pixels are {values.dtype}")
+        photograph = _of_values(values, page.tags.valueof(_ORIENTATION, default=1))
+        return replace(photograph, icc=page.iccprofile, frames=len(file.pages))
 
 
 def _kept_chunks(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
@@ -410,12 +395,6 @@ def _kept_chunks(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
             kept.append((name, content[at + 8 : at + 8 + length]))
         at += 12 + length
     return tuple(kept)
-
-
-def _shallow_png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _deep_png(pixels: np.ndarray) -> bytes:
