@@ -50,7 +50,7 @@ class Photograph:
     """An image as a file holds it.
 
     Attributes:
-        rgb: uint8 or uint16, (h, w, 3); of a grey one three times the same.
+        rgb: (h, w, 3), uint8 or uint16, or of an array float in [0, 1]; of a grey one three times the same.
         alpha: the same type, (h, w), or None.
         grey: whether the file holds no colours.
         icc: the profile that says what its colours look like, or None.
@@ -105,10 +105,7 @@ def write_png(path: Path, photograph: Photograph) -> None:
 
 def encode_png(photograph: Photograph) -> bytes:
     """The bytes of a PNG file; see `write_png`."""
-    rgb = photograph.rgb
-    if photograph.grey:
-        rgb = ((rgb.sum(-1, dtype=np.uint32) + 1) // 3).astype(rgb.dtype)[..., None]  # the mean, rounded
-    pixels = rgb if photograph.alpha is None else np.concatenate([rgb, photograph.alpha[..., None]], -1)
+    pixels = to_values(photograph)
     if pixels.dtype == np.uint16:
         png = _deep_png(pixels)
     else:
@@ -124,13 +121,34 @@ def encode_png(photograph: Photograph) -> bytes:
     return b"".join([png[:header], *metadata, memoryview(png)[header:]])
 
 
+def from_values(values: np.ndarray, orientation: object = 1) -> Photograph:
+    """A photograph, upright, of (h, w, channels): grey, grey and alpha, RGB, RGB and alpha."""
+    if orientation in range(1, 9):
+        rows, columns = _STEPS[int(orientation)]
+        values = (values.swapaxes(0, 1) if orientation >= 5 else values)[::rows, ::columns]
+    channels = values.shape[-1]
+    alpha = np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None
+    rgb = values[..., :3] if channels >= 3 else np.repeat(values[..., :1], 3, axis=-1)
+    return Photograph(np.ascontiguousarray(rgb), alpha, channels < 3)
+
+
+def to_values(photograph: Photograph) -> np.ndarray:
+    """The values that `from_values` takes; grey is the mean of the colours."""
+    values = photograph.rgb
+    if photograph.grey and values.dtype.kind == "f":
+        values = values.mean(-1, keepdims=True)
+    elif photograph.grey:
+        values = ((values.sum(-1, dtype=np.uint32) + 1) // 3).astype(values.dtype)[..., None]  # rounded
+    return values if photograph.alpha is None else np.concatenate([values, photograph.alpha[..., None]], -1)
+
+
 def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Give the pixels that alpha hides the mean colour of the nearest blocks of visible ones.
 
     What hides there, mostly black, would otherwise show at the edges after denoising.
 
     Args:
-        rgb: uint8 or uint16, (h, w, 3).
+        rgb: uint8, uint16 or float, (h, w, 3).
         alpha: (h, w); 0 hides.
 
     Returns:
@@ -146,7 +164,8 @@ def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         seen = visible[phase]
         counts[: seen.shape[0], : seen.shape[1]] += seen
         sums[: seen.shape[0], : seen.shape[1]] += rgb[phase] * seen[..., None]
-    means = np.rint(sums / np.maximum(counts, 1)[..., None]).astype(rgb.dtype)
+    means = sums / np.maximum(counts, 1)[..., None]
+    means = (means if rgb.dtype.kind == "f" else np.rint(means)).astype(rgb.dtype)
     coarse, filled = fill_hidden(means, counts), rgb.copy()
     for phase in phases:
         hidden = ~visible[phase]
@@ -205,7 +224,7 @@ def _decode(content: bytes) -> Photograph:
     frames = getattr(image, "n_frames", 1)
     values = _values(image, content)
     exif, orientation = _exif(image)
-    photograph = _of_values(values, orientation)
+    photograph = from_values(values, orientation)
     # A profile of four inks says nothing about what they were converted to.
     icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
     return replace(photograph, icc=icc, exif=exif, chunks=_kept_chunks(content), frames=frames)
@@ -346,17 +365,6 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _of_values(values: np.ndarray, orientation: object) -> Photograph:
-    """A photograph, upright, of (h, w, channels)."""
-    if orientation in range(1, 9):
-        rows, columns = _STEPS[int(orientation)]
-        values = (values.swapaxes(0, 1) if orientation >= 5 else values)[::rows, ::columns]
-    channels = values.shape[-1]
-    alpha = np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None
-    rgb = values[..., :3] if channels >= 3 else np.repeat(values[..., :1], 3, axis=-1)
-    return Photograph(np.ascontiguousarray(rgb), alpha, channels < 3)
-
-
 def _read_tiff(content: bytes) -> Photograph:
     """Read what Pillow does not: fractions in several channels, separate planes of 16 bits."""
     import tifffile
@@ -380,7 +388,7 @@ def _read_tiff(content: bytes) -> Photograph:
         values = _of_floats(values) if values.dtype.kind == "f" else values
         if values.dtype not in (np.uint8, np.uint16):
             raise UnsupportedError(f"its pixels are {values.dtype}")
-        photograph = _of_values(values, page.tags.valueof(_ORIENTATION, default=1))
+        photograph = from_values(values, page.tags.valueof(_ORIENTATION, default=1))
         return replace(photograph, icc=page.iccprofile, frames=len(file.pages))
 
 
