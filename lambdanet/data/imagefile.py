@@ -374,8 +374,8 @@ def _read_tiff(content: bytes) -> Photograph:
     premultiplied, straight = 1, 2  # of `extrasamples`
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
-        if page.size > 4 * LARGEST:
-            raise UnsupportedError(f"too large: {page.size} values")
+        if not 0 < page.size <= 4 * LARGEST:
+            raise UnsupportedError(f"it claims {page.size} values")
         extra = page.extrasamples[:1]
         kind = page.photometric in (grey, colours) and page.axes in ("YX", "YXS", "SYX")
         if not kind or premultiplied in extra:
