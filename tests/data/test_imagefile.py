@@ -446,7 +446,7 @@ REFUSED = {
 def test_tiff_without_a_column_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", COLOUR16, photometric="rgb", compression="zlib")
     content = bytearray((tmp_path / "a.tif").read_bytes())
-    at = content.index(struct.pack("<HHIH", 256, 3, 1, 5)) + 8  # the entry of the width
+    at = content.index(struct.pack("<HHII", 256, 4, 1, 5)) + 8  # the entry of the width
     content[at] = 0
     (tmp_path / "a.tif").write_bytes(content)
     refusal(tmp_path / "a.tif")
