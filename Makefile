@@ -38,7 +38,7 @@ ui: $(READY)        ## open MLflow's pages on the runs and models of this folder
 
 lock: $(READY)      ## resolve the dependencies anew
 	pip install -q uv
-	uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev --extra server --extra cluster --extra dask pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-annotate --no-header --extra pipeline --extra dev --extra server --extra cluster --extra dask pyproject.toml -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

@@ -271,8 +271,9 @@ def reach(model):
         for name, child in parent.named_children():
             if isinstance(child, nn.MaxPool2d):
                 setattr(parent, name, nn.AvgPool2d(child.kernel_size))
-    side, seen = 2 * model.halo + 4 * model.stride, []
-    for at in range(side // 2, side // 2 + model.stride):
+    stride = getattr(model, "stride", 1)
+    side, seen = 2 * model.halo + 4 * stride, []
+    for at in range(side // 2, side // 2 + stride):
         noisy = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
         (gradient,) = torch.autograd.grad(model(noisy)[0, :, at, at].sum(), noisy)
         pixels = gradient[0].abs().sum(0).nonzero()

@@ -107,12 +107,10 @@ def _by_convolution(x: Tensor, filters: Tensor) -> Tensor:
 
 def _by_transform(x: Tensor, filters: Tensor) -> Tensor:
     """By a Fourier transform of whole images; a CPU's convolutions are slow with windows so large."""
-    from scipy import fft  # what trains at the usual sizes does not load it
-
     h, w = x.shape[2:]
     m = filters.shape[-1]
     # What wraps around falls on the border of zeros.
-    sides = [fft.next_fast_len(size + m // 2, real=True) for size in (h, w)]
+    sides = [_fast_length(size + m // 2) for size in (h, w)]
     conjugate = torch.fft.rfft2(filters, s=sides).conj()
     images = torch.fft.rfft2(F.pad(x, (m // 2, 0, m // 2, 0)), s=sides)
     parts = []
@@ -120,6 +118,14 @@ def _by_transform(x: Tensor, filters: Tensor) -> Tensor:
         product = images[:, channel, None, None] * conjugate
         parts.append(torch.fft.irfft2(product, s=sides)[..., :h, :w].flatten(3))
     return torch.stack(parts, 1)
+
+
+def _fast_length(least: int) -> int:
+    """The smallest length from `least` on that a Fourier transform is fast for: a product of 2, 3 and 5."""
+    length = least
+    while 30 ** length.bit_length() % length:  # which holds each prime often enough
+        length += 1
+    return length
 
 
 def _by_spectra(x: Tensor, filters: Tensor) -> Tensor:

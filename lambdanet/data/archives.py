@@ -1,113 +1,110 @@
-"""Files out of an archive or a folder, read in place; archives from the first mirror that delivers one."""
+"""Data sets that come as an archive: read in place, downloaded from the first mirror that delivers one."""
 
-import io
 import logging
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 30
+TRIES = 3  # of each mirror
+LARGEST = 64 << 20  # bytes of a file; a python batch of CIFAR-10 has 31 MB
 
 T = TypeVar("T")
 
 
-class Mirror(NamedTuple):
-    """Where an archive can be had: its URL, its file's name here, and its checksum if it has one."""
-
-    url: str
-    name: str
-    checksum: str | None = None
-
-
-def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int, io.BufferedIOBase]]:
-    """Walk the files of a folder, or of a tar of any compression: name, size, content.
-
-    Nothing is extracted, so the caller must read each file before the next, and should refuse a
-    member whose claimed size is absurd before it asks for the next, as tarfile would read all of it.
-
-    Args:
-        path: the folder or the tar.
-        skip_links: pass over a tar's links and devices, instead of refusing it.
-
-    Raises:
-        ValueError: a link or a device, or a name that points outside.
-        tarfile.TarError, EOFError, OSError: damaged or cut short.
-    """
-    return _folder(path) if path.is_dir() else _archive(path, skip_links)
-
-
-def first_mirror(
-    mirrors: Iterable[Mirror], folder: Path, read: Callable[[Path], T], *, seconds: float, tries: int
+def load(
+    title: str,
+    source: str | None,
+    downloads: Path,
+    *,
+    variable: str,
+    mirrors: Iterable[str],
+    read: Callable[[Path], T],
 ) -> T:
-    """Fetch an archive from the first mirror that delivers it whole, and read it.
-
-    The file appears under its name only when its checksum, if it has one, was right, and stays there
-    only if `read` took it. What stands there already is not fetched again.
+    """Read a data set from `source`, or download it; a downloaded archive stays if `read` takes it.
 
     Args:
-        mirrors: in the order in which they are tried.
-        folder: keeps the archive.
-        read: of the archive's path; raises ValueError for one that is not what it should be.
-        seconds: without an answer after which a mirror is given up.
-        tries: of each mirror.
-
-    Returns:
-        What `read` returned.
+        title: of the data set, for messages.
+        source: an archive or a folder on disk; None downloads.
+        downloads: folder that keeps the downloaded archive; one that it holds is not downloaded again.
+        variable: the environment variable that names `source`.
+        mirrors: URLs of the archive, in the order in which they are tried.
+        read: of a path; raises ValueError for what is not exactly the data set.
 
     Raises:
-        ValueError: each mirror's reason.
+        ValueError: the source does not exist or is not the data set, or no mirror delivers it.
     """
-    import pooch
-    import requests
-
-    reasons = []
-    for url, name, checksum in mirrors:
-        if checksum is None and (folder / name).exists():  # perhaps not yet read when it was fetched
-            try:
-                return read(folder / name)
-            except ValueError:
-                (folder / name).unlink()
-        fetcher = pooch.create(
-            folder, base_url="", registry={name: checksum}, urls={name: url}, retry_if_failed=tries - 1
-        )
-        downloader = pooch.HTTPDownloader(timeout=seconds, progressbar=True)
-        pooch.get_logger().setLevel("WARNING")
+    if source:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise ValueError(f"{variable} names {path}, which does not exist")
         try:
-            path = Path(fetcher.fetch(name, downloader=downloader))
-        except (requests.RequestException, ValueError, OSError) as error:
-            reasons.append(f"{url}: {_reason(error)}")
-        else:
-            try:
-                return read(path)
-            except ValueError as error:
-                path.unlink()
-                reasons.append(f"{url}: {error}")
-        log.warning("no luck with %s", reasons[-1])
-    raise ValueError("; ".join(reasons))
+            return read(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    kept = {url: downloads / url.rsplit("/", 1)[-1] for url in mirrors}
+    for path in filter(Path.exists, kept.values()):
+        try:
+            return read(path)
+        except ValueError:
+            path.unlink()
+    reasons = []
+    for url, path in kept.items():
+        try:
+            _fetch(url, path)
+            return read(path)
+        except (ValueError, OSError) as error:
+            path.unlink(missing_ok=True)
+            reasons.append(f"{url}: {' '.join(str(error).split())[:300]}")
+            log.warning("no luck with %s", reasons[-1])
+    raise ValueError(
+        f"{title} could not be downloaded; set {variable} to an archive or folder on disk, "
+        f"or choose profile: sample. Tried {'; '.join(reasons)}"
+    )
 
 
-def _archive(path: Path, skip_links: bool) -> Iterator[tuple[str, int, io.BufferedIOBase]]:
+def contents(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Walk the wanted files of a folder, or of a tar of any compression: name and content.
+
+    Nothing is extracted to disk. A name begins with the folder's own.
+
+    Raises:
+        ValueError: damaged, cut short, or with a file that claims to be absurdly large.
+    """
+    try:
+        yield from _of_folder(path, wanted) if path.is_dir() else _of_archive(path, wanted)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"damaged or cut short ({error}); get it again") from None
+
+
+def _of_folder(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    path = path.resolve()
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path.parent).as_posix()
+        if wanted(name) and file.is_file():
+            yield name, file.read_bytes()
+
+
+def _of_archive(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
-            parts = PurePosixPath(member.name).parts
-            if member.name.startswith("/") or ".." in parts:
-                raise ValueError(f"member {member.name!r} points outside the archive's folder; not used")
-            if member.isfile():
-                yield member.name, member.size, archive.extractfile(member)
-            elif not (member.isdir() or skip_links):
-                raise ValueError(f"member {member.name!r} is a link or a device; not used")
+            if not (member.isfile() and wanted(member.name)):
+                continue
+            if member.size > LARGEST:
+                raise ValueError(f"member {member.name} claims {member.size:,} bytes")
+            yield member.name, archive.extractfile(member).read()
 
 
-def _folder(path: Path) -> Iterator[tuple[str, int, io.BufferedIOBase]]:
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            with open(file, "rb") as opened:
-                yield file.relative_to(path).as_posix(), file.stat().st_size, opened
+def _fetch(url: str, path: Path) -> None:
+    """Download a file, which appears under its name when it is whole."""
+    import pooch
 
-
-def _reason(error: Exception) -> str:
-    """The innermost cause of a request's failure, in one line."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return " ".join(str(error).split())[:200]
+    name = path.name
+    fetcher = pooch.create(
+        path.parent, base_url="", registry={name: None}, urls={name: url}, retry_if_failed=TRIES - 1
+    )
+    pooch.get_logger().setLevel("WARNING")
+    fetcher.fetch(name, downloader=pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS, progressbar=True))

@@ -8,36 +8,25 @@ may differ in single values between versions of libjpeg.
 
 import hashlib
 import io
-import tarfile
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from lambdanet.config import Download
 from lambdanet.data import archives
-from lambdanet.data.archives import Mirror
 from lambdanet.data.patches import cut, in_random_order
 
-MIRRORS = (  # without checksums: GitHub packs its archives anew, and the content is verified
-    Mirror(
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
-        "BSR_bsds500.tgz",
-    ),
-    Mirror("https://github.com/BIDS/BSDS500/archive/refs/heads/master.tar.gz", "BIDS-BSDS500.tar.gz"),
+MIRRORS = (
+    "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz",
+    "https://github.com/BIDS/BSDS500/archive/refs/heads/master.tar.gz",
 )
-TIMEOUT_SECONDS = 30
-TRIES = 3
-
 SPLITS = {"train": ("train", "test"), "test": ("val",)}  # ours, of theirs
 COUNTS = {"train": 200, "test": 200, "val": 100}
 # Of what `sha256sum test/*.jpg train/*.jpg val/*.jpg` prints in the folder `images`.
 DIGEST = "eaae4240cb921a9a77b3a87ade9a6a517588996ac105d7fb25c57c21256f856c"
 HEIGHT, WIDTH = 321, 481
 PATCH = 40
-LARGEST_IMAGE = 1 << 20  # the largest has 126 kB
-LARGEST_MEMBER = 64 << 20
 
 
 def load(wanted: Download, source: str | None, downloads: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -64,10 +53,9 @@ def load(wanted: Download, source: str | None, downloads: Path) -> tuple[dict[st
     for split, theirs in SPLITS.items():
         if counts[split] > (there := sum(COUNTS[each] for each in theirs)):
             raise ValueError(f"bsds500's {split} split has {there} images, {counts[split]} are asked for")
-    path = Path(source).expanduser() if source else None
-    if path and not path.exists():
-        raise ValueError(f"LAMBDANET_BSDS500 names {path}, which does not exist")
-    files = read_files(path) if path else download(downloads)
+    files = archives.load(
+        "BSDS500", source, downloads, variable="LAMBDANET_BSDS500", mirrors=MIRRORS, read=read_files
+    )
     chosen = {
         split: in_random_order([name for name in sorted(files) if name.split("/")[0] in theirs], wanted.seed)
         for split, theirs in SPLITS.items()
@@ -88,47 +76,22 @@ def load(wanted: Download, source: str | None, downloads: Path) -> tuple[dict[st
     return {"train": train, "test": test}, notes
 
 
-def download(folder: Path, mirrors: Iterable[Mirror] = MIRRORS) -> dict[str, bytes]:
-    """Fetch the archive from the first mirror that delivers the right images, and read them.
-
-    Raises:
-        ValueError: no mirror delivered them; names each one's reason.
-    """
-    try:
-        return archives.first_mirror(mirrors, folder, read_files, seconds=TIMEOUT_SECONDS, tries=TRIES)
-    except ValueError as error:
-        raise ValueError(
-            "BSDS500 could not be downloaded; set LAMBDANET_BSDS500 to an archive or folder on disk, "
-            f"or choose profile: sample. Tried {error}"
-        ) from None
-
-
 def read_files(path: Path) -> dict[str, bytes]:
     """Read the 500 JPEG files of a distribution, by names like train/100075.jpg, and verify them.
 
     Raises:
-        ValueError: it holds other images or none, is damaged, or has unsafe member names.
+        ValueError: it holds other images or none, or is damaged.
     """
-    files: dict[str, bytes] = {}
-    above = f"{path.resolve().name}/" if path.is_dir() else ""  # the folder may be `images` itself
-    try:
-        for name, size, file in archives.members(path, skip_links=True):
-            key = _describe(above + name)
-            if size > (LARGEST_IMAGE if key else LARGEST_MEMBER) and (key or path.is_file()):
-                # Of an archive even one to be skipped: tarfile would read on to its claimed end.
-                raise ValueError(f"member {name} claims {size:,} bytes, more than any of BSDS500")
-            if key is None:
-                continue
-            content = file.read()
-            if files.setdefault(key, content) != content:
-                raise ValueError(f"holds two different images {key}")
-            if len(files) > sum(COUNTS.values()):
-                raise ValueError(f"more than {sum(COUNTS.values())} images, so not BSDS500")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: damaged or cut short ({error}); get it again") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    _verify(files, path)
+    found = archives.contents(path, lambda name: _describe(name) is not None)
+    files = {_describe(name): content for name, content in found}
+    if not files:
+        raise ValueError("holds no images/train, images/test and images/val with JPEG files")
+    counts = Counter(name.split("/")[0] for name in files)
+    for split, count in COUNTS.items():
+        if counts[split] != count:
+            raise ValueError(f"{counts[split]} images in {split}, BSDS500 has {count}")
+    if digest(files) != DIGEST:
+        raise ValueError("the images are not BSDS500's (content digest differs)")
     return files
 
 
@@ -152,17 +115,6 @@ def _describe(name: str) -> str | None:
     if path.suffix != ".jpg" or path.name.startswith(".") or path.parts[-3:-2] != ("images",):
         return None
     return f"{path.parts[-2]}/{path.name}" if path.parts[-2] in COUNTS else None
-
-
-def _verify(files: dict[str, bytes], path: Path) -> None:
-    if not files:
-        raise ValueError(f"{path}: holds no images/train, images/test and images/val with JPEG files")
-    found = Counter(name.split("/")[0] for name in files)
-    for split, count in COUNTS.items():
-        if found[split] != count:
-            raise ValueError(f"{path}: {found[split]} images in {split}, BSDS500 has {count}")
-    if digest(files) != DIGEST:
-        raise ValueError(f"{path}: the images are not BSDS500's (content digest differs)")
 
 
 def _lying(image: np.ndarray) -> np.ndarray:

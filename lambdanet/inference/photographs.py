@@ -4,25 +4,22 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 from tqdm import tqdm
 
 from lambdanet import devices
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
+from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
-from lambdanet.inference import blind, catalogue
+from lambdanet.inference import blind, catalogue, trained
 from lambdanet.inference.catalogue import Denoiser
-from lambdanet.inference.denoise import TILE, denoise_photograph
 from lambdanet.inference.targets import STREAM, identity
-from lambdanet.models import load_weights, read_description
-
-SMALLEST_TILE = 64  # a multiple of every stride; what is read around it is larger soon
+from lambdanet.inference.trained import TrainedDenoiser
+from lambdanet.models import read_description
 
 
 @dataclass(frozen=True)
@@ -88,21 +85,19 @@ def denoise_files(targets: dict[Path, Path], choices: list[Choice], *, device: s
         device: "auto", "cpu" or "cuda".
 
     Yields:
-        A line for a person, for each file.
+        A line for the user, for each file.
 
     Raises:
         ValueError: a file cannot be denoised; of several, after all others were.
     """
     devices.keep_freed_memory()
-    where = devices.choose_device(device)
-    loaded = {choice: load_weights(choice.weights) for choice in choices}
-    models = {choice: (model.to(where), description) for choice, (model, description) in loaded.items()}
+    loaded = {choice.label: trained.load(choice.weights, device=device) for choice in choices}
     written, failed = set(), 0
     for path, target in tqdm(targets.items(), unit="image", disable=None, leave=False):
         try:
             if target != STREAM and identity(target) in written:  # names differ in case only, as on macOS
                 raise ValueError(f"{path} would be written to the file of another image; rename one")
-            yield _denoise_file(path, target, models, where)
+            yield _denoise_file(path, target, loaded)
             written.add(identity(target))
         except (ValueError, OSError, MemoryError, ImportError) as error:  # the last: a library does not fit
             line = str(error) or f"{path}: not enough memory to denoise it"
@@ -114,18 +109,12 @@ def denoise_files(targets: dict[Path, Path], choices: list[Choice], *, device: s
         raise ValueError(f"{failed} of {len(targets)} files could not be denoised")
 
 
-def _denoise_file(path: Path, target: Path, models: dict, device: torch.device) -> str:
+def _denoise_file(path: Path, target: Path, loaded: dict[str, TrainedDenoiser]) -> str:
     photograph = _read(path)
-    rgb = photograph.rgb
-    if photograph.alpha is not None:
-        rgb = imagefile.fill_hidden(rgb, photograph.alpha)
-    if len(models) == 1:
-        (choice,) = models
-    else:
-        choice = _best(rgb, models, device)
-    _write(target, replace(photograph, rgb=_denoised(models[choice][0], rgb, device)))
+    label = next(iter(loaded)) if len(loaded) == 1 else _best(photograph, loaded)
+    _write(target, loaded[label].denoise_photograph(photograph))
     frames = f" (the first of {photograph.frames} images in {path})" if photograph.frames > 1 else ""
-    return f"{'standard output' if target == STREAM else target}: written, by {choice.label}{frames}"
+    return f"{'standard output' if target == STREAM else target}: written, by {label}{frames}"
 
 
 def _read(path: Path) -> Photograph:
@@ -142,28 +131,15 @@ def _write(target: Path, photograph: Photograph) -> None:
         imagefile.write_png(target, photograph)
 
 
-def _denoised(model: nn.Module, rgb: np.ndarray, device: torch.device) -> np.ndarray:
-    """In tiles as large as memory permits."""
-    tile = TILE
-    while True:
-        try:
-            return denoise_photograph(model, rgb, device, tile=tile)
-        except (MemoryError, RuntimeError) as error:
-            # torch's allocator names memory; oneDNN, which it calls, says what it was about to make.
-            if not (isinstance(error, MemoryError) or "memory" in str(error) or "primitive" in str(error)):
-                raise
-            if tile <= SMALLEST_TILE or not hasattr(model, "halo"):
-                raise MemoryError from None
-        tile //= 2
-
-
-def _best(rgb: np.ndarray, models: dict[Choice, tuple[nn.Module, dict]], device: torch.device) -> Choice:
-    rgb = rgb[blind.middle(*rgb.shape[:2])]
-    values = torch.from_numpy(rgb.astype(np.float32) / np.iinfo(rgb.dtype).max).to(device)
-    noisy = values.permute(2, 0, 1)[None].contiguous()
+def _best(photograph: Photograph, loaded: dict[str, TrainedDenoiser]) -> str:
+    area = blind.middle(*photograph.rgb.shape[:2])
+    rgb = photograph.rgb[area]
+    if photograph.alpha is not None:
+        rgb = imagefile.fill_hidden(rgb, photograph.alpha[area])
+    noisy = to_tensor(rgb[None] / np.iinfo(rgb.dtype).max)
     misfits = {
-        choice: blind.misfit(noisy, model, create_noise(**description["noise"])).item()
-        for choice, (model, description) in models.items()
+        label: blind.misfit(noisy.to(one.device), one.model, create_noise(**one.description["noise"])).item()
+        for label, one in loaded.items()
     }
     return min(misfits, key=misfits.get)
 

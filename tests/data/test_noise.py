@@ -71,18 +71,11 @@ def test_every_noise_is_tried():
 @every
 def test_same_seed_gives_the_same_bytes(name, parameters):
     noise, images = create_noise(name, **parameters), torch.rand(4, 3, 16, 16, generator=generator(9))
-    first, second, other = (noise(images, generator(seed)) for seed in (1, 1, 2))
-    assert first.numpy().tobytes() == second.numpy().tobytes()
-    assert not torch.equal(first, other)
-
-
-@every
-def test_global_seed_does_not_count(name, parameters):
-    noise, images = create_noise(name, **parameters), flat(0.5, 2)
     torch.manual_seed(1)
-    first = noise(images, generator())
-    torch.manual_seed(2)
-    assert torch.equal(noise(images, generator()), first)
+    first, other = (noise(images, generator(seed)) for seed in (1, 2))
+    torch.manual_seed(2)  # the global seed does not count
+    assert torch.equal(noise(images, generator(1)), first)
+    assert not torch.equal(first, other)
 
 
 @every
@@ -105,8 +98,7 @@ def test_images_and_colours_get_noise_of_their_own(name, parameters):
     assert torch.corrcoef(of_images).fill_diagonal_(0).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.3])
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("sigma", "value"), [(0.1, 0.0), (0.2, 0.5), (0.3, 1.0)])
 def test_gaussian_moments(sigma, value):
     n = (create_noise("gaussian", sigma=sigma)(flat(value), generator()) - value).double() / sigma
     assert abs(n.mean()) < 0.01
@@ -131,12 +123,6 @@ def test_speckle_moments(variance, value):
     assert n.var().item() == pytest.approx(variance, rel=0.02)
 
 
-def test_speckle_of_the_paper_moments():
-    noisy = create_noise("speckle", variance=0.1)(flat(0.3), generator()).double()
-    assert ((noisy == 0) | (noisy == 1)).double().mean() < 0.002
-    assert noisy.std().item() == pytest.approx(0.3 * 0.1**0.5, rel=0.02)
-
-
 def test_speckle_is_clipped_and_leaves_black_alone():
     noise = create_noise("speckle", variance=0.1)
     white = noise(flat(1.0), generator())
@@ -153,13 +139,6 @@ def test_salt_and_pepper_shares(amount):
     assert salt + pepper == pytest.approx(amount, rel=0.02)
     assert salt == pytest.approx(amount / 2, rel=0.02)
     assert ((noisy == 0.5) | (noisy == 1) | (noisy == 0)).all()
-
-
-def test_salt_and_pepper_takes_each_colour_value_on_its_own():
-    noisy = create_noise("salt-and-pepper", amount=0.2)(flat(0.5, 400), generator())
-    hit = (noisy != 0.5).double()
-    assert hit.prod(1).mean().item() == pytest.approx(0.2**3, rel=0.1)
-    assert hit.mean((0, 2, 3)).tolist() == pytest.approx([0.2] * 3, rel=0.02)
 
 
 def salted(images, generator):
@@ -258,18 +237,6 @@ def test_stored_noise_is_the_noise_rounded(name, parameters):
     assert np.abs(stored - exact).max() > 0
 
 
-@every
-def test_stored_noise_is_the_same_for_the_same_seed(name, parameters):
-    images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
-    before = images.copy()
-    first, second, other = (
-        corrupt(images, create_noise(name, **parameters), seed=seed) for seed in (1, 1, 2)
-    )
-    assert first.tobytes() == second.tobytes()
-    assert first.tobytes() != other.tobytes()
-    np.testing.assert_array_equal(images, before)
-
-
 def test_stored_noise_of_every_chunk_is_new():
     images = np.full((6, 16, 16, 3), 128, np.uint8)
     stored = corrupt(images, create_noise("gaussian", sigma=0.1), seed=0, chunk=2)
@@ -299,15 +266,10 @@ def test_unknown_and_missing_parameters_are_named(name, parameters):
 
 
 @with_one_parameter
-@pytest.mark.parametrize("value", [0, -0.1, True, "0.1", None, float("nan"), [0.1]], ids=str)
+@pytest.mark.parametrize("value", [0, -0.1, True, "0.1", None, float("nan"), float("inf"), [0.1]], ids=str)
 def test_parameter_must_be_a_number_above_zero(name, parameters, value):
     (key,) = parameters
     assert refusal(name, **{key: value}) == f"{key} of noise {name!r} is {value!r}, must be a number above 0"
-
-
-@every
-def test_infinite_parameter_is_refused(name, parameters):
-    assert "inf" in refusal(name, **dict.fromkeys(parameters, float("inf")))
 
 
 def test_amount_above_one_is_refused():

@@ -13,8 +13,8 @@ from lambdanet.models import MODELS, create_model, load_weights
 CPU = torch.device("cpu")
 WEIGHTS = helpers.ROOT / "weights/quick"
 TRAINED = ("autoencoder", "dncnn", "lambdanet", "lambdanet-u4-m7")
-UNTRAINED = {"cnn", "lambda-resnet", "skip-autoencoder"}  # none in git; their own tests have their tiles
-SIZES = [(1, 1), (1, 40), (5, 7), (33, 31), (70, 45), (64, 97)]
+UNTRAINED = {"cnn", "lambda-resnet", "skip-autoencoder"}  # tests/models has their tiles
+SIZES = [(1, 1), (1, 40), (33, 31), (70, 45)]
 
 
 @pytest.fixture(scope="module", params=TRAINED)
@@ -68,23 +68,6 @@ def test_photographs_of_more_than_one_default_tile(monkeypatch):
     image = np.concatenate([image, image[:, ::-1]], 1)
     assert image.shape[1] > TILE
     assert apart(denoise_photograph(model, image, CPU), denoise_photograph(model, image, CPU, tile=1024)) <= 1
-
-
-@pytest.mark.parametrize("name", ["autoencoder", "dncnn"])
-def test_output_pixels_see_no_further_than_the_halo(name):
-    """All phases of the stride: what lies beyond the halo has no gradient, in double precision."""
-    torch.manual_seed(0)
-    model = (
-        create_model(name, **({"depth": 5, "width": 4} if name == "dncnn" else {"width": 2})).double().eval()
-    )
-    stride, side = getattr(model, "stride", 1), 2 * model.halo + 24
-    for phase in range(stride):
-        noisy = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
-        at = side // 2 // stride * stride + phase
-        (gradient,) = torch.autograd.grad(model(noisy)[0, :, at, at].sum(), noisy)
-        seen = gradient[0].abs().sum(0).nonzero()
-        assert (at - seen.min().item(), seen.max().item() - at) <= (model.halo, model.halo)
-        assert len(seen) > 9
 
 
 def test_lambdanet_sees_its_window_beside_the_context():
@@ -142,7 +125,7 @@ def test_model_without_halo_takes_the_whole():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_layout_in_memory_is_what_a_network_takes_and_does_not_show(name):
     model = create_model(name).eval()
-    noisy = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    noisy = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     taken = []
     model.register_forward_pre_hook(lambda _, images: taken.append(images[0]))
     found = denoise(model, noisy)

@@ -18,7 +18,7 @@ from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
 from lambdanet.data.images import to_bytes, to_tensor
 from lambdanet.data.noise import create_noise
-from lambdanet.inference import photographs, targets
+from lambdanet.inference import photographs, targets, trained
 from lambdanet.inference.denoise import denoise, denoise_photograph
 from lambdanet.models import create_model, load_weights, save_weights
 
@@ -101,7 +101,6 @@ def test_denoises_a_photograph_as_the_network_of_the_file_does(project):
 @pytest.mark.parametrize(
     ("words", "file", "label"),
     [
-        (("--noise", "gaussian-03", "--alias", "compact"), "gaussian-03-lambdanet", "lambdanet"),
         (("--noise", "speckle", "--alias", "compact"), "speckle-lambdanet-u4-m7", "lambdanet-u4-m7"),
         (("--noise", "gaussian-02"), "gaussian-02-autoencoder", "autoencoder"),
         (("--noise", "gaussian-02", "--alias", "lambdanet"), "gaussian-02-lambdanet", "lambdanet"),
@@ -161,18 +160,10 @@ def test_each_line_comes_when_its_file_is_written(project):
             assert sorted(path.name for path in (project / "out").iterdir()) == written
 
 
-def test_grey_stays_grey(project):
-    save(project / "in.png", noisy()[..., 1])
-    lines("in.png", "-o", "out.png", "--weights", FILE)
-    output = pixels_of(project / "out.png")
-    assert output.shape == (48, 48)
-    colours = by(FILE, np.stack([noisy()[..., 1]] * 3, -1)).astype(float)
-    np.testing.assert_array_equal(output, np.round(colours.mean(-1)))
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("grey", [True, False], ids=["grey", "colours"])
 def test_alpha_and_depth_are_kept(project, dtype, grey):
+    """Which values come out, tests/inference/test_trained.py says."""
     white = np.iinfo(dtype).max
     alpha = np.random.default_rng(0).integers(1, white, (48, 48), dtype, endpoint=True)
     rgb = noisy()[..., [1, 1, 1]] if grey else noisy()
@@ -182,10 +173,7 @@ def test_alpha_and_depth_are_kept(project, dtype, grey):
     output = imagefile.read(project / "out.png")
     assert (output.rgb.dtype, output.grey) == (dtype, grey)
     np.testing.assert_array_equal(output.alpha, alpha)
-    # 16 bits of the same values are the same to the network, but not rounded to 8 bits on the way.
-    expected = by(FILE, rgb).mean(-1, keepdims=True) if grey else by(FILE, rgb)
-    assert np.abs(255 * (output.rgb / white) - expected).max() <= 1.01
-    assert dtype == np.uint8 or len(np.unique(output.rgb % 257)) > 200
+    assert dtype == np.uint8 or len(np.unique(output.rgb % 257)) > 200  # 16 bits, not 8 on the way
 
 
 def test_output_that_was_there_is_replaced_or_kept_as_a_whole(project):
@@ -207,8 +195,6 @@ QUICK = ("--weights", "weights/quick")
     ("words", "says"),
     [
         ((), ONE_OF),
-        (QUICK, ONE_OF),
-        (("--noise", "speckle", "--blind"), ONE_OF),
         (("--noise", "speckle", "--blind", *QUICK), ONE_OF),
         (("--noise", "speckle", "--weights", FILE), ONE_OF),
         (("--blind", "--weights", FILE), ONE_OF),
@@ -235,9 +221,7 @@ def test_bad_words_are_one_line(project, words, says):
     assert says in refusal(project, "in.png", "-o", "out.png", *words)
 
 
-@pytest.mark.parametrize(
-    "words", [("--blind",), ("--noise", "speckle"), ("--noise", "x", "--alias", "compact")]
-)
+@pytest.mark.parametrize("words", [("--blind",), ("--noise", "x", "--alias", "compact")])
 def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, words):
     save(project / "in.png", noisy(side=12))
     assert refusal(project, "in.png", "-o", "out.png", *words) == (
@@ -250,14 +234,8 @@ def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, w
     ("image", "out", "says"),
     [
         ("none.png", "out.png", "none.png: cannot be read as an image"),
-        ("in.png", "out.jpg", "out.jpg: the output is a PNG file, name it .png"),
-        ("in.png", "new", "new: the output is a PNG file, name it .png"),
-        ("in.png", "in.png/out.png", "in.png"),
         ("empty", "out", "empty holds no images (.png, .jpg, .jpeg, .webp, "),
         ("twice", "out", "twice/a.jpg, twice/a.png would be written to the same file; rename one"),
-        ("pictures", "in.png", "in.png is a file; for several images, or those of a folder, name a folder"),
-        ("pictures", "pictures", "pictures is the folder of the images themselves; name another one"),
-        ("pictures", "empty/../pictures", "is the folder of the images themselves; name another one"),
     ],
 )
 def test_images_and_outputs_that_do_not_fit_are_one_line(project, image, out, says):
@@ -354,24 +332,24 @@ def test_names_that_are_no_text_are_shown_escaped(project):
 
 
 def test_standard_input_and_output(project):
-    pixels = noisy(side=12)
+    pixels, words = noisy(side=12), ["denoise", "-", "-o", "-", "--weights", FILE]
     save(project / "in.png", pixels)
-    words = [sys.executable, "-m", "lambdanet", "denoise", "-", "-o", "-", "--weights", FILE]
-    done = subprocess.run(words, input=(project / "in.png").read_bytes(), capture_output=True, timeout=300)
-    assert done.stderr.decode() == f"standard output: written, by {FILE}\n"
-    with Image.open(io.BytesIO(done.stdout)) as image:
+    done = CliRunner().invoke(main, words, input=(project / "in.png").read_bytes())
+    assert done.stderr == f"standard output: written, by {FILE}\n"
+    with Image.open(io.BytesIO(done.stdout_bytes)) as image:
         np.testing.assert_array_equal(np.asarray(image), by(FILE, pixels))
-    done = subprocess.run(words, input=b"no image", capture_output=True, timeout=300)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode().startswith("error: standard input: cannot be read as an image (")
+    done = CliRunner().invoke(main, words, input=b"no image")
+    assert (done.exit_code, b"PNG\r" in done.stdout_bytes) == (1, False)
+    assert "error: standard input: cannot be read as an image (" in done.output
 
 
 def test_weights_and_their_scores_are_found_from_any_folder(project, tmp_path_factory):
-    save(project / "in.png", noisy(side=96))
+    save(project / "in.png", noisy(side=24))
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
-    (line,) = lines(project / "in.png", "-o", "out.png", "--weights", project / "weights/quick", "--blind")
-    assert line.startswith("out.png: written, by ")
-    assert " for speckle (" in line
+    weights = project / "weights/quick"
+    words = ("--weights", weights, "--noise", "speckle", "--alias", "autoencoder")
+    (line,) = lines(project / "in.png", "-o", "out.png", *words)
+    assert line.startswith(f"out.png: written, by autoencoder for speckle ({weights}/")
 
 
 def test_originals_are_never_overwritten_under_another_name(project):
@@ -410,7 +388,7 @@ def test_where_memory_is_short_tiles_are_smaller_or_one_line_says_so(project, mo
             raise full
         return denoise_photograph(model, image, device, tile=tile)
 
-    monkeypatch.setattr(photographs, "denoise_photograph", limited)
+    monkeypatch.setattr(trained, "denoise_photograph", limited)
     save(project / "in.png", noisy(side=140))
     if enough == 128:
         lines("in.png", "-o", "out.png", "--weights", FILE)
@@ -425,7 +403,7 @@ def test_other_errors_of_a_network_are_not_hidden(project, monkeypatch):
     def broken(*_arguments, **_keywords):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(photographs, "denoise_photograph", broken)
+    monkeypatch.setattr(trained, "denoise_photograph", broken)
     save(project / "in.png", noisy(side=12))
     assert isinstance(run("in.png", "-o", "out.png", "--weights", FILE).exception, RuntimeError)
 
@@ -436,8 +414,6 @@ MISTAKES = (
     ["in.png", "-o", "out.jpg", "--weights", FILE],
     ["in.png", "-o", "in.png/out.png", "--weights", FILE],
     ["in.png", "-o", "out.png", "--weights", "none.safetensors"],
-    ["in.png", "-", "-o", "out", "--weights", FILE],
-    ["in.png", "text.png", "-o", "-", "--weights", FILE],
     ["in.png", "-o", "out.png"],
 )
 

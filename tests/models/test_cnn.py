@@ -1,11 +1,8 @@
-import helpers
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lambdanet.data.images import to_tensor
-from lambdanet.inference.denoise import denoise
 from lambdanet.models import count_parameters, create_model
 from lambdanet.models.cnn import ConvNet
 from lambdanet.training.loop import LOSSES
@@ -71,41 +68,3 @@ def test_output_lies_in_the_unit_interval_as_cross_entropy_needs():
     assert (output.min(), output.max()) == (0, 1)
     for loss in LOSSES.values():
         assert loss(output, images(2, 3, 32, 32, seed=1)).isfinite()
-
-
-@pytest.mark.parametrize("size", [(33, 45), (8, 9), (1, 40)], ids=str)
-def test_sizes_that_the_stride_does_not_divide_are_reflected(size):
-    model, (h, w) = create(width=2), size
-    y = images(2, 3, h, w)
-    padded = F.pad(y, (0, -w % 4, 0, -h % 4), mode="reflect" if h >= 4 else "replicate")
-    output = denoise(model, y)
-    assert output.shape == y.shape
-    torch.testing.assert_close(output, model(padded)[..., :h, :w])
-
-
-def test_output_pixels_see_no_further_than_the_halo():
-    model = create(width=2)
-    assert helpers.reach(model) == (13, 13)
-    assert (model.stride, model.halo) == (4, 16)
-
-
-@pytest.mark.parametrize("size", [(1, 40), (33, 31), (70, 45), (64, 97)], ids=str)
-def test_tiles_give_what_the_whole_gives(size):
-    model = create(width=4)
-    with torch.no_grad():
-        model.decoder[6].weight *= 10
-    helpers.assert_tiles_fit(model, size)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_it_learns_to_denoise(loss):
-    clean = to_tensor(helpers.patches(32))
-    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    model = ConvNet(width=16)
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(200):
-        optimizer.zero_grad()
-        LOSSES[loss](model(noisy), clean).backward()
-        optimizer.step()
-    assert F.mse_loss(denoise(model, noisy), clean) < 0.5 * F.mse_loss(noisy, clean)

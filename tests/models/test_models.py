@@ -4,19 +4,21 @@ import os
 import pickle
 from pathlib import Path
 
-import numpy as np
+import helpers
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from lambdanet import backends, models
+from lambdanet import models
 from lambdanet.data.corruption import corrupt
+from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation.evaluator import evaluate
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import MODELS, count_parameters, create_model, load_weights, save_weights
 from lambdanet.models.lambdanet import correlate
+from lambdanet.training.loop import LOSSES
 
 # Every hyperparameter once, at a value that is not its default: the parameters that it leads to.
 OTHERWISE = {
@@ -49,6 +51,14 @@ OTHERWISE = {
 }
 
 
+SMALL = {  # where the default takes long
+    "cnn": {"width": 16},
+    "dncnn": {"depth": 4, "width": 8},
+    "lambda-resnet": {"width": 8},
+    "skip-autoencoder": {"width": 8, "levels": 2},
+}
+
+
 def randomised(model, seed=0):
     """Every parameter and buffer at a value of its own, in float64."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,11 +67,6 @@ def randomised(model, seed=0):
         if tensor.is_floating_point():
             tensor.data = 0.2 + 0.6 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
     return model
-
-
-def plain(model, x):
-    with backends.forced(backends.REFERENCE):
-        return model(x)
 
 
 def images(*shape, seed=0, dtype=torch.float32):
@@ -87,36 +92,72 @@ def test_initial_weights_follow_from_the_seed(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("size", [(32, 32), (64, 32), (16, 48)])
-def test_output_has_the_shape_of_the_input(name, size):
-    output = create_model(name)(images(2, 3, *size))
-    assert output.shape == (2, 3, *size)
-    assert output.isfinite().all()
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("size", [(33, 31), (5, 3), (1, 40)])
-def test_denoise_takes_any_size(name, size):
-    model = create_model(name).train()
-    y = images(2, 3, *size)
+@pytest.mark.parametrize("size", [(33, 31), (5, 3), (1, 40), (16, 32)], ids=str)
+def test_denoise_is_the_model_in_evaluation_mode_reflected_at_the_lower_and_right_edge(name, size):
+    model, (h, w) = create_model(name, **SMALL.get(name, {})), size
+    model(images(4, 3, 16, 16))  # moves the running statistics away from their start
+    y, stride = images(2, 3, h, w), getattr(model, "stride", 1)
     output = denoise(model, y)
-    assert output.shape == y.shape
-    assert output.isfinite().all()
     assert model.training
+    padded = F.pad(
+        y, (0, -w % stride, 0, -h % stride), mode="reflect" if min(h, w) >= stride else "replicate"
+    )
+    torch.testing.assert_close(output, model.eval()(padded)[..., :h, :w], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_denoise_is_the_model_in_evaluation_mode(name):
-    model, y = create_model(name), images(130, 3, 16, 16)
-    model(y[:8])  # moves the running statistics away from their start
-    output = denoise(model, y)
-    torch.testing.assert_close(output, model.eval()(y), rtol=1e-4, atol=1e-5)
+# Tiles of what LambdaNet learned, with its context, are in tests/inference/test_denoise.py.
+TILED = {
+    "autoencoder": [{"width": 2}],
+    "cnn": [{"width": 2}],
+    "dncnn": [{"depth": 5, "width": 4}],
+    "lambda-resnet": [
+        {"blocks": blocks, "m": m, "width": 2, "heads": 1, "k": 1, "content": False}
+        for blocks, m in (("cclc", 5), ("ll", 7), ("ccd", 23), ("dl", 1))
+    ],
+    "skip-autoencoder": [{"width": 2, "levels": levels} for levels in (1, 2, 3)],
+}
+# Of each: what an output pixel sees to the left and the right, and the halo, which is not less.
+REACH = {
+    "autoencoder": [(21, 21, 32)],
+    "cnn": [(13, 13, 16)],
+    "dncnn": [(5, 5, 5)],
+    "lambda-resnet": [(7, 7, 7), (8, 8, 8), (5, 5, 5), (3, 3, 3)],
+    "skip-autoencoder": [(3, 4, 8), (7, 10, 16), (15, 22, 32)],
+}
+TILES = [(name, *case) for name in TILED for case in zip(TILED[name], REACH[name], strict=True)]
 
 
-def test_denoise_reflects_at_the_lower_and_right_edge_only():
-    model, y = create_model("autoencoder").eval(), images(1, 3, 33, 31)
-    padded = F.pad(y, (0, 1, 0, 7), mode="reflect")
-    torch.testing.assert_close(denoise(model, y), model(padded)[..., :33, :31])
+@pytest.mark.parametrize(("name", "setting", "reach"), TILES, ids=str)
+def test_output_pixels_see_no_further_than_the_halo(name, setting, reach):
+    model = create_model(name, **setting)
+    assert (*helpers.reach(model), model.halo) == reach
+
+
+@pytest.mark.parametrize("size", [(1, 40), (33, 31), (70, 45)], ids=str)
+@pytest.mark.parametrize(("name", "setting", "reach"), TILES, ids=str)
+def test_tiles_give_what_the_whole_gives(name, setting, reach, size):
+    torch.manual_seed(0)
+    model = helpers.with_history(create_model(name, **setting))
+    with torch.no_grad():
+        for parameter in list(model.parameters())[-2:]:  # of the last layer: a spread that shows
+            parameter *= 10
+    helpers.assert_tiles_fit(model, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("cnn", "mse"), ("cnn", "bce"), ("lambda-resnet", "mse"), ("skip-autoencoder", "mse")]
+)
+def test_it_learns_to_denoise(name, loss):
+    clean = to_tensor(helpers.patches(16))
+    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = create_model(name, **SMALL[name])
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(50):
+        optimizer.zero_grad()
+        LOSSES[loss](model(noisy), clean).backward()
+        optimizer.step()
+    assert F.mse_loss(denoise(model, noisy), clean) < 0.6 * F.mse_loss(noisy, clean)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (8, 8, 3)])
@@ -128,9 +169,9 @@ def test_denoise_refuses_other_shapes(shape):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_gets_a_gradient(name):
     torch.manual_seed(0)
-    model = create_model(name)
-    weights = images(2, 3, 32, 32, seed=1)
-    (model(images(2, 3, 32, 32)) * weights).sum().backward()
+    model = create_model(name, **SMALL.get(name, {}))
+    weights = images(2, 3, 16, 16, seed=1)
+    (model(images(2, 3, 16, 16)) * weights).sum().backward()
     for label, parameter in model.named_parameters():
         assert parameter.grad is not None, label
         assert parameter.grad.isfinite().all(), label
@@ -168,10 +209,10 @@ def test_hyperparameter_at_another_value(case, count):
     name, key, value = case
     model = create_model(name, **{key: value})
     assert count_parameters(model) == count
-    output = model(images(2, 3, 32, 32))
-    assert output.shape == (2, 3, 32, 32)
-    output.sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    side = 32 if key == "decoder" else 16
+    output = model(images(2, 3, side, side))
+    assert output.shape == (2, 3, side, side)
+    assert output.isfinite().all()
 
 
 def test_parts_of_lambdanet_do_what_they_say():
@@ -266,15 +307,14 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
         ({"name": "cnn", "width": 0}, "width is 0, must be at least 1"),
         ({"name": "cnn", "slope": 0}, "slope is 0, must be above 0 and below 1"),
         ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
-        ({"name": "cnn", "slope": -0.2}, "slope is -0.2, must be above 0 and below 1"),
-        ({"name": "cnn", "levels": 2}, "model 'cnn' has no parameter levels; it takes: width, slope"),
         ({"name": "skip-autoencoder", "width": -1}, "width is -1, must be at least 1"),
         ({"name": "skip-autoencoder", "levels": 0}, "levels is 0, must be from 1 to 3"),
         ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
-        (
-            {"name": "skip-autoencoder", "slope": 0.1},
-            "model 'skip-autoencoder' has no parameter slope; it takes: width, levels",
-        ),
+        ({"name": "lambda-resnet", "blocks": "cxc"}, "blocks is 'cxc', must be letters of c, d and l"),
+        ({"name": "lambda-resnet", "blocks": ""}, "blocks is '', must be letters of c, d and l"),
+        ({"name": "lambda-resnet", "m": 4}, "m is 4, must be odd"),
+        ({"name": "lambda-resnet", "heads": 3}, "width is 16, must be a multiple of heads (3)"),
+        ({"name": "lambda-resnet", "k": 0}, "k is 0, must be at least 1"),
         ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
         ({"name": "dncnn", "width": 0}, "width is 0, must be at least 1"),
         ({"name": "lambdanet", "u": 0}, "u is 0, must be at least 1"),
@@ -382,7 +422,7 @@ def test_lambdanet_is_a_sigmoid_of_decoder_and_shortcut():
     x = images(2, 3, 8, 8, dtype=torch.float64)
     z = naive_encode(model, x)
     expected = torch.sigmoid(model.conv(z) + model.shortcut(z))
-    torch.testing.assert_close(plain(model, x), expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -420,20 +460,20 @@ def test_released_weights_give_their_published_numbers(file, shared_data, real_t
     assert scores["noisy_psnr"] == pytest.approx(20.2, abs=0.3)
 
 
-SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 2, "heads": 2, "d": 4}
+TINY = {"name": "lambdanet", "u": 2, "m": 3, "k": 2, "heads": 2, "d": 4}
 
 
 @pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "weights.safetensors"
-    save_weights(path, create_model(**SMALL), {"model": SMALL, "training": {"epochs": 1}, "a": 1, "b": 2})
+    save_weights(path, create_model(**TINY), {"model": TINY, "training": {"epochs": 1}, "a": 1, "b": 2})
     return path
 
 
 def test_weights_come_back_equal(tmp_path):
     for config in (
-        SMALL,
+        TINY,
         {"name": "dncnn", "depth": 3, "width": 4, "residual": True},
         {"name": "cnn", "width": 2, "slope": 0.1},
         {"name": "skip-autoencoder", "width": 2, "levels": 2},
@@ -471,19 +511,13 @@ def test_missing_weights_are_named(tmp_path):
     assert refusal(tmp_path / "none") == f"{tmp_path / 'none'}: no such weights file"
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"garbage", os.urandom(4096), b"\xff" * 8 + b"{}", b"PK\x03\x04"], ids=range(5)
-)
+@pytest.mark.parametrize("content", [b"", b"garbage" * 500, b"\xff" * 8 + b"{}", b"PK\x03\x04"], ids=range(4))
 def test_garbage_is_no_weights_file(tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
     assert "not a readable safetensors file" in refusal(tmp_path / "w.safetensors")
 
 
-def test_folder_is_no_weights_file(tmp_path):
-    assert "not a readable safetensors file" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("length", [5, 200, -1])
+@pytest.mark.parametrize("length", [200, -1])
 def test_truncated_weights_are_refused(weights, length):
     weights.write_bytes(weights.read_bytes()[:length])
     assert "not a readable safetensors file" in refusal(weights)
@@ -513,16 +547,11 @@ def test_description_of_no_model_is_refused(weights, model):
     refusal(weights)
 
 
-def test_header_that_is_no_json_is_refused(weights):
-    save_file(load_file(weights), weights, metadata={"lambdanet": "{"})
-    refusal(weights)
-
-
 @pytest.mark.parametrize(
     "change", [{"k": 4}, {"name": "autoencoder"}, {"m": 5}], ids=["other k", "other model", "other m"]
 )
 def test_weights_of_another_model_do_not_fit(weights, change):
-    config = change if "name" in change else SMALL | change
+    config = change if "name" in change else TINY | change
     save_file(load_file(weights), weights, metadata={"lambdanet": json.dumps({"model": config})})
     assert "the weights do not fit the model they name" in refusal(weights)
 
@@ -530,7 +559,7 @@ def test_weights_of_another_model_do_not_fit(weights, change):
 def test_missing_tensor_does_not_fit(weights):
     state = load_file(weights)
     del state["embedding"]
-    save_file(state, weights, metadata={"lambdanet": json.dumps({"model": SMALL})})
+    save_file(state, weights, metadata={"lambdanet": json.dumps({"model": TINY})})
     assert "embedding" in refusal(weights)
 
 
@@ -547,9 +576,3 @@ def test_pickle_named_safetensors_is_not_executed(tmp_path):
     torch.save({"state": Bomb()}, path)
     refusal(path)
     assert not marker.exists()
-
-
-def test_weights_of_numpy_dtypes_are_kept(tmp_path):
-    model = create_model("autoencoder", width=1)
-    save_weights(tmp_path / "w", model, {"model": {"name": "autoencoder", "width": 1}})
-    assert all(value.numpy().dtype == np.float32 for value in load_file(tmp_path / "w").values())

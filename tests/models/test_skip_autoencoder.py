@@ -3,8 +3,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lambdanet.data.images import to_tensor
-from lambdanet.inference.denoise import denoise
 from lambdanet.models import count_parameters, create_model
 from lambdanet.models.skip_autoencoder import DEEPEST, SkipAutoEncoder
 from lambdanet.tracking import export
@@ -107,35 +105,9 @@ def test_output_leaves_the_unit_interval():
     assert output.max() > 1
 
 
-@pytest.mark.parametrize("levels", LEVELS)
-@pytest.mark.parametrize("size", [(33, 45), (8, 9), (1, 40)], ids=str)
-def test_sizes_that_the_stride_does_not_divide_are_reflected(levels, size):
-    model, (h, w) = create(width=2, levels=levels), size
-    y, stride = images(2, 3, h, w), 2**levels
-    padding = (0, -w % stride, 0, -h % stride)
-    padded = F.pad(y, padding, mode="reflect" if h >= stride else "replicate")
-    output = denoise(model, y)
-    assert output.shape == y.shape
-    torch.testing.assert_close(output, model(padded)[..., :h, :w])
-
-
 def test_network_itself_takes_multiples_of_the_stride_only():
     with pytest.raises(RuntimeError, match="must match"):
         create(width=2)(images(1, 3, 33, 45))
-
-
-@pytest.mark.parametrize(("levels", "expected"), [(1, (3, 4)), (2, (7, 10)), (3, (15, 22))])
-def test_output_pixels_see_no_further_than_the_halo(levels, expected):
-    model = SkipAutoEncoder(width=2, levels=levels)
-    assert helpers.reach(model) == expected
-    assert max(expected) < model.halo == {1: 8, 2: 16, 3: 32}[levels]
-
-
-@pytest.mark.parametrize("levels", LEVELS)
-@pytest.mark.parametrize("size", [(1, 40), (33, 31), (70, 45), (64, 97)], ids=str)
-def test_tiles_give_what_the_whole_gives(levels, size):
-    model = create(width=4, levels=levels)
-    helpers.assert_tiles_fit(model, size)
 
 
 @pytest.mark.parametrize("levels", LEVELS)
@@ -155,16 +127,3 @@ def test_products_in_half_precision_are_close():
     assert (output.float() - expected).square().mean() < 1e-3 * expected.var()
     output.float().square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_it_learns_to_denoise():
-    clean = to_tensor(helpers.patches(32))
-    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    model = SkipAutoEncoder(width=8, levels=2)
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(150):
-        optimizer.zero_grad()
-        F.mse_loss(model(noisy), clean).backward()
-        optimizer.step()
-    assert F.mse_loss(denoise(model, noisy), clean) < 0.3 * F.mse_loss(noisy, clean)

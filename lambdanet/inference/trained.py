@@ -1,0 +1,172 @@
+"""Trained denoisers as functions of images: what `lambdanet.load` returns."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lambdanet import devices
+from lambdanet.data import imagefile
+from lambdanet.data.imagefile import Photograph
+from lambdanet.inference.denoise import TILE, denoise, denoise_photograph
+from lambdanet.models import load_weights
+
+Image = TypeVar("Image", np.ndarray, Tensor)
+
+# In an installed package; in a clone, the committed ones.
+FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights/paper")
+# For a noise's name: the best PSNR of the networks with fewer than 10,000 parameters that denoise a
+# photograph in tiles; see docs/results.md.
+DEFAULTS = {
+    "gaussian-01": "lambda-resnet-convolutions",
+    "gaussian-02": "lambdanet",
+    "gaussian-03": "lambdanet",
+    "speckle": "lambdanet-u4-m7",
+    "salt-and-pepper": "lambdanet-u4-m7",
+}
+SMALLEST_TILE = 64  # a multiple of every stride; what is read around it is larger soon
+LARGEST_VALUE = 10  # of floats: noise may leave [0, 1], but not that far
+
+
+def load(name: str | Path, *, device: str = "auto") -> "TrainedDenoiser":
+    """Load a denoiser; see `lambdanet.load`."""
+    path = find(name)
+    where = devices.choose_device(device)
+    model, description = load_weights(path)
+    return TrainedDenoiser(model.to(where), description, where)
+
+
+def find(name: str | Path) -> Path:
+    """The weights file that a name stands for.
+
+    Raises:
+        ValueError: there is none; the line says which names there are.
+    """
+    if isinstance(name, Path) or name.endswith(".safetensors"):
+        return Path(name)
+    stems = {path.stem: path for folder in FOLDERS for path in sorted(folder.rglob("*.safetensors"))}
+    for stem in (name, f"{name}-0", f"{name}-{DEFAULTS.get(name)}-0"):
+        if stem in stems:
+            return stems[stem]
+    names = sorted({stem.rpartition("-")[0] for stem in stems})
+    raise ValueError(
+        f"there is no denoiser {name!r}; name a noise ({', '.join(DEFAULTS)}), a noise and a model "
+        f"({', '.join(names)}), or a .safetensors file"
+    )
+
+
+@dataclass(frozen=True)
+class TrainedDenoiser:
+    """A trained network that denoises images of any size.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        description: of the network, its noise and its training, as the weights file has it.
+        device: where it runs.
+    """
+
+    model: nn.Module
+    description: dict
+    device: torch.device
+
+    def __call__(self, image: Image, *, strength: float = 1.0) -> Image:
+        """Denoise an image.
+
+        Args:
+            image: an array, (h, w), or (h, w, c) with c = 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha;
+                uint8, uint16, or float with black 0 and white 1. Or a tensor with the channels first,
+                (c, h, w) or (n, c, h, w), c = 1 or 3, uint8 or float.
+            strength: of what the network removes, how much goes: 0 gives the image back, 1 is all.
+
+        Returns:
+            The same type, shape and range, a tensor on the same device; floats are clipped to [0, 1] unless
+            `strength` is 0. Alpha is kept; what it hides does not show at edges.
+
+        Raises:
+            ValueError: the image is of another kind, or `strength` is not from 0 to 1.
+        """
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength is {strength}, must be from 0 to 1")
+        if isinstance(image, Tensor):
+            denoised = self._tensor(image)
+        elif isinstance(image, np.ndarray):
+            denoised = self._array(image)
+        else:
+            raise ValueError(
+                f"the image is a {type(image).__name__}, must be a numpy array or a torch tensor"
+            )
+        if strength == 1:
+            return denoised
+        return _mixed(image, denoised, strength)
+
+    def denoise_photograph(self, photograph: Photograph) -> Photograph:
+        """Denoise what an image file holds, in tiles as large as memory permits.
+
+        Raises:
+            MemoryError: it does not permit the smallest.
+        """
+        rgb, tile = photograph.rgb, TILE
+        if photograph.alpha is not None:
+            rgb = imagefile.fill_hidden(rgb, photograph.alpha)
+        while True:
+            try:
+                return replace(photograph, rgb=denoise_photograph(self.model, rgb, self.device, tile=tile))
+            except (MemoryError, RuntimeError) as error:
+                # torch's allocator names memory; oneDNN, which it calls, says what it was about to make.
+                short = isinstance(error, MemoryError) or "memory" in str(error) or "primitive" in str(error)
+                if not short:
+                    raise
+                if tile <= SMALLEST_TILE or not hasattr(self.model, "halo"):
+                    raise MemoryError from None
+            tile //= 2
+
+    def _array(self, image: np.ndarray) -> np.ndarray:
+        if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+            raise ValueError(f"the image holds {image.dtype}, must be uint8, uint16 or float")
+        if image.ndim not in (2, 3) or not image.size or image.shape[2:] > (4,):
+            raise ValueError(f"the image has the shape {image.shape}, must be (h, w) or (h, w, 1 to 4)")
+        if image.dtype.kind == "f":
+            _check_range(float(np.abs(image).max()))
+        photograph = imagefile.from_values(np.atleast_3d(image))
+        return imagefile.to_values(self.denoise_photograph(photograph)).reshape(image.shape)
+
+    def _tensor(self, image: Tensor) -> Tensor:
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"the tensor holds {image.dtype}, must be torch.uint8 or float")
+        if image.ndim not in (3, 4) or not image.numel() or image.shape[-3] not in (1, 3):
+            raise ValueError(
+                f"the tensor has the shape {tuple(image.shape)}, must be (1 or 3, h, w) or (n, 1 or 3, h, w)"
+            )
+        white = 255 if image.dtype == torch.uint8 else 1
+        noisy = image.detach().to(self.device, torch.float32) / white
+        _check_range(float(noisy.abs().max()))
+        noisy = noisy.view(-1, *noisy.shape[-3:])
+        output = denoise(self.model, noisy.expand(-1, 3, -1, -1)).clamp(0, 1) * white
+        if image.shape[-3] == 1:
+            output = output.mean(1, keepdim=True)
+        output = output.round() if white == 255 else output
+        return output.view(image.shape).to(image)
+
+
+def _check_range(largest: float) -> None:
+    if not largest <= LARGEST_VALUE:  # NaN is not
+        raise ValueError(f"the image's values reach {largest:g}; floats must be from 0 (black) to 1 (white)")
+
+
+def _mixed(image: Image, denoised: Image, strength: float) -> Image:
+    """`strength` of the way from the image to the denoised one, in its type."""
+    if strength == 0:
+        return image.copy() if isinstance(image, np.ndarray) else image.clone()
+    if isinstance(image, Tensor):
+        mixed = torch.lerp(image.double(), denoised.double(), strength)
+        mixed = mixed if image.is_floating_point() else mixed.round()
+        return mixed.clamp(0, 1 if image.is_floating_point() else 255).to(image)
+    mixed = image + strength * (denoised.astype(np.float64) - image)
+    return (
+        np.clip(mixed, 0, 1).astype(image.dtype)
+        if image.dtype.kind == "f"
+        else np.rint(mixed).astype(image.dtype)
+    )

@@ -1,0 +1,179 @@
+import gzip
+import http.server
+import io
+import tarfile
+import threading
+import time
+
+import helpers
+import pytest
+
+from lambdanet.data import archives
+
+FILES = {"set/a.bin": b"a" * 3000, "set/deep/b.bin": b"b", "set/readme.txt": b"not wanted"}
+WANTED = {name: content for name, content in FILES.items() if name.endswith(".bin")}
+
+
+def contents(path):
+    return dict(archives.contents(path, lambda name: name.endswith(".bin")))
+
+
+def read(path):
+    if contents(path) != WANTED:
+        raise ValueError("holds something else")
+    return path
+
+
+def load(source, downloads, mirrors=()):
+    return archives.load("SET", source, downloads, variable="LAMBDANET_SET", mirrors=mirrors, read=read)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_wanted_files_of_a_tar(tmp_path, mode):
+    links = {"set/c.bin": "/etc/passwd", "set/d.bin": "a.bin"}
+    assert contents(helpers.tar(tmp_path / "a", FILES, mode, links)) == WANTED
+
+
+def test_wanted_files_of_a_folder_have_its_name_in_front(tmp_path, monkeypatch):
+    folder = helpers.folder(tmp_path, FILES) / "set"
+    assert contents(folder) == WANTED
+    monkeypatch.chdir(folder)
+    assert contents(folder.relative_to(folder)) == WANTED
+
+
+def claim():
+    """The header of a file of 64 GiB, and nothing behind it."""
+    info = tarfile.TarInfo("a.bin")
+    info.size = 1 << 36
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16)
+
+
+def archive():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in FILES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+DAMAGED = {
+    "huge": claim(),
+    "cut in a file": archive()[:2000],
+    "cut gzip": gzip.compress(archive())[:150],
+    "broken gzip": gzip.compress(archive())[:100] + b"x" * 30_000,
+    "no tar": b"hello\nworld",
+    "html": b"<!DOCTYPE html>" * 1000,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_archive_is_one_line(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged or cut|claims 68,719,476,736 bytes|else") as caught:
+        load(str(tmp_path / "a.tar"), tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.tar'}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_source_is_read_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    helpers.tar(tmp_path / "a.tar", FILES)
+    assert load("~/a.tar", tmp_path / "downloads") == tmp_path / "a.tar"
+    assert not (tmp_path / "downloads").exists()
+    with pytest.raises(ValueError, match=f"^LAMBDANET_SET names {tmp_path}/b.tar, which does not exist$"):
+        load("~/b.tar", tmp_path / "downloads")
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    body = b""
+    asked = ()
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        how = self.path.split("/")[1]
+        if how == "404" or (how == "flaky" and len(self.asked) == 1):
+            self.send_error(404)
+            return
+        body = {"wrong": b"something else", "truncated": self.body[: len(self.body) // 2]}.get(how, self.body)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body if how in ("truncated", "stall") else body)))
+        self.end_headers()
+        if how == "stall":
+            self.wfile.write(body[:100])
+            self.wfile.flush()
+            time.sleep(60)  # nobody waits for it
+        else:
+            self.wfile.write(body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A server on this machine: a function of how it behaves to a URL; `asked` lists its requests."""
+    handler = type(
+        "Handler", (Mirror,), {"body": helpers.tar(tmp_path / "a", FILES).read_bytes(), "asked": []}
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    monkeypatch.setattr(archives, "TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(archives, "TRIES", 1)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def url(how):
+        return f"http://127.0.0.1:{server.server_port}/{how}/set.tar.gz"
+
+    url.asked = handler.asked
+    yield url
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+FAILURES = {"404": "404", "truncated": "IncompleteRead", "wrong": "damaged", "stall": "timed out"}
+
+
+def test_the_first_mirror_with_the_right_archive_is_taken_and_it_is_kept(mirror, tmp_path, caplog):
+    mirrors = [*map(mirror, ("404", "wrong")), mirror("good")]
+    path = load(None, tmp_path / "downloads", mirrors)
+    assert helpers.contents(tmp_path / "downloads") == {"set.tar.gz": (tmp_path / "a").read_bytes()}
+    assert [line.partition(": ")[0] for line in caplog.messages] == [
+        f"no luck with {mirror('404')}",
+        f"no luck with {mirror('wrong')}",
+    ]
+    assert load(None, tmp_path / "downloads", mirrors) == path
+    assert len(mirror.asked) == 3
+
+
+def test_every_mirrors_reason_is_named(mirror, tmp_path):
+    gone = "http://127.0.0.1:9/closed/set.tar.gz"
+    with pytest.raises(ValueError, match=r"^SET could not be downloaded; set LAMBDANET_SET to ") as caught:
+        load(None, tmp_path / "downloads", [*map(mirror, FAILURES), gone])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "choose profile: sample" in message
+    reasons = message.partition("Tried ")[2].split("; http")
+    for (how, text), reason in zip((*FAILURES.items(), ("closed", "refused")), reasons, strict=True):
+        assert f"/{how}/" in reason
+        assert text in reason
+    assert helpers.contents(tmp_path / "downloads") == {}
+
+
+def test_a_mirror_is_tried_again(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "TRIES", 2)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda _seconds: None)
+    load(None, tmp_path / "downloads", [mirror("flaky")])
+    assert len(mirror.asked) == 2
+
+
+def test_damaged_kept_archive_is_fetched_again(mirror, tmp_path):
+    helpers.folder(tmp_path, {"downloads/set.tar.gz": (tmp_path / "a").read_bytes()[:-50]})
+    assert load(None, tmp_path / "downloads", [mirror("good")]) == tmp_path / "downloads/set.tar.gz"
+    assert len(mirror.asked) == 1
