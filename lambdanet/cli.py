@@ -59,7 +59,8 @@ class Commands(click.Group):
         except click.Abort:
             message, status = "stopped; the same command resumes", 130
         except ModuleNotFoundError as error:
-            message, status = f"{error}; install what this project needs by `make setup`", 1
+            name = (error.name or str(error)).partition(".")[0]
+            message, status = f"the package {name} is not installed; `make setup` installs all in .venv", 1
         except (ValueError, OSError) as error:
             message, status = str(error), 1
         click.echo(f"error: {' '.join(message.split())}", err=True)
