@@ -25,17 +25,17 @@ COLOURS = {  # Okabe and Ito's, and two that differ from these
     "cnn": "#009e73", "skip-autoencoder": "#cc79a7", "lambda-resnet": "#6a3d9a",
 }  # fmt: skip
 LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")  # of what is no model
+DPI, PHOTO_DPI = 150, 100
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED,
     "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.grid": True,
     "grid.color": "#e5e5e5", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
-    "axes.titlesize": 9,
+    "axes.titlesize": 9, "figure.dpi": DPI,
 }  # fmt: skip
 HOLLOW = {"linestyle": "none", "marker": "o", "markerfacecolor": "none", "markersize": 9}
-DPI = 150
 SPAN = 0.2  # dB that an axis shows at least: less is within the scatter of seeds
 
-TILE = 288  # pixels of one picture of a photograph
+TILE = 192  # pixels of one picture of a photograph
 CROP = 96  # pixels of the photograph in a close-up, enlarged
 CORNERS = {"astronaut": (60, 170), "chelsea": (142, 112)}  # top, left of the close-up
 
@@ -268,7 +268,7 @@ def _label_points(axis: object, points: Iterable[tuple[str, float, float]]) -> N
     for line in axis.lines:
         if line.get_marker() not in ("None", "", None):
             taken += [
-                Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axis.transData.transform(line.get_xydata())
+                Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axis.transData.transform(line.get_xydata())
             ]
     for name, x, y in points:
         for dx, dy, side in ((6, 5, "left"), (6, -12, "left"), (-6, 5, "right"), (-6, -12, "right")):
@@ -320,8 +320,8 @@ def write_photographs(path: Path, folders: dict[str, Path], *, strip: bool = Fal
         close = [picture[top : top + CROP, left : left + CROP] for picture in pictures]
         rows += [] if strip else [(pictures, ["", *titles])]
         rows.append((close, ["", *titles] if strip else [""] * len(columns)))
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
-        inches = TILE / DPI
+    with mpl.rc_context(STYLE | {"axes.grid": False, "figure.dpi": PHOTO_DPI}):
+        inches = TILE / PHOTO_DPI
         figure = Figure(
             figsize=(inches * len(columns), (inches + 0.2) * len(rows) + 0.2), layout="constrained"
         )
@@ -368,5 +368,5 @@ def _legend(figure: Figure) -> None:
 def _save(path: Path, figure: Figure) -> None:
     buffer = io.BytesIO()
     # Without this matplotlib writes its version into the file, and the same figure differs by machine.
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     files.write_bytes(path, buffer.getvalue())

@@ -207,5 +207,5 @@ def _picture(path: Path) -> dict:
         if path.stem.startswith(("panel", "strip")):
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "JPEG", quality=88)
-            kind, content = "jpeg", buffer.getvalue()
+            width, kind, content = image.width, "jpeg", buffer.getvalue()
     return {"width": width, "source": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}
