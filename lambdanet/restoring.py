@@ -55,7 +55,7 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
             _restore_training(run, stored, history)
             done.trainings += 1
         if not run.samples.exists():
-            done.samples += _restore_samples(config, run, results / "sets" / run.key.model, stored)
+            done.samples += _restore_samples(config, run, results / "samples" / run.key.model, stored)
     return done
 
 

@@ -10,6 +10,10 @@ from lambdanet import config
 from lambdanet.report.runs import Row, Run, collect
 
 CIFAR = {"dataset": "cifar10", "images": 50_000, "noise": {"name": "gaussian", "sigma": 0.1}}
+NOISES = {f"gaussian-0{tenths}": {"name": "gaussian", "sigma": tenths / 10} for tenths in (1, 2, 3)} | {
+    "speckle": {"name": "speckle", "variance": 0.1},
+    "salt-and-pepper": {"name": "salt-and-pepper", "amount": 0.05},
+}
 TABLE_1 = {
     "epochs": 50, "batch_size": 256, "learning_rate": 0.001, "schedule": "exponential", "decay": 0.99,
     "warmup": 0.1, "weight_decay": 1e-5, "loss": "mse", "fresh_noise": True, "monitored": 500,
@@ -30,15 +34,18 @@ def row(name, psnrs=(), *, noise="gaussian-01", parameters=None, train=None, out
     family = {"lambdanet-u4-m7": "lambdanet"}.get(name, name)
     hyperparameters = {"name": family} | changes.pop("hyperparameters", {})
     training = TABLE_1 | AS_THE_PAPER.get(name, {}) | (train or {})
+    log = changes.pop("log", {})
     scores = MEASURES | {"parameters": parameters or SIZES.get(name, 1000), "noisy_sha256": noise}
     runs = [
         Run(
-            seed=seed, training=training, hyperparameters=hyperparameters, outdated=outdated,
+            seed=seed, training=training, hyperparameters=hyperparameters, outdated=outdated, log=log,
             scores=None if psnr is None else scores | {"psnr": psnr, "seed": seed},
         )
         for seed, psnr in enumerate(psnrs or [None])
     ]  # fmt: skip
-    return Row(name=name, noise=noise, runs=tuple(runs), **({"data": CIFAR} | changes))
+    return Row(
+        name=name, noise=noise, runs=tuple(runs), **({"data": CIFAR | {"noise": NOISES[noise]}} | changes)
+    )
 
 
 def committed(profile):
@@ -48,10 +55,12 @@ def committed(profile):
         loaded = config.load(config.find(profile))
     kept = json.loads((ROOT / "results" / profile / "trainings.json").read_text())
     runs = [run for run in loaded.runs if run.key.name in kept]
+    logs = {run.key: kept[run.key.name]["log"] for run in runs}
     described = {}
     for run_key in (run.key for run in runs):
         path = ROOT / "weights" / profile / f"{run_key.name}.safetensors"
         if path.is_file():
             with safe_open(path, "np") as file:
                 described[run_key] = json.loads(file.metadata()["lambdanet"])
-    return loaded, collect(loaded, {run.key: kept[run.key.name]["scores"] for run in runs}, described)
+    scores = {run.key: kept[run.key.name]["scores"] for run in runs}
+    return loaded, collect(loaded, scores, described, logs)

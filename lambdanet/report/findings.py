@@ -6,16 +6,10 @@ from dataclasses import dataclass
 from lambdanet.report import settings
 from lambdanet.report.runs import STUDY_NOISE, Row, sample, unequal
 from lambdanet.report.statistics import (
-    ABOVE,
-    BELOW,
-    FAILS,
-    HOLDS,
     NO_SPREAD,
     NOT_RUN,
-    REACHED,
     UNSURE,
     Interval,
-    against,
     at_least,
     difference_interval,
     mean_interval,
@@ -24,9 +18,9 @@ from lambdanet.report.statistics import (
 from lambdanet.report.tables import paper_table2
 
 NEAR = 0.1  # dB that count as none between two networks
-MARGIN = 0.3  # dB from the paper's value at which it counts as reached
+NEAR_SSIM = 0.01  # likewise
+MARGIN = 0.3  # dB below the paper's value at which it still counts as reached
 LAMBDANET, SMALL, AUTOENCODER, DNCNN = "lambdanet", "lambdanet-u4-m7", "autoencoder", "dncnn"
-_VERDICTS = {ABOVE: HOLDS, REACHED: HOLDS, BELOW: FAILS}
 
 
 @dataclass(frozen=True)
@@ -34,9 +28,9 @@ class Part:
     """One of a claim's comparisons.
 
     Attributes:
-        of: the noise, or the network, that it is on.
+        of: the noise, or the networks, that it is on.
         verdict: "holds", "does not hold", "inconclusive" or "not run".
-        shown: its numbers, or what it is beside the paper's; may be empty.
+        shown: its numbers; may be empty.
         reason: why it is inconclusive although it was run, where the interval is not the reason.
     """
 
@@ -51,11 +45,13 @@ class Finding:
     """A claim and what came of it.
 
     Attributes:
+        title: a few words.
         claim: one sentence.
         parts: its comparisons.
         note: what else a reader must know; may be empty.
     """
 
+    title: str
     claim: str
     parts: tuple[Part, ...]
     note: str = ""
@@ -66,13 +62,10 @@ class Finding:
         return summary(part.verdict for part in self.parts)
 
     @property
-    def reasons(self) -> dict[str, list[str]]:
-        """By reason, what it is the reason of."""
-        found: dict[str, list[str]] = {}
-        for part in self.parts:
-            if part.reason:
-                found.setdefault(part.reason, []).append(part.of)
-        return found
+    def counts(self) -> dict[str, int]:
+        """By verdict, how many parts have it."""
+        found = [part.verdict for part in self.parts]
+        return {verdict: found.count(verdict) for verdict in dict.fromkeys(found)}
 
 
 def findings(rows: list[Row], *, comparable: bool) -> list[Finding]:
@@ -89,61 +82,56 @@ def findings(rows: list[Row], *, comparable: bool) -> list[Finding]:
     found = [_of_its_size(rows)] if any(row.done for row in rows) else []
     if not comparable:
         return found
-    table = [row for row in rows if not row.study and not row.dataset]
-    reached = [_values(table, model) for model in (LAMBDANET, SMALL, AUTOENCODER)]
+    table = [row for row in rows if not row.study]
     good = [
         _as_good(table, LAMBDANET, AUTOENCODER, NEAR),
         _as_good(table, LAMBDANET, DNCNN, NEAR),
         _as_good(table, SMALL, LAMBDANET, MARGIN),
+        _as_good(table, LAMBDANET, AUTOENCODER, NEAR_SSIM, "ssim"),
+        _as_good(table, LAMBDANET, DNCNN, NEAR_SSIM, "ssim"),
     ]
-    return [*good, *reached, *found]
+    return [*good, *(_values(table, model) for model in (LAMBDANET, SMALL, AUTOENCODER, DNCNN)), *found]
 
 
 def _values(table: list[Row], model: str) -> Finding:
-    """Whether a network's PSNR reaches the paper's; entries of the paper that do not hold are left out."""
+    """Whether a network's PSNR reaches the paper's; entries that do not hold decide nothing."""
     paper = paper_table2().query("model == @model").set_index("noise").to_dict("index")
-    rows = {row.noise: row for row in table if row.name == model}
-    parts = [
-        _beside(noise, rows[noise], table, entry["paper_psnr"])
-        for noise, entry in paper.items()
-        if noise in rows and not entry["paper_note"]
-    ]
-    doubted = [noise for noise, entry in paper.items() if entry["paper_note"]]
-    note = f"Left out: {', '.join(doubted)}, an entry of the paper that does not hold (†)." if doubted else ""
-    return Finding(
-        f"{model} reaches the PSNR of each of its rows in Table 2 (at most {MARGIN} dB below).",
-        tuple(parts),
-        note,
-    )
+    rows = [row for row in table if row.name == model and row.noise in paper]
+    sound = [row for row in rows if not paper[row.noise]["paper_note"]]
+    parts = [_beside(row, table, **paper[row.noise]) for row in sound or rows]
+    doubted = [row.noise_title for row in rows if row not in sound]
+    note = f"Entries of the paper that do not hold (†): {', '.join(doubted)}." if doubted else ""
+    name = settings.model_title(model)
+    claim = f"{name} reaches the PSNR of each of its rows in Table 2 (at most {MARGIN} dB below)."
+    return Finding(f"{name}: the paper's values", claim, tuple(parts), note)
 
 
-def _beside(noise: str, row: Row, table: list[Row], paper: float) -> Part:
+def _beside(row: Row, table: list[Row], *, paper_psnr: float, paper_note: str, **_: object) -> Part:
     if not row.done:
-        return Part(noise, NOT_RUN)
-    off = mean_interval(sample(row, table)) - paper
-    if reason := _unlike_the_paper([row]):
-        return Part(noise, UNSURE, str(off), reason)
-    place = against(off, 0.0, MARGIN)
-    return Part(
-        noise,
-        _VERDICTS.get(place, UNSURE),
-        f"{off}, {place}" if place in _VERDICTS else str(off),
-        "" if off.known else NO_SPREAD,
-    )
+        return Part(row.noise_title, NOT_RUN)
+    off = mean_interval(sample(row, table)) - paper_psnr
+    reason = _unlike_the_paper([row]) or (paper_note and f"the paper's entry does not hold: {paper_note}")
+    return _judged(row.noise_title, off, -MARGIN, reason)
 
 
-def _as_good(table: list[Row], model: str, other: str, near: float) -> Finding:
-    """Whether a network's PSNR is at most `near` below another's, noise by noise."""
+def _as_good(table: list[Row], model: str, other: str, near: float, key: str = "psnr") -> Finding:
+    """Whether a network's PSNR or SSIM is at most `near` below another's, noise by noise."""
     by_place = {(row.noise, row.name): row for row in table}
-    pairs = [
-        (noise, by_place.get((noise, model)), by_place.get((noise, other)))
-        for noise in dict.fromkeys(row.noise for row in table)
-    ]
-    sizes = settings.PAPERS_PARAMETERS
+    noises = {row.noise: row.noise_title for row in table}
+    parts = tuple(
+        _no_worse(
+            noise_title, by_place.get((noise, model)), by_place.get((noise, other)), near, table, key,
+            as_papers=True,
+        )
+        for noise, noise_title in noises.items()
+    )  # fmt: skip
+    sizes, titles = settings.PAPERS_PARAMETERS, [settings.model_title(name) for name in (model, other)]
+    unit = "dB" if key == "psnr" else "of SSIM"
     return Finding(
-        f"{model}, with {sizes[model]:,} parameters, is as good as {other}, with {sizes[other]:,} "
-        f"(at most {near} dB below), on each noise, each as the paper trains it.",
-        tuple(_no_worse(noise, one, two, near, table, as_papers=True) for noise, one, two in pairs),
+        f"{titles[0]} as good as {titles[1]}{', SSIM' if key == 'ssim' else ''}",
+        f"{titles[0]}, with {sizes[model]:,} parameters, is as good as {titles[1]}, with {sizes[other]:,} "
+        f"(at most {near} {unit} below), on each noise, each as the paper trains it.",
+        parts,
     )
 
 
@@ -156,16 +144,19 @@ def _of_its_size(rows: list[Row]) -> Finding:
     pairs = [(_trained_like(row, ours), row) for row in others if ours]
     parts = [
         _no_worse(
-            f"{one.name} ({one.mean('psnr'):.2f} dB) and {other.name} ({other.mean('psnr'):.2f} dB with "
+            f"{settings.model_title(one.name)} ({one.mean('psnr'):.2f} dB) and "
+            f"{settings.model_title(other.name)} ({other.mean('psnr'):.2f} dB with "
             f"{other.parameters:,} parameters)", one, other, NEAR, here,
         )
         for one, other in pairs
     ]  # fmt: skip
+    noise = f", on {here[0].noise_title}" if here else ""
     return Finding(
+        "LambdaNet the best of its size",
         f"LambdaNet, with {papers:,} parameters, is as good as any network of another kind with no more "
-        f"(at most {NEAR} dB below), on {STUDY_NOISE}, all trained alike.",
+        f"(at most {NEAR} dB below){noise}, all trained alike.",
         tuple(parts),
-        "The paper makes no such comparison.",
+        "This comparison is not the paper's.",
     )
 
 
@@ -175,20 +166,21 @@ def _trained_like(row: Row, candidates: list[Row]) -> Row:
 
 
 def _no_worse(
-    of: str, one: Row | None, other: Row | None, near: float, rows: list[Row], *, as_papers: bool = False
-) -> Part:
+    of: str, one: Row | None, other: Row | None, near: float, rows: list[Row], key: str = "psnr",
+    *, as_papers: bool = False,
+) -> Part:  # fmt: skip
     """Whether a network is at most `near` below another, if they may be compared."""
     if one is None or other is None or not one.done or not other.done:
         return Part(of, NOT_RUN)
-    difference = difference_interval(sample(one, rows), sample(other, rows))
+    difference = difference_interval(sample(one, rows, key), sample(other, rows, key))
     reason = _unlike_the_paper([one, other]) if as_papers else unequal(one, other)
-    if reason:
-        return Part(of, UNSURE, str(difference), reason)
-    return Part(of, at_least(difference, -near), str(difference), _no_spread(difference))
+    return _judged(of, difference, -near, reason, key)
 
 
-def _no_spread(difference: Interval) -> str:
-    return "" if difference.known else NO_SPREAD
+def _judged(of: str, interval: Interval, bound: float, reason: str, key: str = "psnr") -> Part:
+    shown = interval.text() if key == "psnr" else interval.text(3, "")
+    reason = reason or ("" if interval.known else NO_SPREAD)
+    return Part(of, UNSURE if reason else at_least(interval, bound), shown, reason)
 
 
 def _unlike_the_paper(rows: Iterable[Row]) -> str:
@@ -196,7 +188,7 @@ def _unlike_the_paper(rows: Iterable[Row]) -> str:
     for row in rows:
         used = row.recipe | row.hyperparameters
         if found := settings.unlike_the_paper(row.name, used, row.parameters):
-            names.setdefault(found, []).append(row.name)
+            names.setdefault(found, []).append(settings.model_title(row.name))
     return "; ".join(
         f"{' and '.join(alike)} not trained as the paper's: {found}" for found, alike in names.items()
     )

@@ -1,142 +1,211 @@
-"""report.html: one self-contained page with the table, the figures and how they were made."""
+"""report.html: one self-contained page with the verdicts, the tables, the figures and how they were made."""
 
 import base64
 import io
+import itertools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import jinja2
 import pandas as pd
 from PIL import Image
 
-from lambdanet import files
-from lambdanet.config import RunKey
+from lambdanet import files, yaml12
+from lambdanet.config import Config, RunKey
+from lambdanet.report import settings, studies, tables
 from lambdanet.report.findings import findings
-from lambdanet.report.runs import STUDY_NOISE, Row
-from lambdanet.report.studies import AUTHORS_BATCHES
-from lambdanet.report.tables import as_rows, beside_paper, noted, signed
+from lambdanet.report.runs import STUDY_NOISE, Row, Study, is_papers
 
-if TYPE_CHECKING:
-    from lambdanet.report import Answers
+CSS_PIXELS = 96 / 150  # of a figure's pixel, which has figures.DPI
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A study's part of the page; of one that was not run, the study alone."""
+
+    study: Study
+    said: list[str] = field(default_factory=list)
+    table: pd.DataFrame | None = None
+    shown: pd.DataFrame | None = None
+    figures: list[str] = field(default_factory=list)
+    noise: str = ""
 
 
 def write_page(
     path: Path,
-    table: pd.DataFrame,
+    config: Config,
     rows: list[Row],
+    table: pd.DataFrame,
     scores: dict[RunKey, dict],
-    records: dict[RunKey, dict | None],
-    figures: Path,
-    answers: "Answers",
-    own: list[dict],
-    *,
-    comparable: bool,
-    images: int,
-    stages: list[str],
+    logs: dict[RunKey, dict | None],
+    chapters: list[Chapter],
+    networks: pd.DataFrame,
+    noises: dict[str, str],
 ) -> None:
-    """Write the page; everything it shows is inside the file.
+    """Write the page; everything it shows is inside the file, the tables' files and figures lie beside it.
 
     Args:
-        path: HTML file.
-        table: of `tables.table2`.
+        path: HTML file, beside the folder of the figures.
+        config: of the profile.
         rows: of `runs.collect`.
-        scores: of every run that was run: of the table, the studies and the sets.
-        records: what each of their trainings left in the logs, or None.
-        figures: folder of the PNG files.
-        answers: what the studies found.
-        own: sections on the sets of their own images.
-        comparable: whether the table's images are the paper's.
-        images: that the table's models are trained on.
-        stages: names of DVC stages, as examples.
+        table: of `tables.table2`.
+        scores: of every run that was run.
+        logs: what each of their trainings left in the logs, or None.
+        chapters: of all studies.
+        networks: of `studies.pareto`.
+        noises: their titles by name.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lambdanet.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
-    environment.filters["signed"] = signed
-    shared, recipes = _recipes(answers.networks)
+    counters = {"Figure": itertools.count(1), "Table": itertools.count(1)}
+    environment.globals["number"] = lambda kind: f"{kind} {next(counters[kind])}"
+    comparable, download = is_papers(config), config.download()
+    of_table = [row for row in rows if not row.study]
     text = environment.get_template("report.html.j2").render(
-        profile=next(iter(scores)).profile,
-        rows=as_rows(table),
-        beside_paper=beside_paper(table),
-        noted=noted(table),
-        findings=findings(rows, comparable=comparable),
+        profile=config.name,
+        pipeline="" if config.pipeline == "dvc.yaml" else f" {config.pipeline}",
         comparable=comparable,
-        images=images,
-        epochs={row.name: row.epochs for row in rows if row.done and not row.study and not row.dataset},
-        monitored=_monitored(rows),
+        dataset=download.dataset,
+        images=download.train_images,
+        tested=" or ".join(f"{count:,}" for count in sorted(set(table["images"].dropna()))),
+        epochs={settings.model_title(row.name): row.epochs for row in of_table if row.done},
+        seeds=sorted({len(row.done) for row in of_table if row.done}),
+        findings=findings(rows, comparable=comparable),
+        table2=_grid(tables.for_readers(table, noises), table["seeds"] > 0, table["best"]),
+        beside_paper=tables.beside_paper(table),
+        doubts=[note for note in table["paper_note"].unique() if note],
+        noted=tables.noted(table),
+        missing=_missing(table, noises),
         unrecorded=sum(run.scores is not None and not run.recorded for row in rows for run in row.runs),
-        stages=stages,
-        panels={p.stem.removeprefix("panel-"): _photographs(p) for p in sorted(figures.glob("panel-*.png"))},
-        authors_batches=AUTHORS_BATCHES,
-        study_noise=STUDY_NOISE,
-        shared=shared,
-        recipes=recipes,
-        fronts=sorted({row["recipe"] for row in answers.networks if row["front"]}),
-        answers=answers,
-        own=own,
-        pictures={p.stem: _shown(p) for p in figures.glob("*.png") if not p.stem.startswith("panel-")},
-        provenance=_provenance(scores, records),
-        digests=_digests(scores, {section["name"] for section in own}),
+        monitored=_monitored(of_table),
+        authors_batches=studies.AUTHORS_BATCHES,
+        study_noise=noises.get(STUDY_NOISE, ""),
+        networks=len(networks) and _grid(tables.for_readers(networks, {}), best=networks["front"]),
+        recipes=dict(sorted(zip(networks["recipe"], networks["trained"], strict=True)))
+        if len(networks)
+        else {},
+        fronts=sorted(set(networks.loc[networks["front"], "recipe"])) if len(networks) else [],
+        chapters=[chapter for chapter in chapters if chapter.said],
+        grid=lambda one: _grid(one.shown, one.table["seeds"] > 0),
+        not_run=[chapter.study.title for chapter in chapters if not chapter.said],
+        pictures={one.stem: _picture(one) for one in sorted((path.parent / "figures").glob("*.png"))},
+        noises={name: noises[name] for name in dict.fromkeys(table["noise"])},
+        provenance=_provenance(scores, logs),
+        digests=_digests(scores, {row.name for row in rows if row.document}),
+        stages=_stages(Path("dvc.yaml")),
+        server=_server(os.environ.get("MLFLOW_TRACKING_URI", "")),
     )
     files.write_text(path, text)
 
 
-def _recipes(networks: list[dict]) -> tuple[str, dict[str, str]]:
-    """What all recipes share, and by letter the rest of each."""
-    parts = {row["recipe"]: row["trained"].split(", ") for row in networks}
-    shared = [one for one in next(iter(parts.values()), []) if all(one in other for other in parts.values())]
-    rest = {letter: ", ".join(one for one in parts[letter] if one not in shared) for letter in parts}
-    return ", ".join(shared), dict(sorted(rest.items(), key=lambda one: (len(one[0]), one[0])))
+TEXT = {"noise", "model", "network", "family", "entry", "differs in", "device"}
+
+
+def _grid(shown: pd.DataFrame, done: Iterable[bool] = (), best: Iterable[bool] = ()) -> dict:
+    """A table of text for the template: the columns, and of each row whether it was run and is the best."""
+    rows = [
+        {"cells": cells, "done": was_run, "best": is_best}
+        for cells, was_run, is_best in itertools.zip_longest(
+            shown.to_numpy().tolist(), list(done) or [True] * len(shown), list(best), fillvalue=False
+        )
+    ]
+    return {"columns": [(name, name in TEXT) for name in shown], "rows": rows}
+
+
+def _missing(table: pd.DataFrame, noises: dict[str, str]) -> list[str]:
+    """What of Table 2 was not run, by model."""
+    none = table[table["seeds"] == 0].groupby("model", sort=False)["noise"]
+    every = table["noise"].nunique()
+    return [
+        f"{settings.model_title(model)} on "
+        + ("every noise" if len(of) == every else ", ".join(noises[name] for name in of))
+        for model, of in none
+    ]
 
 
 def _monitored(rows: list[Row]) -> str:
     """How many test images were monitored, of the table's trainings."""
-    done = [run for row in rows if not row.study and not row.dataset for run in row.done]
-    return " or ".join(
-        map(str, sorted({min(run.training["monitored"], run.scores["images"]) for run in done}))
-    )
+    done = [run for row in rows for run in row.done]
+    counts = {min(run.training["monitored"], run.scores["images"]) for run in done}
+    return " or ".join(map(str, sorted(counts)))
 
 
-def _provenance(scores: dict[RunKey, dict], records: dict[RunKey, dict | None]) -> list[dict]:
+def _provenance(scores: dict[RunKey, dict], logs: dict[RunKey, dict | None]) -> list[dict]:
     """Group the runs by how they were trained: device, commit and versions."""
     groups: dict[tuple, list[str]] = {}
-    for run_key in scores:
-        record = records[run_key]
-        if record is None:
-            how = ("not recorded here: trained elsewhere or restored from a cache", "", "")
+    for key in scores:
+        if log := logs[key]:
+            versions = ", ".join(f"{name} {version}" for name, version in log["versions"].items())
+            how = (log["device"], log["commit"], f"Python {log['python']}, {versions}")
         else:
-            versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-            how = (record["device"], record["commit"], f"Python {record['python']}, {versions}")
-        groups.setdefault(how, []).append(run_key.name)
+            how = ("not recorded here: trained on another machine or restored from a cache", "", "")
+        groups.setdefault(how, []).append(key.name)
     return [
-        {"device": device, "commit": commit, "versions": versions, "runs": run_keys}
-        for (device, commit, versions), run_keys in groups.items()
+        {"device": device, "commit": commit, "versions": versions, "runs": names}
+        for (device, commit, versions), names in groups.items()
     ]
 
 
-def _digests(scores: dict[RunKey, dict], sets: set[str]) -> dict[str, str]:
-    """Of the test images, which the runs of a noise share; the runs of `sets` have clean ones too."""
+def _digests(scores: dict[RunKey, dict], documents: set[str]) -> dict[str, str]:
+    """Of the test images, which the runs of a noise share; the runs of other documents have other ones."""
     found = {}
-    for run_key, score in scores.items():
-        clean = f"clean test images of {run_key.noise}" if run_key.noise in sets else "clean test images"
-        found[clean] = score["clean_sha256"]
-        found[f"with {run_key.noise}"] = score["noisy_sha256"]
+    for key, score in scores.items():
+        of = f" of {key.model}" if key.model in documents else ""
+        found[f"clean test images{of}"] = score["clean_sha256"]
+        found[f"with {key.noise}{of}"] = score["noisy_sha256"]
     return found
 
 
-def _shown(path: Path) -> str:
-    return _photographs(path) if path.stem.startswith("examples") else _inline(path)
+def _stages(pipeline: Path) -> list[list[dict]]:
+    """The stages of a dvc.yaml in columns, each right of what it waits for; empty without a file."""
+    if not pipeline.is_file():
+        return []
+    stages = {name: one.get("do", one) for name, one in yaml12.read(pipeline)["stages"].items()}
+    outs = {
+        name: [next(iter(o)) if isinstance(o, dict) else o for o in s["outs"]] for name, s in stages.items()
+    }
+    after = {
+        name: [other for other in outs if other != name and _feeds(outs[other], stage["deps"])]
+        for name, stage in stages.items()
+    }
+    columns: list[list[dict]] = []
+    placed: set[str] = set()
+    while ready := [name for name in stages if name not in placed and placed.issuperset(after[name])]:
+        columns.append([{"name": n, "does": stages[n]["desc"], "after": after[n]} for n in ready])
+        placed |= set(ready)
+    return columns
 
 
-def _inline(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _feeds(outs: list[str], deps: list[str]) -> bool:
+    """Whether a stage's output lies in or holds what another one reads; names in braces fit any name."""
+    return any(
+        all("${" in a + b or a == b for a, b in zip(out.split("/"), dep.split("/"), strict=False))
+        for out in outs
+        for dep in deps
+        if dep.startswith(("runs/", "results/${")) and out.split("/")[0] == dep.split("/")[0]
+    )
 
 
-def _photographs(path: Path) -> str:
-    """The panel as JPEG: a quarter of the size, for the page only; the PNG lies beside it."""
-    buffer = io.BytesIO()
+def _server(uri: str) -> str:
+    """The address of an MLflow server, without a password; empty for a file or a database."""
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme in ("http", "https") else ""
+
+
+def _picture(path: Path) -> dict:
+    """A figure for the page and its width; photographs as JPEG, a quarter of the size."""
     with Image.open(path) as image:
-        image.convert("RGB").save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        width, kind, content = round(image.width * CSS_PIXELS), "png", path.read_bytes()
+        if path.stem.startswith(("panel", "strip")):
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=88)
+            width, kind, content = image.width, "jpeg", buffer.getvalue()
+    return {"width": width, "source": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from lambdanet import config as config_module
 from lambdanet.config import Config, RunKey
-from lambdanet.report.settings import changed, differing, recipe, structure
+from lambdanet.report.settings import changed, differing, noise_title, recipe, structure
 from lambdanet.report.statistics import Sample
 
 STUDY_NOISE = "gaussian-01"  # of the networks that are compared by size
@@ -26,6 +26,7 @@ class Run:
         hyperparameters: the network's, likewise.
         recorded: whether they were recorded.
         outdated: where they differ from what params.yaml has now, in words; empty if nowhere.
+        log: what was logged of the training, as trainings.json has it; may lack anything.
     """
 
     seed: int
@@ -34,6 +35,7 @@ class Run:
     scores: dict | None = None
     recorded: bool = False
     outdated: str = ""
+    log: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,11 @@ class Row:
 
     Attributes:
         name: by which params.yaml knows it.
-        noise: by its name.
+        noise: of its test images, by its name.
         data: what it is trained on: dataset, images, noise.
         runs: one for each seed.
         study: that it is an entry of; empty for the table's models.
-        dataset: experiment with images of its own that it belongs to; may be empty.
-        search: the search that chose its settings, where several families are compared so; may be empty.
+        document: whether that study is another document's experiment, with other data.
     """
 
     name: str
@@ -55,8 +56,7 @@ class Row:
     data: dict
     runs: tuple[Run, ...]
     study: str = ""
-    dataset: str = ""
-    search: str = ""
+    document: bool = False
 
     @cached_property
     def done(self) -> list[Run]:
@@ -79,6 +79,11 @@ class Row:
         return self.hyperparameters["name"]
 
     @property
+    def noise_title(self) -> str:
+        """The noise that it is trained on, for readers."""
+        return noise_title(self.data["noise"])
+
+    @property
     def epochs(self) -> int:
         return self.first.training["epochs"]
 
@@ -96,16 +101,26 @@ class Row:
         return "; ".join(dict.fromkeys(run.outdated for run in self.done if run.outdated))
 
     @property
-    def psnrs(self) -> tuple[float, ...]:
-        return tuple(run.scores["psnr"] for run in self.done)
+    def hours(self) -> float | None:
+        """Of its trainings together; None where one was not recorded."""
+        each = [run.log.get("hours") for run in self.done]
+        return sum(each) if each and None not in each else None
+
+    @property
+    def device(self) -> str:
+        return " and ".join(dict.fromkeys(run.log["device"] for run in self.done if "device" in run.log))
+
+    def values(self, key: str) -> tuple[float, ...]:
+        """A score of each seed."""
+        return tuple(run.scores[key] for run in self.done)
 
     def mean(self, key: str) -> float:
         """A score's mean over the seeds."""
-        return sum(run.scores[key] for run in self.done) / len(self.done)
+        return sum(self.values(key)) / len(self.done)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class Study:
     """What a study asks.
 
     Attributes:
@@ -122,24 +137,23 @@ class Question:
     base: Row | None = None
     rows: list[Row] = field(default_factory=list)
 
+    @property
+    def done(self) -> list[Row]:
+        """The base and the entries that were run."""
+        return [row for row in [self.base, *self.rows] if row and row.done]
+
 
 def unequal(one: Row, other: Row) -> str:
-    """Why two networks may not be compared; empty if they may.
-
-    Those whose settings one search chose for each family need the same images and epochs only.
-    """
-    a, b = one.recipe, other.recipe
-    if one.search and one.search == other.search:
-        a, b = ({key: used[key] for key in ("noise", "dataset", "images", "epochs")} for used in (a, b))
-    found = differing(a, b)
+    """Why two networks may not be compared; empty if they may."""
+    found = differing(one.recipe, other.recipe)
     return f"trained differently: {found}" if found else ""
 
 
-def sample(row: Row, rows: Iterable[Row]) -> Sample:
-    """A row's values, and those of its family among all rows."""
+def sample(row: Row, rows: Iterable[Row], key: str = "psnr") -> Sample:
+    """A row's values of a score, and those of its family among all rows."""
     kind = _kind(row)
-    several = {r.psnrs for r in rows if len(r.done) > 1 and r.noise == row.noise and _kind(r) == kind}
-    return Sample(row.psnrs, tuple(sorted(several)))
+    several = {r.values(key) for r in rows if len(r.done) > 1 and r.noise == row.noise and _kind(r) == kind}
+    return Sample(row.values(key), tuple(sorted(several)))
 
 
 def _kind(row: Row) -> tuple:
@@ -152,61 +166,56 @@ def is_papers(config: Config) -> bool:
     return config.download().dataset == "cifar10"
 
 
-def collect(config: Config, scores: dict[RunKey, dict], descriptions: dict[RunKey, dict]) -> list[Row]:
+def collect(
+    config: Config, scores: dict[RunKey, dict], descriptions: dict[RunKey, dict], logs: dict[RunKey, dict]
+) -> list[Row]:
     """All rows of a profile, in the order of Table 2 and of the profile's ablations.
 
     Args:
         config: of the profile.
         scores: what was measured, of the trainings that were run.
         descriptions: what was recorded of trainings, as `experiment.describe` writes it; may lack any.
+        logs: what was logged of them; may lack any.
     """
     planned: dict[tuple[str, str], list[config_module.Run]] = {}
     for run in config.runs:
         planned.setdefault((run.key.noise, run.key.model), []).append(run)
     rows = []
     for (noise, name), of_row in planned.items():
-        entry = config.profile.ablations.get(name)
-        document = bool(entry) and config.params.studies[entry.study].document
-        download = config.download(name)
-        rows.append(
-            Row(
-                name=name,
-                noise=noise,
-                data={
-                    "dataset": download.dataset,
-                    "images": download.train_images,
-                    "noise": of_row[0].noise,
-                },
-                runs=tuple(_run(run, scores.get(run.key), descriptions.get(run.key)) for run in of_row),
-                study=entry.study if entry and not document else "",
-                dataset=entry.study if document else "",
-            )
-        )
+        entry, download = config.profile.ablations.get(name), config.download(name)
+        data = {"dataset": download.dataset, "images": download.train_images, "noise": of_row[0].noise}
+        runs = [
+            _run(run, scores.get(run.key), descriptions.get(run.key), logs.get(run.key) or {})
+            for run in of_row
+        ]
+        study = entry.study if entry else ""
+        document = bool(study) and config.params.studies[study].document
+        rows.append(Row(name=name, noise=noise, data=data, runs=tuple(runs), study=study, document=document))
     return rows
 
 
-def _run(run: config_module.Run, scores: dict | None, description: dict | None) -> Run:
-    run_key, planned, hyperparameters = run.key, asdict(run.settings), run.model
+def _run(run: config_module.Run, scores: dict | None, description: dict | None, log: dict) -> Run:
+    of, planned, hyperparameters = {"seed": run.key.seed, "log": log}, asdict(run.settings), run.model
     if description is None:
-        return Run(seed=run_key.seed, training=planned, hyperparameters=hyperparameters, scores=scores)
+        return Run(training=planned, hyperparameters=hyperparameters, scores=scores, **of)
     used, network = description["training"], description["model"]
     before = recipe(used, {}, network) | structure(network)
     now = recipe(planned, {}, hyperparameters) | structure(hyperparameters)
+    differences = changed(before, now)
     return Run(
-        seed=run_key.seed, training=used, hyperparameters=network, scores=scores, recorded=True,
-        outdated=changed(before, now),
-    )  # fmt: skip
+        training=used, hyperparameters=network, scores=scores, recorded=True, outdated=differences, **of
+    )
 
 
-def questions(config: Config, rows: list[Row]) -> list[Question]:
-    """The studies with their rows. Only what has LambdaNet's entries alone has LambdaNet as its base."""
+def studies(config: Config, rows: list[Row]) -> list[Study]:
+    """The studies with their rows. LambdaNet is the base of those with LambdaNets alone on the same data."""
     base = next((row for row in rows if row.study == BASE), None)
-    asked = []
-    for name, study in config.params.studies.items():
+    found = []
+    for name, asked in config.params.studies.items():
         entries = [row for row in rows if row.study == name]
-        if name == BASE or study.document or not entries:
+        if name == BASE or not entries:
             continue
-        alike = base is not None and {row.family for row in entries} == {base.family}
-        own = {"name": name, "title": study.title, "axis": study.axis, "group": study.group}
-        asked.append(Question(**own, base=base if alike else None, rows=entries))
-    return asked
+        alike = base is not None and all((e.family, e.data) == (base.family, base.data) for e in entries)
+        of = {"title": asked.title, "axis": asked.axis, "group": asked.group}
+        found.append(Study(name=name, base=base if alike else None, rows=entries, **of))
+    return found

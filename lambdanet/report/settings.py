@@ -1,7 +1,13 @@
-"""Which trainings may be compared: networks only if they were trained alike.
+"""Which trainings may be compared: networks only if they were trained alike. And names for readers.
 
 Plain data in, words out: a recipe is a dict of how a network was trained and on what.
 """
+
+_NAMES = {
+    "lambdanet": "LambdaNet", "lambdanet-u4-m7": "LambdaNet u4-m7", "autoencoder": "Auto-encoder",
+    "dncnn": "DnCNN", "cnn": "CNN with LeakyReLU", "skip-autoencoder": "Auto-encoder with skips",
+    "lambda-resnet": "LambdaResNet",
+}  # fmt: skip
 
 # What the paper and its authors' instructions state of Table 2's trainings. Where they are silent (the batch
 # size and the decay of the compared models), nothing stands here and nothing is asked.
@@ -76,6 +82,17 @@ def _listed(one: dict, other: dict, form: str) -> str:
 def described(used: dict) -> str:
     """A recipe in words."""
     return ", ".join(f"{words(key)} {shown(used[key])}" for key in sorted(used, key=_place))
+
+
+def model_title(name: str) -> str:
+    """A model's name for readers; what is not known keeps its own."""
+    return _NAMES.get(name, name)
+
+
+def noise_title(noise: dict) -> str:
+    """A noise for readers: "Gaussian 0.1", "Blind gaussian 0.004 to 0.216"."""
+    values = " to ".join(f"{value:.3g}" for key, value in noise.items() if key != "name")
+    return f"{noise['name'].replace('-', ' ').capitalize()} {values}".strip()
 
 
 def words(key: str) -> str:

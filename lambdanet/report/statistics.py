@@ -25,7 +25,6 @@ import numpy as np
 
 CONFIDENCE = 0.95
 HOLDS, FAILS, UNSURE, NOT_RUN = "holds", "does not hold", "inconclusive", "not run"
-REACHED, ABOVE, BELOW = "reached", "above", "below"
 NO_SPREAD = "trained once, and nothing of its family with several seeds"
 
 
@@ -58,9 +57,15 @@ class Interval:
     def __sub__(self, constant: float) -> "Interval":
         return Interval(self.value - constant, self.low - constant, self.high - constant)
 
-    def __str__(self) -> str:
-        value, low, high = (f"{round(one, 2) + 0:+.2f}" for one in (self.value, self.low, self.high))
-        return f"{value} dB ({low} to {high})" if self.known else f"{value} dB"
+    def text(self, digits: int = 2, unit: str = " dB") -> str:
+        """The estimate, and in brackets its interval, with signs."""
+        value, low, high = (signed(one, digits) for one in (self.value, self.low, self.high))
+        return f"{value}{unit} ({low} to {high})" if self.known else f"{value}{unit}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign, and no minus before zero."""
+    return f"{round(value, digits) + 0:+.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,6 @@ def at_least(interval: Interval, bound: float) -> str:
     if interval.low >= bound:
         return HOLDS
     return FAILS if interval.high < bound else UNSURE  # NaN compares as false
-
-
-def against(interval: Interval, reference: float, margin: float) -> str:
-    """Where a row lies beside a value: "above", "reached", "below", or "inconclusive"."""
-    off = interval - reference
-    if off.low > margin:
-        return ABOVE
-    return {HOLDS: REACHED, FAILS: BELOW, UNSURE: UNSURE}[at_least(off, -margin)]
 
 
 def summary(verdicts: Iterable[str]) -> str:

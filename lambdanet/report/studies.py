@@ -1,17 +1,17 @@
 """The studies: what each of them trained, scored and found, as tables and as sentences."""
 
+from dataclasses import dataclass, field
 from importlib import resources
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanet import backends
 from lambdanet.models import create_model
 from lambdanet.report import settings
-from lambdanet.report.runs import STUDY_NOISE, Question, Row, sample, unequal
+from lambdanet.report.runs import STUDY_NOISE, Row, Study, sample, unequal
 from lambdanet.report.statistics import (
     NO_SPREAD,
     UNSURE,
@@ -21,59 +21,97 @@ from lambdanet.report.statistics import (
     mean_interval,
 )
 
-FOLLOWING = "autoencoder-settings"  # the study whose losses are compared with the authors' log
 SIDE = 32  # of the images that the multiply-adds are counted for
-# PSNR of the authors' released weights by the encoder's output channels, 25 epochs; 500 test images.
-RELEASED_CHANNELS = {16: 26.83, 32: 26.89, 64: 27.08, 128: 27.20, 256: 27.18, 512: 27.19}
-READ_OFF_FIGURE_8 = {4: 25.6, 8: 26.8}
 # Batches that the authors' logged losses are sums over: 32,000 images, four fifths of four fifths of the
 # training images, is the split at which their LambdaNets end where ours do, on all five noises.
 AUTHORS_BATCHES = 125
 
 
-def table(question: Question, rows: list[Row], *, comparable: bool) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _Document:
+    """What the document that a study comes from gives, on its own images.
+
+    Attributes:
+        dataset: its images.
+        text: what a reader must know of it.
+        psnr: by entry, or by the value of the study's axis.
+    """
+
+    dataset: str
+    text: str
+    psnr: dict = field(default_factory=dict)
+
+
+_DOCUMENTS = {
+    "channels": _Document(
+        "cifar10",
+        "Document: PSNR of the authors' released weights on 500 test images; for d = 4 and 8, read off the "
+        "paper's figure.",
+        {4: 25.6, 8: 26.8, 16: 26.83, 32: 26.89, 64: 27.08, 128: 27.20, 256: 27.18, 512: 27.19},
+    ),
+    "bsds500": _Document(
+        "bsds500",
+        "Its document trains on 85,600 colour patches of 40 x 40 from 400 images of BSDS500, with Adam, and "
+        "gives 31.19 dB for an image of 20.53 dB. It names no noise level.",
+        {"dncnn-25": 31.193},
+    ),
+    "split": _Document(
+        "cifar10-split",
+        "Its document gives 17.74 dB on test and 18.04 dB on training images of CIFAR-10, four fifths to "
+        "one. It says nothing of its noise, widths or learning rate, and derives its PSNR from the "
+        "cross-entropy, so that the numbers are not comparable.",
+        {"cnn-bce": 17.737},
+    ),
+}
+
+
+def _document(study: Study) -> _Document | None:
+    """The document, if the study's images are the document's."""
+    known = _DOCUMENTS.get(study.name)
+    return known if known and known.dataset == study.rows[0].data["dataset"] else None
+
+
+def table(study: Study, rows: list[Row]) -> pd.DataFrame:
     """One row an entry of a study, averaged over the seeds, in the order of params.yaml or of its axis.
 
     Args:
-        question: the study; its base, where it has one, is among the rows.
+        study: its base, where it has one, is among the rows.
         rows: of `runs.collect`, which the spread of a single training is taken from.
-        comparable: whether the images are the paper's, and so are its values.
 
     Returns:
         study, variation, model, axis (value of the study's hyperparameter), group, changes (settings in
         which the entries differ), parameters, epochs, psnr (dB, pooled), psnr_std (over the seeds; empty
         for one), ssim, noisy_psnr, images, seeds, difference (dB, to the base's, where there is one), low
-        and high (its interval), reference (dB, the released weights'), note (settings that are not those of
-        params.yaml).
+        and high (its interval), train_psnr (on training images), reference (dB, the document's), hours,
+        device, note (settings that are not those of params.yaml).
     """
-    base = question.base if question.base and question.base.done else None
-    entries = [*([base] if base else []), *question.rows]
+    base = study.base if study.base and study.base.done else None
+    entries = [*([base] if base else []), *study.rows]
     varied = _varied(entries)
+    reference = (_document(study) or _Document("", "")).psnr
     found = []
     for row in entries:
         shown = {"study": row.study, "variation": row.name, "model": row.family, "epochs": row.epochs}
-        shown |= {key: row.hyperparameters.get(of) for key, of in _axes(question).items()}
-        shown |= {"seeds": len(row.done), "changes": _changes(row, varied), "note": row.outdated}
+        shown |= {"axis": row.hyperparameters.get(study.axis), "group": row.hyperparameters.get(study.group)}
+        shown |= {"seeds": len(row.done), "changes": _in_words(row, varied), "note": row.outdated}
+        shown |= {"hours": row.hours, "device": row.device}
+        shown["reference"] = reference.get(row.name, reference.get(shown["axis"]))
         if row.done:
-            shown |= {"parameters": row.parameters, "images": row.first.scores["images"]}
-            shown |= {key: row.mean(key) for key in ("psnr", "ssim", "noisy_psnr")}
-            shown["psnr_std"] = pd.Series(row.psnrs).std()
+            scores = row.first.scores
+            shown |= {"parameters": row.parameters, "images": scores["images"]}
+            shown |= {
+                key: row.mean(key) for key in ("psnr", "ssim", "noisy_psnr", "train_psnr") if key in scores
+            }
+            shown["psnr_std"] = pd.Series(row.values("psnr")).std()
             if base:
                 interval = difference_interval(sample(row, rows), sample(base, rows))
                 shown |= {"difference": interval.value}
                 shown |= {"low": interval.low, "high": interval.high} if row is not base else {}
-        if question.name == "channels" and comparable:
-            shown["reference"] = (RELEASED_CHANNELS | READ_OFF_FIGURE_8).get(row.hyperparameters["d"])
         found.append(shown)
     columns = ["study", "variation", "model", "axis", "group", "changes", "parameters", "epochs", "psnr"]
     columns += ["psnr_std", "ssim", "noisy_psnr", "images", "seeds", "difference", "low", "high"]
-    both = pd.DataFrame(found, columns=[*columns, "reference", "note"])
-    return both.sort_values(["group", "axis"], kind="stable") if question.axis else both
-
-
-def _axes(question: Question) -> dict[str, str]:
-    axes = {"axis": question.axis, "group": question.group}
-    return {key: of for key, of in axes.items() if of}
+    whole = pd.DataFrame(found, columns=[*columns, "train_psnr", "reference", "hours", "device", "note"])
+    return whole.sort_values(["group", "axis"], kind="stable") if study.axis else whole
 
 
 def _settings(row: Row) -> dict:
@@ -89,24 +127,29 @@ def _varied(rows: list[Row]) -> list[str]:
     return [key for key in keys if len({str(one.get(key)) for one in every}) > 1]
 
 
-def _changes(row: Row, varied: list[str]) -> str:
+def _in_words(row: Row, keys: list[str]) -> str:
     own = _settings(row)
-    return ", ".join(f"{settings.words(key)} {settings.shown(own[key])}" for key in varied if key in own)
+    return ", ".join(f"{settings.words(key)} {settings.shown(own[key])}" for key in keys if key in own)
 
 
-def sentences(question: Question, rows: list[Row], *, comparable: bool) -> list[str]:
-    """What came out of a study; none before one of its entries was run.
+def sentences(study: Study, rows: list[Row]) -> list[str]:
+    """What came out of a study, what its entries share and what its document gives; none before one was run.
 
     Args:
-        question: the study.
+        study: which.
         rows: of `runs.collect`.
-        comparable: whether the images are the paper's.
     """
-    entries = [row for row in question.rows if row.done]
-    base = question.base if question.base and question.base.done else None
-    done = [*([base] if base else []), *entries]
-    if not entries:
+    if not any(row.done for row in study.rows):
         return []
+    shared = [key for key in _settings(study.rows[0]) if key not in _varied(study.done)]
+    said = [*_outcome(study, rows), f"All entries: {_in_words(study.done[0], shared)}."]
+    if study.rows[0].document and not _document(study):
+        return [*said, "Its document's images are not used, so its numbers are not shown."]
+    return [*said, _document(study).text] if _document(study) else said
+
+
+def _outcome(study: Study, rows: list[Row]) -> list[str]:
+    done, base = study.done, study.base if study.base and study.base.done else None
     if len(done) == 1:
         return [f"Only {_with_numbers(done[0])} was run, so there is nothing to compare it with."]
     ordered = sorted(done, key=_psnr, reverse=True)
@@ -115,14 +158,11 @@ def sentences(question: Question, rows: list[Row], *, comparable: bool) -> list[
         return [f"All have {_psnr(best):.2f} dB."]
     said = [f"The highest is {_with_numbers(best)}, the lowest {worst.name} with {_psnr(worst):.2f} dB."]
     said.append(_compared(best, second if base in (None, best) else base, base, rows))
-    near = [row for row in done if _psnr(row) >= _psnr(best) - 0.1]
-    smallest = min(near, key=lambda row: row.parameters)
+    smallest = min((row for row in done if _psnr(row) >= _psnr(best) - 0.1), key=lambda row: row.parameters)
     if smallest.parameters < best.parameters:
         said.append(
             f"{smallest.name} comes within 0.1 dB of the highest with {smallest.parameters:,} parameters."
         )
-    if question.name == "channels" and comparable:
-        said += _beside_released(done)
     return said
 
 
@@ -152,49 +192,15 @@ def _compared(best: Row, other: Row, base: Row | None, rows: list[Row]) -> str:
     return f"{name} is {interval.value:.2f} dB above {title}{ends}; that it is better: {verdict}."
 
 
-def _beside_released(done: list[Row]) -> list[str]:
-    known = RELEASED_CHANNELS | READ_OFF_FIGURE_8
-    off = {
-        row.name: _psnr(row) - known[row.hyperparameters["d"]]
-        for row in done
-        if row.hyperparameters["d"] in known
-    }
-    if not off:
-        return []
-    where = max(off, key=lambda name: abs(off[name]))
-    return [
-        f"The largest deviation from the released weights' values is {off[where]:+.2f} dB, at {where} "
-        "(those for d = 4 and 8 were read off the paper's figure)."
-    ]
-
-
 def multiply_adds(config: dict) -> int:
     """Multiply-adds of a network for one image of 32 x 32, as its paper writes it.
 
     Counted by torch in convolutions and matrix products; half of its floating-point operations.
     """
     model = create_model(**config).eval()
-    with torch.no_grad(), backends.forced(backends.REFERENCE), _Counter() as counter:
+    with torch.no_grad(), backends.forced(backends.REFERENCE), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, SIDE, SIDE))
-    return counter.operations // 2
-
-
-class _Counter(TorchDispatchMode):
-    """The sum of what torch says that its operations cost, as its FlopCounterMode has it."""
-
-    operations = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # to be skipped, torch's compiler is loaded, for two seconds
-
-    def __torch_dispatch__(
-        self, func: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func._overloadpacket):
-            self.operations += count(*args, **(kwargs or {}), out_val=result)
-        return result
+    return counter.get_total_flops() // 2
 
 
 def inference_seconds(benchmarks: dict) -> dict[str, float]:
@@ -212,17 +218,16 @@ def pareto(rows: list[Row], seconds: dict[str, float]) -> pd.DataFrame:
 
     Returns:
         name, family, parameters, multiply_adds, psnr, ssim, microseconds (an image, where measured), seeds,
-        recipe (a letter; the same for those that were trained alike), trained (it in words), front (no
+        recipe (a number; the same for those that were trained alike), trained (it in words), front (no
         network of this recipe with as few parameters has a higher PSNR, and there are some of other sizes),
         by size; empty without any.
     """
-    done = [row for row in rows if row.noise == STUDY_NOISE and not row.dataset and row.done]
+    done = [row for row in rows if row.noise == STUDY_NOISE and not row.document and row.done]
     if not done:
         return pd.DataFrame()
     found = pd.DataFrame([_network(row, seconds) for row in done])
-    groups = list(dict.fromkeys(found["trained"]))
-    groups.sort(key=lambda group: -(found["trained"] == group).sum())
-    found["recipe"] = found["trained"].map({group: _letter(at) for at, group in enumerate(groups)})
+    groups = found["trained"].value_counts(sort=True).index
+    found["recipe"] = found["trained"].map({group: at + 1 for at, group in enumerate(groups)})
     ordered = found.sort_values(["parameters", "psnr"], ascending=[True, False]).reset_index(drop=True)
     sizes = ordered.groupby("recipe")["parameters"].transform("nunique")
     before = ordered.groupby("recipe")["psnr"].transform(lambda psnr: psnr.cummax().shift())
@@ -249,9 +254,28 @@ def _recipe_in_words(row: Row) -> str:
     return settings.described({key: value for key, value in row.recipe.items() if (key, value) not in usual})
 
 
-def _letter(number: int) -> str:
-    """A, B, ... Z, AA, AB, ..."""
-    return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
+def authors_convergence() -> pd.DataFrame:
+    """The authors' logged training losses: noise, model, epoch (from 1), loss a value (MSE).
+
+    They logged sums over an epoch's batches; `AUTHORS_BATCHES` says which division makes means of them.
+    """
+    with resources.files("lambdanet.report").joinpath("paper_convergence.csv").open() as file:
+        logged = pd.read_csv(file)
+    names = logged["run"].str.extract(r"^(?P<model>[A-Za-z]+)_(?P<noise>.+)_(?P<epochs>\d+)$")
+    noises = {f"gaussian_0.{i}": f"gaussian-0{i}" for i in (1, 2, 3)} | {
+        "s_p": "salt-and-pepper", "speckle": "speckle",
+    }  # fmt: skip
+    models = {"Lambda": "lambdanet", "Autoencoder": "autoencoder", "DnCNN": "dncnn"}
+    usual = {"lambdanet": 50, "autoencoder": 300, "dncnn": 200}
+    result = pd.DataFrame(
+        {
+            "noise": names["noise"].map(noises),
+            "model": names["model"].map(models),
+            "epoch": logged["epoch"] + 1,
+            "loss": logged["summed_batch_mse"] / AUTHORS_BATCHES,
+        }
+    )
+    return result[names["epochs"].astype(int) == result["model"].map(usual)].reset_index(drop=True)
 
 
 def following(
@@ -307,27 +331,3 @@ def _said_of_following(ordered: pd.DataFrame, samples: dict[str, Sample]) -> lis
         f"The next, {rest[0]['variation']}, is {interval.value:.3f}{ends} further away; that it is: "
         f"{at_least(interval, 0.0)}.",
     ]
-
-
-def authors_convergence() -> pd.DataFrame:
-    """The authors' logged training losses: noise, model, epoch (from 1), loss a value (MSE).
-
-    They logged sums over an epoch's batches; `AUTHORS_BATCHES` says which division makes means of them.
-    """
-    with resources.files("lambdanet.report").joinpath("paper_convergence.csv").open() as file:
-        logged = pd.read_csv(file)
-    names = logged["run"].str.extract(r"^(?P<model>[A-Za-z]+)_(?P<noise>.+)_(?P<epochs>\d+)$")
-    noises = {f"gaussian_0.{i}": f"gaussian-0{i}" for i in (1, 2, 3)} | {
-        "s_p": "salt-and-pepper", "speckle": "speckle",
-    }  # fmt: skip
-    models = {"Lambda": "lambdanet", "Autoencoder": "autoencoder", "DnCNN": "dncnn"}
-    usual = {"lambdanet": 50, "autoencoder": 300, "dncnn": 200}
-    result = pd.DataFrame(
-        {
-            "noise": names["noise"].map(noises),
-            "model": names["model"].map(models),
-            "epoch": logged["epoch"] + 1,
-            "loss": logged["summed_batch_mse"] / AUTHORS_BATCHES,
-        }
-    )
-    return result[names["epochs"].astype(int) == result["model"].map(usual)].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Table 2: this run's scores beside the paper's."""
+"""Table 2: this run's scores beside the paper's; and how any table is written for readers."""
 
 import json
 from importlib import resources
@@ -9,8 +9,8 @@ import pandas as pd
 from lambdanet.config import Run as Planned
 from lambdanet.config import RunKey
 from lambdanet.report.runs import Row, sample
-from lambdanet.report.settings import PAPERS_PARAMETERS
-from lambdanet.report.statistics import mean_interval
+from lambdanet.report.settings import PAPERS_PARAMETERS, model_title
+from lambdanet.report.statistics import mean_interval, signed
 
 # What was measured of a run, averaged over its seeds.
 MEASURES = (
@@ -64,16 +64,24 @@ def read_history(path: Path) -> pd.DataFrame:
     """Read one row an epoch: epoch, learning_rate, loss, monitored_psnr.
 
     Raises:
-        ValueError: it is missing or has other columns.
+        ValueError: it is missing or lacks a column.
+    """
+    return read_columns(path, ("epoch", "learning_rate", "loss", "monitored_psnr"))
+
+
+def read_columns(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV file.
+
+    Raises:
+        ValueError: it is missing or lacks a column.
     """
     try:
-        history = pd.read_csv(path)
+        table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from None
-    missing = {"epoch", "learning_rate", "loss", "monitored_psnr"} - set(history.columns)
-    if missing:
+    if missing := set(columns) - set(table.columns):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-    return history
+    return table
 
 
 def paper_table2() -> pd.DataFrame:
@@ -100,8 +108,8 @@ def table2(rows: list[Row], *, comparable: bool) -> pd.DataFrame:
         psnr_difference and ssim_difference (ours minus the paper's), psnr_per_image (dB, mean), the same of
         the noisy input, images, seeds (how many were run), best (highest of its noise), paper_note, note
         (settings that are not those of params.yaml), psnr_low and psnr_high (the interval of `statistics`;
-        empty without a spread); with more than one seed psnr_std, the standard deviation over them. Empty
-        where nothing was run or the paper has no value.
+        empty without a spread), hours (of its trainings together), device; with more than one seed psnr_std,
+        the standard deviation over them. Empty where nothing was run or recorded or the paper has no value.
 
     Raises:
         ValueError: rows of one noise were scored on different test images.
@@ -127,6 +135,7 @@ def table2(rows: list[Row], *, comparable: bool) -> pd.DataFrame:
     order = ["noise", "model", "psnr", "ssim", "parameters"]
     order += ["paper_psnr", "paper_ssim", "paper_parameters", "psnr_difference", "ssim_difference"]
     order += [*MEASURES[2:], "images", "seeds", "best", "paper_note", "note", "psnr_low", "psnr_high"]
+    order += ["hours", "device"]
     if (table["seeds"] > 1).any():
         order.insert(3, "psnr_std")
     return table.reindex(columns=order)
@@ -139,13 +148,13 @@ def _table_row(row: Row, rows: list[Row]) -> dict:
         interval = mean_interval(sample(row, rows))
         shown |= {name: row.mean(name) for name in MEASURES}
         shown |= {"parameters": row.parameters, "images": row.done[0].scores["images"]}
-        shown |= {"psnr_std": pd.Series(row.psnrs).std()}
+        shown |= {"psnr_std": pd.Series(row.values("psnr")).std(), "hours": row.hours, "device": row.device}
         shown |= {"psnr_low": interval.low, "psnr_high": interval.high}
     return shown
 
 
 def run_row(run: Planned, *, comparable: bool) -> dict[str, object]:
-    """One run for a person: its score beside the paper's, or before that its last epoch.
+    """One run for the command line: its score beside the paper's, or before that its last epoch.
 
     Args:
         run: which.
@@ -181,69 +190,91 @@ def beside_paper(table: pd.DataFrame) -> bool:
 def noted(table: pd.DataFrame) -> list[str]:
     """Which models were trained with other settings than those of params.yaml, and with which."""
     noted = table[table["note"] != ""].groupby("note", sort=False)["model"]
-    return [f"{', '.join(dict.fromkeys(models))}: {note}" for note, models in noted]
+    return [f"{', '.join(map(model_title, dict.fromkeys(models)))}: {note}" for note, models in noted]
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """Ours beside the paper's, with the difference; the highest PSNR of each noise in bold."""
-    paper = beside_paper(table)
-    columns = ["noise", "model", "parameters", "PSNR (dB)", *["paper", "difference"] * paper]
-    columns += ["SSIM", *["paper", "difference"] * paper, "noisy input"]
-    lines = [_line(columns), _line(["---", "---", *["---:"] * (len(columns) - 2)])]
-    lines += [_line(_values(row, paper)) for row in table.to_dict("records")]
-    images = sorted(set(table["images"].dropna()))
+# Every column that readers see, in this order: its heading, and how its numbers are written.
+_COLUMNS = {
+    "noise": ("noise", ""), "model": ("model", ""), "name": ("network", ""), "variation": ("entry", ""),
+    "changes": ("differs in", ""), "family": ("family", ""), "recipe": ("recipe", ".0f"),
+    "parameters": ("parameters", ",.0f"), "multiply_adds": ("multiply-adds", ",.0f"),
+    "microseconds": ("µs an image", ",.0f"), "epochs": ("epochs", ".0f"), "psnr": ("PSNR (dB)", ".2f"),
+    "psnr_low": ("interval", ".2f"), "paper_psnr": ("paper", ".2f"), "reference": ("document", ".2f"),
+    "psnr_difference": ("difference", "+.2f"), "difference": ("to the base", "+.2f"),
+    "low": ("its interval", "+.2f"), "ssim": ("SSIM", ".3f"), "paper_ssim": ("paper's SSIM", ".2f"),
+    "ssim_difference": ("difference of SSIM", "+.3f"), "train_psnr": ("on training images", ".2f"),
+    "noisy_psnr": ("noisy input", ".2f"), "hours": ("hours", ".1f"), "device": ("device", ""),
+}  # fmt: skip
+BESIDE = ("psnr_low", "hours", "device")  # columns that only the page has room for
+_TITLES = {"model": model_title, "name": model_title, "family": model_title}
+
+
+def for_readers(table: pd.DataFrame, noises: dict[str, str], without: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A table as text, less its empty columns; with the marks † and ‡, and ± over several seeds.
+
+    Args:
+        table: of `table2`, `studies.table` or `studies.pareto`.
+        noises: their titles by name; may lack any.
+        without: columns of the table that are not shown.
+    """
+    rows, titles = as_rows(table), _TITLES | {"noise": lambda name: noises.get(name, name)}
+    shown = {}
+    for name, (heading, form) in _COLUMNS.items():
+        if name in table and name not in without:
+            cells = [_cell(row, name, form) for row in rows]
+            if any(cells):
+                shown[heading] = [titles.get(name, str)(cell) for cell in cells]
+    return pd.DataFrame(shown)
+
+
+def _cell(row: dict, name: str, form: str) -> str:
+    value = row[name]
+    if name == "psnr":
+        if value is None:
+            return "not run"
+        spread = row.get("psnr_std")
+        marks = (f" ± {spread:.2f}" if spread is not None else "") + (" ‡" if row.get("note") else "")
+        return f"{value:.2f}{marks}"
+    if value is None or not form:
+        return value or ""
+    text = signed(value, int(form[2])) if form.startswith("+") else format(value, form)
+    if name.endswith("low"):
+        text += f" to {_cell(row, name.replace('low', 'high'), form)}"
+    return f"{text} †" if name == "paper_psnr" and row["paper_note"] else text
+
+
+def as_markdown(table: pd.DataFrame, noises: dict[str, str]) -> str:
+    """`for_readers` in Markdown, the highest PSNR of each noise in bold, with its notes."""
+    shown = for_readers(table, noises, without=BESIDE)
+    bold = shown["PSNR (dB)"].str.replace(r"^(\S+)", r"**\1**", regex=True)
+    shown["PSNR (dB)"] = bold.where(table["best"], shown["PSNR (dB)"])
+    lines = [list(shown), ["---", "---", *["---:"] * (len(shown.columns) - 2)], *shown.to_numpy().tolist()]
+    images = ", ".join(f"{count:,}" for count in sorted(set(table["images"].dropna())))
     seeds = sorted(set(table["seeds"]) - {0})
     trained = f"mean of {' or '.join(map(str, seeds))} training(s) each"
-    if seeds[-1:] > [1]:
-        trained += ", ± the standard deviation over several"
-    lines += [
-        "",
-        f"{', '.join(f'{count:,}' for count in images)} test images; {trained}. "
-        "PSNR of the MSE pooled over the test set, SSIM with a Gaussian window, outputs clipped to [0, 1]; "
-        "bold: the highest of its noise.",
+    trained += ", ± the standard deviation over several" * (seeds[-1:] > [1])
+    notes = [
+        f"{images} test images; {trained}. PSNR of the MSE pooled over the test set, SSIM with a Gaussian "
+        "window, outputs clipped to [0, 1]; bold: the highest of its noise."
     ]
-    if (table["paper_note"] != "").any():
-        notes = table["paper_note"].loc[lambda note: note != ""].unique()
-        lines.append(f"† An entry of the paper that does not hold: {'; '.join(notes)}.")
-    if (table["note"] != "").any():
-        lines.append("‡ " + "; ".join(noted(table)) + ".")
-    return "\n".join(lines) + "\n"
+    if doubts := [note for note in table["paper_note"].unique() if note]:
+        notes.append(f"† An entry of the paper that does not hold: {'; '.join(doubts)}.")
+    if noted(table):
+        notes.append(f"‡ {'; '.join(noted(table))}.")
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *notes]) + "\n"
 
 
-def _values(row: dict, paper: bool) -> list[str]:
-    theirs = [_number(row["paper_psnr"], ".2f") + (" †" if row["paper_note"] else "")] if paper else []
-    if not row["seeds"]:
-        return [row["noise"], row["model"], "", "not run", *theirs, *[""] * (5 if paper else 2)]
-    psnr = f"**{row['psnr']:.2f}**" if row["best"] else f"{row['psnr']:.2f}"
-    if pd.notna(row.get("psnr_std")):
-        psnr += f" ± {row['psnr_std']:.2f}"
-    if row["note"]:
-        psnr += " ‡"
-    values = [row["noise"], row["model"], f"{row['parameters']:,}", psnr, *theirs]
-    values += [_number(row["psnr_difference"], "+.2f")] * paper + [f"{row['ssim']:.3f}"]
-    if paper:
-        values += [_number(row["paper_ssim"], ".2f"), _number(row["ssim_difference"], "+.3f")]
-    return [*values, f"{row['noisy_psnr']:.2f}"]
-
-
-def _line(values: list[str]) -> str:
-    return f"| {' | '.join(values)} |"
+def as_latex(shown: pd.DataFrame) -> str:
+    """A table of text as a LaTeX tabular, which needs the package booktabs."""
+    return shown.to_latex(index=False, escape=True)
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The same for a terminal."""
-    show = pd.DataFrame({"noise": table["noise"].where(table["noise"] != table["noise"].shift(), "")})
-    show["model"] = table["model"]
-    columns = {"parameters": ("parameters", ",.0f"), "PSNR": ("psnr", ".2f"), "paper": ("paper_psnr", ".2f")}
-    columns |= {
-        "SSIM": ("ssim", ".3f"),
-        " paper": ("paper_ssim", ".2f"),
-        "noisy input": ("noisy_psnr", ".2f"),
-    }
-    for title, (name, form) in columns.items():
-        if title.strip() != "paper" or beside_paper(table):
-            show[title] = [_number(value, form) or "not run" * (name == "psnr") for value in table[name]]
-    return show.to_string(index=False)
+    """Table 2 for a terminal, by the names that commands take."""
+    shown = for_readers(table, {}, without=(*BESIDE, "psnr_difference", "ssim_difference"))
+    shown["model"] = table["model"]
+    shown["noise"] = table["noise"].where(table["noise"] != table["noise"].shift(), "")
+    return shown.to_string(index=False)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -253,17 +284,7 @@ def read_table(path: Path) -> pd.DataFrame:
         ValueError: it is not there.
     """
     try:
-        return pd.read_csv(path)
+        table = pd.read_csv(path, dtype={"note": str, "paper_note": str})
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); make it with `dvc repro`") from None
-
-
-def _number(value: float, form: str) -> str:
-    if pd.isna(value):
-        return ""
-    return signed(value, int(form[2])) if form.startswith("+") else format(value, form)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference with its sign, and no minus before zero."""
-    return f"{round(value, digits) + 0:+.{digits}f}"
+    return table.fillna({"note": "", "paper_note": ""})

@@ -1,0 +1,126 @@
+"""Where the figures' markers stand, in which colours, and that the same scores give the same bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_helpers import row
+from skimage.io import imsave
+
+from lambdanet.config import RunKey
+from lambdanet.data import photos
+from lambdanet.report import figures, studies, tables
+from lambdanet.report.runs import Study
+
+BLUE, RED = figures.COLOURS["lambdanet"], figures.COLOURS["dncnn"]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures, which are not written."""
+    found = []
+    monkeypatch.setattr(figures, "_save", lambda path, figure: found.append(figure))
+    return found
+
+
+def points(axis, *, hollow):
+    """Of an axis, place and colour of each marker that is filled, or not."""
+    return {
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]), line.get_color())
+        for line in axis.lines
+        if line.get_marker() == "o" and len(line.get_xdata()) == 1
+        if (line.get_markerfacecolor() == "none") == hollow
+    }
+
+
+def table(*rows):
+    return tables.table2(list(rows), comparable=True)
+
+
+def test_the_papers_points_stand_at_its_sizes(drawn):
+    rows = [row("dncnn", [25.0], parameters=5_536), row("autoencoder")]
+    figures.write_psnr(Path("a.png"), table(*rows), {})
+    orange = figures.COLOURS["autoencoder"]
+    assert points(drawn[0].axes[0], hollow=True) == {(558_336, 26.70, RED), (47_355, 26.23, orange)}
+    assert points(drawn[0].axes[0], hollow=False) == {(5_536, 25.0, RED)}
+    networks, paper = studies.pareto(rows, {}), tables.paper_table2().query("noise == 'gaussian-01'")
+    figures.write_pareto(Path("b.png"), networks, paper, "Gaussian 0.1")
+    (theirs,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "the paper's value"]
+    assert sorted(theirs.get_xdata()) == [3_959, 9_083, 47_355, 558_336]
+    assert not [line for line in drawn[1].axes[0].lines if "front" in str(line.get_label())]
+
+
+def test_the_dumbbell_has_ours_and_the_papers_on_a_line_with_the_interval(drawn):
+    rows = table(row("lambdanet", [26.8, 26.9]), row("dncnn"), row("lambdanet", [24.7], noise="speckle"))
+    figures.write_dumbbell(Path("a.png"), rows, {"gaussian-01": "Gaussian 0.1"})
+    first, second = drawn[0].axes
+    assert points(first, hollow=False) == {(26.85, 0, BLUE)}
+    assert points(first, hollow=True) == {(26.88, 0, BLUE), (26.70, 1, RED)}
+    (bar,) = first.containers[0].lines[2]
+    low, high = bar.get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((26.85 - 0.635310, 26.85 + 0.635310), abs=1e-6)  # t(0.975, 1) s / √2
+    assert first.get_title() == "Gaussian 0.1\nnoisy input: 20.30 dB"
+    assert points(second, hollow=True) == {(24.80, 0, BLUE)}
+    assert {label.get_text() for label in drawn[0].legends[0].get_texts()} == {
+        "LambdaNet", "DnCNN", "95 % interval", "the paper's value"
+    }  # fmt: skip
+
+
+def test_an_axis_shows_two_tenths_of_a_decibel_at_least(drawn):
+    entries = [row(f"e{n}", [26.0 + n / 1000], study="loss") for n in range(3)]
+    study = Study(name="loss", title="The loss", rows=entries)
+    figures.write_study(Path("a.png"), study, studies.table(study, entries))
+    low, high = drawn[0].axes[0].get_xlim()
+    assert high - low == pytest.approx(0.2)
+
+
+def test_front_labels_lie_on_no_other_and_on_no_point(drawn):
+    sizes = [1_000, 1_100, 1_200, 1_250, 8_000, 8_100]
+    rows = [row(f"network-{n}", [26 + n / 100], parameters=size) for n, size in enumerate(sizes)]
+    for one in rows:
+        one.hyperparameters["name"] = "autoencoder"
+    networks = studies.pareto(rows, {})
+    assert networks["front"].all()
+    figures.write_pareto(Path("a.png"), networks, tables.paper_table2()[:0], "Gaussian 0.1")
+    axis = drawn[0].axes[0]
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert len(boxes) >= 4
+    assert not [(a, b) for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
+    places = axis.transData.transform(networks[["parameters", "psnr"]].to_numpy())
+    assert not [1 for box in boxes for x, y in places if box.contains(x, y)]
+
+
+def test_convergence_has_the_authors_log_dotted_in_the_models_colour(drawn):
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [0.02, 0.01], "monitored_psnr": [20.0, 21.0]})
+    key = RunKey("paper", "gaussian-01", "lambdanet", 0)
+    figures.write_convergence(Path("a.png"), {key: history}, studies.authors_convergence(), {})
+    loss, _ = drawn[0].axes
+    dotted = [line for line in loss.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
+    assert [(line.get_color(), len(line.get_xdata())) for line in dotted] == [(BLUE, 50)]
+
+
+def test_a_studys_figure_has_its_axis_and_the_documents_values(drawn):
+    base = row("base", [26.7, 26.9], study="base", hyperparameters={"d": 16})
+    wide = row("d32", [26.95], study="channels", hyperparameters={"name": "lambdanet", "d": 32})
+    study = Study(name="channels", title="d", axis="d", base=base, rows=[wide])
+    figures.write_study(Path("a.png"), study, studies.table(study, [base, wide]))
+    ours, theirs = [line for line in drawn[0].axes[0].lines if line.get_marker() == "o"]
+    assert list(ours.get_xdata()) == [16, 32]
+    assert list(ours.get_ydata()) == pytest.approx([26.8, 26.95])
+    assert list(theirs.get_ydata()) == [26.83, 26.89]
+
+
+def test_photographs_have_their_psnr_and_the_same_bytes_each_time(tmp_path):
+    clean = np.full((512, 512, 3), 100, np.uint8)
+    assert figures.photograph_psnr(clean, clean + 51) == pytest.approx(-20 * np.log10(51 / 255))
+    for name in photos.TEST:
+        for number, kind in enumerate(("clean", "noisy", "denoised")):
+            imsave(tmp_path / f"{name}-{kind}.png", clean + np.uint8(9 * number), check_contrast=False)
+    written = []
+    for name in ("a.png", "b.png"):
+        figures.write_photographs(tmp_path / name, {"lambdanet": tmp_path}, strip=True)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    assert b"Software" not in written[0]
+    assert b"tIME" not in written[0]
