@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from lambdanet import __version__, config
+from lambdanet import __version__, config, yaml12
 from lambdanet.inference import catalogue
 
 # As in stages/entry.py: threads that spin long while they wait are ruinous on a shared machine.
@@ -443,7 +443,7 @@ def _need_registry() -> None:
 def _need_known(noise: str) -> None:
     """In the project's folder, refuse an unknown noise before torch is loaded."""
     if Path(config.PARAMS).is_file():
-        raw = config.load_yaml(Path(config.PARAMS))
+        raw = yaml12.read(Path(config.PARAMS))
         if isinstance(raw, dict) and isinstance(raw.get("noises"), dict):
             config.look_up(raw["noises"], noise, "noise")
 

@@ -20,12 +20,13 @@ from lambdanet import files, yaml12
 FOLDERS = ("ablations", "clean")  # of runs/, beside those with the name of a noise
 PARAMS, PROFILE = "params.yaml", "profile.yaml"
 MODELS = Path(__file__).parent / "models"
+LARGEST_SEED = 2**32 - 1
 
 Name = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Text = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1)]
-Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED)]
 Hyperparameters = dict[Text, Any]  # their values are checked by the network
 
 # How every class here is checked: no unknown keys, no changes later.
@@ -465,8 +466,8 @@ def _read(path: Path, kind: type) -> Any:
 
 
 def _seed(value: str | int) -> int:
-    if not (str(value).isascii() and str(value).isdecimal()) or int(value) >= 2**32:
-        raise ValueError(f"the seed is {value!r}, must be a whole number from 0 to {2**32 - 1}")
+    if not (str(value).isascii() and str(value).isdecimal()) or int(value) > LARGEST_SEED:
+        raise ValueError(f"the seed is {value!r}, must be a whole number from 0 to {LARGEST_SEED}")
     return int(value)
 
 

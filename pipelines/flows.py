@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import re
 import socket
 import threading
@@ -282,27 +283,34 @@ def run_all(
         session: whose terminal shows how they end.
         **words: the task's other parameters.
     """
-    futures: dict[str, PrefectFuture] = {}
-    for name, needs in stages.items():
-        tagged = one.with_options(tags=tags(name))
-        needed = [futures[need] for need in sorted(needs)]
-        futures[name] = runner.submit(tagged, {"name": name, **words}, wait_for=needed)
+    waiting, running, states = dict(stages), {}, {}
+    finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+    ended: dict[str, str] = {}
+    while len(ended) < len(stages):
+        for name in [one for one, needs in waiting.items() if needs <= states.keys()]:
+            needed = [states[need] for need in sorted(waiting.pop(name))]
+            tagged = one.with_options(tags=tags(name))
+            running[name] = runner.submit(tagged, {"name": name, **words}, wait_for=needed)
+            running[name].add_done_callback(lambda _, name=name: finished.put(name))
+        name = finished.get()
+        # Of a stage that has ended, no future is kept: Dask would run it again if its worker were lost.
+        states[name], ended[name] = _ending(name, running.pop(name))
         if session.terminal:
-            futures[name].add_done_callback(
-                lambda future, name=name: session.terminal.end(name, _ending(name, future))
-            )
-    return {name: _ending(name, future) for name, future in futures.items()}
+            session.terminal.end(name, ended[name])
+    return {name: ended[name] for name in stages}
 
 
-def _ending(name: str, future: PrefectFuture) -> str:
-    """Wait for a stage: "done", "unchanged", or why it failed or was not run."""
+def _ending(name: str, future: PrefectFuture) -> tuple[State, str]:
+    """The state of a stage that has ended; and "done", "unchanged", or why it failed or was not run."""
     future.wait()
-    if future.state.name == "NotReady":
-        return f"{name} was not run, as what it needs failed"
+    state = future.state
+    if state.name == "NotReady":
+        return state, f"{name} was not run, as what it needs failed"
     try:
-        return str(future.result(raise_on_failure=False))
+        return state, str(future.result(raise_on_failure=False))
     except Exception as error:  # Dask's own, of a worker that was lost too often
-        return f"{name} failed: {' '.join(str(error).split())[:300]}"
+        said = f"{name} failed: {' '.join(str(error).split())[:300]}"
+        return Failed(message=said), said
 
 
 def tags(name: str) -> list[str]:

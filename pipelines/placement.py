@@ -149,20 +149,30 @@ def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
 def _slurm(queue: str, jobs: int) -> dict[str, Any]:
     import dask
     from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMJob
     from distributed.security import Security
 
-    # cores, memory, walltime, job_extra_directives: the section jobqueue.slurm of Dask's configuration.
+    # memory, walltime, job-cpu, job-extra-directives: the section jobqueue.slurm of Dask's configuration.
+    given, here = dask.config.get("jobqueue.slurm"), workspace.temporary(Path.cwd())
     settings = {
         "cores": 1,
         "processes": 1,
-        "memory": dask.config.get("jobqueue.slurm.memory") or "16GB",
-        "security": Security.temporary(),
-        "shared_temp_directory": str(workspace.temporary(Path.cwd())),
-        "scheduler_options": _NO_PAGES,
+        "memory": given.get("memory") or "16GB",
+        "worker_extra_args": [*given.get("worker-extra-args", ()), "--no-dashboard"],
+        "log_directory": given.get("log-directory") or str(here / "slurm"),  # else files in the project
     } | ({"queue": queue} if queue else {})
+    # Dask does not say that Slurm refuses its jobs, and waits for workers.
+    script = SLURMJob("tcp://127.0.0.1:0", "test", **settings).job_script()
+    try:
+        tried = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ValueError("--where slurm needs the command sbatch of a Slurm cluster") from None
+    if tried.returncode:
+        raise ValueError(f"Slurm refuses the job: {' '.join(tried.stderr.split())}")
+    keys = {"security": Security.temporary(), "shared_temp_directory": str(here)}
     return {
         "cluster_class": SLURMCluster,
-        "cluster_kwargs": settings,
+        "cluster_kwargs": settings | keys | {"scheduler_options": _NO_PAGES},
         "adapt_kwargs": {"minimum": 1, "maximum": jobs},
     }
 

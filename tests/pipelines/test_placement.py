@@ -87,6 +87,7 @@ def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monke
 def test_a_cluster_that_is_started_here_has_certificates(tmp_path, monkeypatch, kind):
     pytest.importorskip("dask_jobqueue")
     monkeypatch.chdir(scratch.project(tmp_path / "project"))
+    write_sbatch(tmp_path / "bin", monkeypatch, "exit 0")
     before = copy.deepcopy(dask.config.get("distributed.comm"))
     with dask.config.set({"distributed.comm": before}):
         settings = placement._ssh(["a"]) if kind == "ssh" else placement._slurm("a", 1)
@@ -99,3 +100,25 @@ def test_a_cluster_that_is_started_here_has_certificates(tmp_path, monkeypatch, 
             tls = dask.config.get("distributed.comm.tls")
             assert tls["ca-file"] == tls["worker"]["cert"] == security.tls_ca_file
             assert tls["scheduler"]["key"] == security.tls_scheduler_key
+        else:  # nothing listens on all addresses, and jobs write no files among the project's
+            assert found["worker_extra_args"] == ["--no-dashboard"]
+            assert found["log_directory"] == str(tmp_path / "project/.dvc/tmp/lambdanet/slurm")
+
+
+def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.chdir(scratch.project(tmp_path / "project"))
+    write_sbatch(tmp_path / "bin", monkeypatch, "grep -q -- '-p long' && echo invalid partition >&2; exit 1")
+    with pytest.raises(ValueError, match="refuses the job: invalid partition"):
+        placement.task_runner("slurm:long", 1, 1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="needs the command sbatch"):
+        placement.task_runner("slurm", 1, 1)
+
+
+def write_sbatch(folder, monkeypatch, script):
+    """A command `sbatch` that is this shell script."""
+    folder.mkdir()
+    (folder / "sbatch").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(folder), os.environ["PATH"]]))

@@ -1,0 +1,36 @@
+"""`lambdanet run --where slurm` on the Slurm that `sbatch` reaches; see docs/cluster.md for one machine."""
+
+import shutil
+import subprocess
+
+import pytest
+import scratch
+from dvc_helpers import write_stages
+
+pytest.importorskip("dask_jobqueue")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("sbatch"), reason="needs Slurm"),
+]
+WAITS = "while test ! -e {go}; do kill -0 $PPID || exit 1; sleep 0.2; done"
+
+
+def test_a_stage_whose_job_is_cancelled_runs_again(cluster, origin, tmp_path, monkeypatch):
+    monkeypatch.setenv("DASK_JOBQUEUE__SLURM__MEMORY", "1GB")
+    project, pid, go = origin("project"), tmp_path / "pid", tmp_path / "go"
+    write_stages(
+        project,
+        a=([], "true"),
+        b=(["a"], f"{{ echo $SLURM_JOB_ID > {pid}; {WAITS.format(go=go)}; }}"),
+    )
+    scratch.commit(project)
+    words = ("reproduce", "--where", "slurm", "--jobs", "1")
+    flow = scratch.start(project, *words, PREFECT_API_URL=cluster.url)
+    first = scratch.number(pid)
+    subprocess.run(["scancel", str(first)], check=True)
+    scratch.wait_until(lambda: scratch.number(pid) != first)
+    go.touch()
+    _, err = flow.communicate(timeout=scratch.SECONDS)
+    assert flow.returncode == 0, err
+    assert (project / "b").read_text() == "a\n"
+    assert not list(project.glob("slurm-*.out"))
