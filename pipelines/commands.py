@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from lambdanet import cli, config, records, yaml12
+from lambdanet import cli, config, run_log, yaml12
 from pipelines import graph, placement, terminal, workspace
 from pipelines.cluster import FOLDER, URL
 from pipelines.cluster import main as cluster
@@ -144,7 +144,7 @@ def _known_seconds(profile: str) -> dict[str, float]:
     if _has_parameters():
         loaded = config.load(config.find(profile))
         for one in loaded.runs:
-            for record in records.read_records(one.log)[-1:]:
+            for record in run_log.read_records(one.log)[-1:]:
                 logged[loaded.address(one.stage)] += record.get("seconds") or 0
     return {name: seconds for name, seconds in logged.items() if seconds} | terminal.seconds(
         Path("runs", profile, LOG)
