@@ -71,7 +71,8 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
                 figures.write_photographs(_figure(new, "strip"), folders, strip=True)
             figures.write_photographs(_figure(new, f"panel-{noise}"), folders)
         asked = runs.studies(config, rows)
-        chapters = [_write_study(new, study, rows, known, noises, of_ablations) for study in asked]
+        followed = of_ablations if comparable else {}  # the authors' log is about the paper's training
+        chapters = [_write_study(new, study, rows, known, noises, followed) for study in asked]
         networks = _write_pareto(new, rows, benchmarks, noises, comparable=comparable)
         page.write_page(
             new / "report.html", config, rows, table, everything, logs, chapters, networks, noises

@@ -66,28 +66,27 @@ class _Logger(threading.Thread):
     def __init__(self, log: Path, patience: float) -> None:
         super().__init__(daemon=True, name="lambdanet-mlflow")
         self.log, self.patience = log, patience
-        self.heard, self.ended, self.news = threading.Event(), threading.Event(), threading.Event()
-        self.status, self.loaded, self.warned = "RUNNING", False, False
+        self.ended, self.news = threading.Event(), threading.Event()
+        self.status, self.told, self.loaded, self.warned = "RUNNING", False, False, False
 
     def tell(self) -> None:
-        self.heard.set()
+        self.told = True
         self.news.set()
 
     def end(self, status: str) -> None:
         """Say how it ended, and wait a little until MLflow knows."""
         self.status = status
         self.ended.set()
-        self.heard.set()
         self.news.set()
         self.join(WAIT_SECONDS if self.loaded else LOAD_SECONDS)
         if self.is_alive():
             self._warn("MLflow answers too slowly")
 
     def run(self) -> None:
-        if self.ended.wait(self.patience):
+        if self.patience and self.ended.wait(self.patience):
             return
-        self.heard.wait()  # until then torch is being loaded, and the log may be that of another training
-        if self.ended.is_set():
+        self.news.wait()  # until then torch is being loaded, and the log may be that of another training
+        if not self.told:
             return
         # By its name, as nothing there decides what a stage that trains writes: no dependency in DVC.
         mlflow_runs = importlib.import_module("lambdanet.tracking.mlflow_runs")

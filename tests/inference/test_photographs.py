@@ -50,7 +50,7 @@ def refusal(project, *words):
     """The one line of a run that fails, after a look that it wrote nothing."""
     before = everything(project)
     done = run(*words)
-    assert done.exit_code == 1, done.output
+    assert done.exit_code in (1, 2), done.output  # 2: words that make no sense together
     assert done.output.startswith("error: ")
     assert done.output.count("\n") == 1
     assert everything(project) == before
@@ -205,8 +205,7 @@ QUICK = ("--weights", "weights/quick")
         ),
         (
             ("--noise", "speckle", "--alias", "best", *QUICK),
-            "speckle has no denoiser 'best'; it has champion, compact, lambdanet, lambdanet-u4-m7, "
-            "autoencoder, dncnn",
+            "speckle has no denoiser 'best'; it has champion, ",
         ),
         (("--blind", "--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
         (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
@@ -433,7 +432,6 @@ print("torch" in sys.modules)
 """
     words = [sys.executable, "-c", code, repr(MISTAKES)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    *said, loaded = done.stdout.splitlines()
-    assert loaded == "False"
-    assert len(said) == len(MISTAKES)
-    assert all(line.startswith("error: ") for line in said)
+    *statuses, loaded = done.stdout.splitlines()
+    assert (statuses, loaded) == (["1"] * 5 + ["2"], "False")
+    assert [line.startswith("error: ") for line in done.stderr.splitlines()] == [True] * len(MISTAKES)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import re
@@ -152,7 +153,9 @@ def project(table, profile="sample", ablations=(), seeds=(0,)):
     helpers.write_config(Path(), raw, chosen)
     loaded = config.load("profile.yaml")
     kept = {name: dataclasses.replace(loaded.profile.ablations[name], seeds=seeds) for name in ablations}
-    return dataclasses.replace(loaded, profile=loaded.profile.model_copy(update={"ablations": kept}))
+    profile = copy.copy(loaded.profile)
+    object.__setattr__(profile, "ablations", kept)  # a profile in a file has at least one
+    return dataclasses.replace(loaded, profile=profile)
 
 
 def write_run(run, content):

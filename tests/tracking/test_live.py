@@ -91,6 +91,8 @@ def test_how_a_training_ended_is_logged_and_its_run_resumed(client, tmp_path, er
 
 
 def test_what_is_over_before_patience_is_left_to_register(client, tmp_path, monkeypatch):
+    uri = mlflow_runs.uri()  # MLflow keeps what it opened by its name, which must not be a relative one here
+    monkeypatch.setattr(mlflow_runs, "uri", lambda: uri)
     monkeypatch.setenv("LAMBDANET_TRACKING", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for error in (None, ValueError()):

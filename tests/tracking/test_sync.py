@@ -299,7 +299,7 @@ def one_line(done):
 
 def test_commands_publish_and_list(client, project, grid):
     write_outputs(project, grid)
-    done = run("publish", "--profile", "tiny")
+    done = run("models", "sync", "--profile", "tiny")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[0] == "3 runs, 3 new versions, 5 aliases moved"
     assert (
@@ -379,7 +379,7 @@ def test_register_without_a_server_warns_and_does_not_fail_the_reproduction(
 
 def test_without_outputs_what_is_committed_is_published(client, project, grid):
     write_committed(project, grid[:2])
-    lines = run("publish", "--profile", "tiny").output.splitlines()
+    lines = run("models", "sync", "--profile", "tiny").output.splitlines()
     assert lines[:2] == [
         "2 trainings from weights/tiny, as DVC's outputs of them are not here",
         "2 runs, 2 new versions, 4 aliases moved",
