@@ -256,10 +256,13 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
     "--weights", type=click.Path(path_type=Path),
     help="A weights file, or a folder of them such as weights/paper, instead of MLflow's registry.",
 )  # fmt: skip
+@click.option(
+    "--strength", default=1.0, type=click.FloatRange(0, 1), help="Of the noise, how much to remove."
+)
 @DEVICE
 def denoise(
     images: tuple[Path, ...], out: Path, noise: str | None, blind: bool, alias: str | None,
-    weights: Path | None, device: str,
+    weights: Path | None, strength: float, device: str,
 ) -> None:  # fmt: skip
     """Denoise photographs.
 
@@ -267,7 +270,8 @@ def denoise(
     or, with pillow-heif installed, HEIC; of any size, grey or colour, with or without alpha, of 8 or 16 bits.
     The output is PNG, of the same size, depth and kind, upright, with the colour profile and EXIF. Of several
     files, those that cannot be read are named, the others are denoised, and the exit status is 1. A name that
-    begins with a dash goes behind --.
+    begins with a dash goes behind --. With --noise alone, and no registry in sight, the denoiser is that of
+    `lambdanet.load`.
     """
     from lambdanet.data import imagefile
     from lambdanet.inference import targets
@@ -285,14 +289,17 @@ def denoise(
         imagefile.check(next(iter(planned)))
     for note in notes:
         click.echo(note, err=True)
-    if weights is None:
-        _need_registry()
     if noise is not None:
         _need_known(noise)
-    from lambdanet.inference import photographs  # after the words were checked: torch takes seconds
+    shipped = weights is None and alias is None and noise is not None and not _has_registry()
+    if weights is None and not shipped:
+        _need_registry()
+    from lambdanet.inference import photographs, trained  # after the words were checked: torch takes seconds
 
+    if shipped:
+        weights = trained.find(noise)
     with photographs.denoisers(weights, alias or "champion", noise) as choices:
-        for line in photographs.denoise_files(planned, choices, device=device):
+        for line in photographs.denoise_files(planned, choices, device=device, strength=strength):
             click.echo(line, err=out == targets.STREAM)
 
 
@@ -434,9 +441,13 @@ def ui(port: int) -> None:
     os.execv(sys.executable, command)
 
 
+def _has_registry() -> bool:
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").exists()
+
+
 def _need_registry() -> None:
     """Before MLflow is loaded; of another store than the usual file `open_registry` says it."""
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not Path("mlflow.db").exists():
+    if not _has_registry():
         raise ValueError(catalogue.NO_REGISTRY)
 
 

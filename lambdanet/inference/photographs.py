@@ -76,13 +76,16 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
         yield [Choice(str(weights), weights)]
 
 
-def denoise_files(targets: dict[Path, Path], choices: list[Choice], *, device: str = "auto") -> Iterator[str]:
+def denoise_files(
+    targets: dict[Path, Path], choices: list[Choice], *, device: str = "auto", strength: float = 1.0
+) -> Iterator[str]:
     """Denoise photographs, each with the denoiser that fits it best.
 
     Args:
         targets: of `targets.plan`: for each image the .png file to write.
         choices: of `denoisers`; with more than one, each photograph's noise is found out first.
         device: "auto", "cpu" or "cuda".
+        strength: of what a network removes, how much goes, from 0 to 1.
 
     Yields:
         A line for the user, for each file.
@@ -97,7 +100,7 @@ def denoise_files(targets: dict[Path, Path], choices: list[Choice], *, device: s
         try:
             if target != STREAM and identity(target) in written:  # names differ in case only, as on macOS
                 raise ValueError(f"{path} would be written to the file of another image; rename one")
-            yield _denoise_file(path, target, loaded)
+            yield _denoise_file(path, target, loaded, strength)
             written.add(identity(target))
         except (ValueError, OSError, MemoryError, ImportError) as error:  # the last: a library does not fit
             line = str(error) or f"{path}: not enough memory to denoise it"
@@ -109,10 +112,10 @@ def denoise_files(targets: dict[Path, Path], choices: list[Choice], *, device: s
         raise ValueError(f"{failed} of {len(targets)} files could not be denoised")
 
 
-def _denoise_file(path: Path, target: Path, loaded: dict[str, TrainedDenoiser]) -> str:
+def _denoise_file(path: Path, target: Path, loaded: dict[str, TrainedDenoiser], strength: float) -> str:
     photograph = _read(path)
     label = next(iter(loaded)) if len(loaded) == 1 else _best(photograph, loaded)
-    _write(target, loaded[label].denoise_photograph(photograph))
+    _write(target, loaded[label].denoise_photograph(photograph, strength=strength))
     frames = f" (the first of {photograph.frames} images in {path})" if photograph.frames > 1 else ""
     return f"{'standard output' if target == STREAM else target}: written, by {label}{frames}"
 

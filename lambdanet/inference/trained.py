@@ -102,8 +102,12 @@ class TrainedDenoiser:
             return denoised
         return _mixed(image, denoised, strength)
 
-    def denoise_photograph(self, photograph: Photograph) -> Photograph:
+    def denoise_photograph(self, photograph: Photograph, *, strength: float = 1.0) -> Photograph:
         """Denoise what an image file holds, in tiles as large as memory permits.
+
+        Args:
+            photograph: what `imagefile.read` gives.
+            strength: of what the network removes, how much goes, from 0 to 1.
 
         Raises:
             MemoryError: it does not permit the smallest.
@@ -113,7 +117,8 @@ class TrainedDenoiser:
             rgb = imagefile.fill_hidden(rgb, photograph.alpha)
         while True:
             try:
-                return replace(photograph, rgb=denoise_photograph(self.model, rgb, self.device, tile=tile))
+                denoised = denoise_photograph(self.model, rgb, self.device, tile=tile)
+                break
             except (MemoryError, RuntimeError) as error:
                 # torch's allocator names memory; oneDNN, which it calls, says what it was about to make.
                 short = isinstance(error, MemoryError) or "memory" in str(error) or "primitive" in str(error)
@@ -122,6 +127,7 @@ class TrainedDenoiser:
                 if tile <= SMALLEST_TILE or not hasattr(self.model, "halo"):
                     raise MemoryError from None
             tile //= 2
+        return replace(photograph, rgb=denoised if strength == 1 else _mixed(rgb, denoised, strength))
 
     def _array(self, image: np.ndarray) -> np.ndarray:
         if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import lambdanet
 from lambdanet.cli import main
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
@@ -226,6 +227,17 @@ def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, w
     assert refusal(project, "in.png", "-o", "out.png", *words) == (
         "there is no registry yet (mlflow.db); make it with `make repro` or, from the committed weights, "
         "`lambdanet models sync --profile paper`; or name weights: --weights weights/paper"
+    )
+
+
+def test_a_noise_alone_takes_the_denoiser_that_comes_with_the_package(project):
+    save(project / "in.png", noisy(side=24))
+    (line,) = lines("in.png", "-o", "out.png", "--noise", "speckle", "--strength", "0.5")
+    assert line.startswith("out.png: written, by ")
+    expected = lambdanet.load("speckle")(pixels_of("in.png"), strength=0.5)
+    np.testing.assert_array_equal(pixels_of("out.png"), expected)
+    assert "Invalid value for '--strength'" in refusal(
+        project, "in.png", "-o", "o.png", "--noise", "speckle", "--strength", "2"
     )
 
 

@@ -383,7 +383,7 @@ def test_a_database_whose_maker_was_killed_is_made_anew_by_four_processes_at_onc
     assert not (tmp_path / "mlflow.db").exists()
     assert python(TOGETHER, tmp_path) == (0, "", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow_runs.connect()
     found = mlflow_helpers.runs(client)
     assert sorted(run.data.tags["model"] for run in found) == [f"model-{number}" for number in range(4)]
