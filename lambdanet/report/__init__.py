@@ -157,7 +157,7 @@ def _write_study(
             model: tables.read_columns(folder / "levels.csv", LEVELS) for model, folder in folders.items()
         }
         figures.write_levels(_figure(new, drawn[1]), levels)
-    if followed := _write_following(new, study, histories):
+    if study.name == studies.FOLLOWING and (followed := _write_following(new, study, histories)):
         said, drawn = [*said, *followed], [*drawn, f"following-{study.name}"]
     noise = noises[study.rows[0].noise]
     return page.Chapter(study, said, table, shown, drawn, noise)

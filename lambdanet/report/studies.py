@@ -21,6 +21,7 @@ from lambdanet.report.statistics import (
     mean_interval,
 )
 
+FOLLOWING = "autoencoder-settings"  # the study that asks which settings follow the authors' log
 SIDE = 32  # of the images that the multiply-adds are counted for
 # Batches that the authors' logged losses are sums over: 32,000 images, four fifths of four fifths of the
 # training images, is the split at which their LambdaNets end where ours do, on all five noises.
