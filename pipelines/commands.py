@@ -97,7 +97,9 @@ def train(
     clone = workspace.base()
     profile = "" if profile == graph.root_profile(clone) else profile
     file = graph.dvc_file(profile, clone)
-    if not revision:  # another commit's graph is known in its workspace only
+    if revision:  # its graph is known in its workspace only
+        workspace.resolve(clone, revision)
+    else:
         graph.training(clone, file, noise, model, seed)
     _prepare_prefect(needs_server=queue, lines=True)
     words = {"noise": noise, "model": model, "profile": profile, "seed": seed, "overrides": list(overrides),
