@@ -177,6 +177,7 @@ def test_metrics_and_plots_are_shown_by_dvc(clone):
     assert any("histories" in name for name in plots)
 
 
+@pytest.mark.slow
 def test_changed_noise_reruns_its_own_stages_and_what_collects_them(clone):
     raw = clone.read("params.yaml")
     raw["noises"]["speckle"]["variance"] = 0.2
@@ -199,6 +200,7 @@ def test_changed_plotting_reruns_plotting_only(clone):
     clone.repro()
 
 
+@pytest.mark.slow
 def test_changed_network_reruns_its_own_trainings_and_what_scores_networks(clone):
     module = clone.folder / "lambdanet/models/autoencoder.py"
     before = module.read_text()
