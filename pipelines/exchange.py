@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lambdanet import files
 from pipelines import artifacts, graph, stage
 
 COPY_SECONDS = 120
@@ -49,9 +50,10 @@ class Beside:
             copy = Path(temporary, "state.tar")
             self.fs.get_file(self.at, str(copy))
             with tarfile.open(copy) as archive:
-                wanted = [one for one in archive if _is_of(one.name, kinds) and self._lacks(one)]
+                held = [one for one in archive if one.isfile() and _is_of(one.name, kinds)]
+                wanted = [one for one in held if self._lacks(one)]
                 for one in wanted:  # not with their old times: they count as written here
-                    archive.extract(one, self.folder, set_attrs=False, filter="data")
+                    files.write_bytes(self.folder / one.name, archive.extractfile(one).read())
         return len(wanted)
 
     def push(self, since: float, kinds: tuple[str, ...] = STATE) -> None:
@@ -62,10 +64,10 @@ class Beside:
             copy = Path(temporary, "state.tar")
             with tarfile.open(copy, "w") as archive:
                 patterns = [f"{place}{kind}/**/*" for kind in kinds for place in ("", "runs/*/")]
-                for file in (one for pattern in patterns for one in self.folder.glob(pattern)):
-                    path = str(file.relative_to(self.folder))
-                    if _is_of(path, kinds) and file.is_file() and file.stat().st_mtime >= since:
-                        archive.add(file, path)
+                for found in (one for pattern in patterns for one in self.folder.glob(pattern)):
+                    path = str(found.relative_to(self.folder))
+                    if _is_of(path, kinds) and found.is_file() and found.stat().st_mtime >= since:
+                        archive.add(found, path)
             self.fs.put_file(str(copy), part)
         if self.fs.exists(self.at):
             self.fs.rm_file(self.at)
@@ -79,6 +81,8 @@ class Beside:
 def _is_of(path: str, kinds: tuple[str, ...]) -> bool:
     """Whether a path is KIND/... or runs/PROFILE/KIND/..., and no half-written file or lock."""
     name = path.rpartition("/")[2]
+    if ".." in path.split("/"):
+        return False
     place = re.match(r"(?:runs/[^/]+/)?([^/]+)/", path)
     return bool(place) and place[1] in kinds and not name.endswith(".part") and not name.startswith("lock")
 
@@ -122,6 +126,7 @@ def run(
         ValueError: there is no remote.
     """
     began = folder / ".dvc/tmp" / f"began-{key.replace('/', '-')}"
+    began.parent.mkdir(exist_ok=True)  # a workspace that DVC has not used yet lacks it
     if not began.exists():
         began.touch()
     since = began.stat().st_mtime - 2  # file systems' clocks are coarse

@@ -4,6 +4,7 @@ Not a dependency in DVC: it prints how far a training is.
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -68,8 +69,11 @@ class Progress:
 
         Whoever reads it may have been killed; a training does not end by that, and not without a checkpoint.
         """
-        with contextlib.suppress(OSError):
+        try:
             tqdm.write(f"{self.label}: {text}", file=sys.stderr)
+        except OSError:  # what is left to flush would make Python's exit status 120
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     def close(self) -> None:
         """Take the bar away."""

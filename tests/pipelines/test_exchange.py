@@ -1,5 +1,6 @@
 """Checkpoints in the DVC remote, and which errors of a remote may pass."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -52,6 +53,13 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
     assert (project / "runs/small/checkpoints/speckle/1").read_text() == "one"
     assert log.read_text() == "a longer log, of here"
     assert not (project / "runs/small/scores/speckle/1").exists()
+
+
+def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):
+    shutil.rmtree(project / ".dvc/tmp", ignore_errors=True)
+    delivery = ("repro", "--dry", "a")
+    assert exchange.run("a", project, "key", lambda: "done", lambda _line: None, delivery) == "done"
+    assert exchange.Beside(project, "key").there
 
 
 @pytest.mark.parametrize("error", [TypeError("x"), stage.StageError("a failed"), KeyboardInterrupt()])
