@@ -9,7 +9,7 @@ LIMITS = (
     "trained on small colour images with computed noise of this kind and strength, not on the noise of a "
     "camera; on other images or noise it blurs or leaves noise, and nothing is promised of its scores there"
 )
-LICENCE = "MIT, as the code; the training images have terms of their own, see docs/data.md"
+LICENCE = "MIT, as the code; the training images have their own terms, see docs/data.md"
 
 
 def card(description: dict, scores: dict, *, train_images: int, dataset: str = "", commit: str = "") -> str:

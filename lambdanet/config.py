@@ -133,7 +133,7 @@ class Study:
     title: Text  # of its table and figure
     axis: Text = ""  # the hyperparameter that its figure shows PSNR against; empty: a row for each ablation
     group: Text = ""  # the hyperparameter whose values get a line each; may be empty
-    document: Flag = False  # whether it is another document's experiment, with data and settings of its own
+    document: Flag = False  # whether it is another document's experiment, with its own data and settings
 
 
 @checked

@@ -333,7 +333,7 @@ def train(
     revision: str = "",
     limit_hours: Positive = 24.0,
 ) -> State | dict[str, str]:
-    """Train one model on one noise, in a workspace of its own; what exists already is not trained again.
+    """Train one model on one noise, in its own workspace; what exists already is not trained again.
 
     Args:
         noise: Noise that the model learns to remove.

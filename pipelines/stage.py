@@ -20,7 +20,7 @@ _DIE_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" e
 _BUSY = ("Unable to acquire lock", "is busy", "rwlock")
 _KILLED = re.compile(r"exited with (-9|-15|137|143)\b")  # not 134, 139: a crash is a mistake in code
 _MEMORY = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
-_PROGRESS = re.compile(r"^[\w.-]+: ((?:epoch|step|going on|resum\w+) .*)$")
+_PROGRESS = re.compile(r"^[\w.-]+: ((?:epoch|step|resum\w+) .*)$")
 # Dask's workers set these to 1; the number of threads is a parameter of the stage, not of where it runs.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

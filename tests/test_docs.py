@@ -1,10 +1,12 @@
 """README and docs: links lead somewhere, commands exist, and the words are those of technical English."""
 
 import contextlib
+import io
 import os
 import re
 import shlex
 import subprocess
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -115,6 +117,26 @@ def test_words_are_technical_english(page):
     prose = prose_of(page)
     found = {word: re.search(rf"\b(?:{word})\b", prose, re.IGNORECASE) for word in AVOIDED}
     assert {match[0]: AVOIDED[word] for word, match in found.items() if match} == {}
+
+
+def words_of(module):
+    """A module's comments, docstrings and messages, without names and expressions in them."""
+    tokens = tokenize.generate_tokens(io.StringIO(module.read_text()).readline)
+    texts = [one.string for one in tokens if one.type in (tokenize.COMMENT, tokenize.STRING)]
+    return re.sub(r"`[^`\n]+`|\{[^}\n]*\}", "", "\n".join(text for text in texts if " " in text))
+
+
+@pytest.mark.parametrize("folder", ["lambdanet", "pipelines", "stages"])
+def test_words_in_code_are_technical_english(folder):
+    allowed = (r"panels?",)  # of a matrix, which products are made of
+    found = {
+        f"{module.relative_to(ROOT)}: {match[0]}": instead
+        for module in (ROOT / folder).rglob("*.py")
+        for word, instead in AVOIDED.items()
+        if word not in allowed
+        for match in re.finditer(rf"\b(?:{word})\b", words_of(module), re.IGNORECASE)
+    }
+    assert found == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -250,7 +250,7 @@ def _wants_parameter_gradients_only(facts: Facts, noisy: Tensor) -> bool:
 
 
 def _can_move_statistics(facts: Facts, noisy: Tensor) -> bool:
-    """Whether there is more than one value a channel, and running statistics have memory of their own."""
+    """Whether there is more than one value a channel, and running statistics share no memory."""
     return (
         noisy[:, 0].numel() > 1
         and facts.written is not None

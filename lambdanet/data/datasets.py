@@ -1,6 +1,6 @@
 """Clean images as arrays: where they come from and how they are stored.
 
-A data set is two uint8 arrays, `train` and `test`, each (n, h, w, 3) of a size of its own, in a fixed order.
+A data set is two uint8 arrays, `train` and `test`, each (n, h, w, 3) in its own size, in a fixed order.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""A folder of somebody's own photographs, cut into patches."""
+"""A folder of the user's photographs, cut into patches."""
 
 import contextlib
 from pathlib import Path
@@ -55,7 +55,7 @@ def locate(dataset: str) -> Path:
         ValueError: there is none.
     """
     folder = Path(dataset)
-    with contextlib.suppress(RuntimeError):  # ~somebody whom this machine does not know
+    with contextlib.suppress(RuntimeError):  # ~user whom this machine does not know
         folder = folder.expanduser()
     if not folder.is_dir():
         names = ", ".join(DOWNLOADS)

@@ -14,7 +14,7 @@ def cut(image: np.ndarray, count: int, size: int, *, seed: int, name: str) -> np
         count: of the patches; they may overlap.
         size: of their edge.
         seed: of the places.
-        name: of the image, so that each has places of its own whatever else is cut.
+        name: of the image, so that each has its own places whatever else is cut.
 
     Returns:
         (count, size, size, 3), of the image's type.

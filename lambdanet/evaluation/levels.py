@@ -1,4 +1,4 @@
-"""What else is asked of a network that has images of its own: noise levels, training images, examples."""
+"""Evaluate an ablation by noise level, and show examples of its images."""
 
 from pathlib import Path
 

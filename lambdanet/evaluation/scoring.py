@@ -83,7 +83,7 @@ def _score(
 
 
 def inference_seconds(model: nn.Module, noisy: Tensor) -> float:
-    """Seconds an image: the median of 5 runs over the first 32 images, after one to warm up.
+    """Seconds an image: the median of 5 runs over the first 32 images, after one as warm-up.
 
     Args:
         model: the denoiser, on the device of `noisy`.

@@ -285,7 +285,7 @@ def write_pareto(path: Path, networks: pd.DataFrame, paper: pd.DataFrame, noise:
 
 
 def _label_points(axis: object, points: Iterable[tuple[str, float, float]]) -> None:
-    """Name points where there is room, the first ones first; a name that would lie on another is left out."""
+    """Name points where there is space, the first ones first; a name that would cover another is left out."""
     figure = axis.figure
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()  # the layout decides where the points are

@@ -30,7 +30,7 @@ AUTHORS_BATCHES = 125
 
 @dataclass(frozen=True)
 class _Document:
-    """What the document that a study comes from gives, on its own images.
+    """What the document that a study comes from gives, on its images.
 
     Attributes:
         dataset: its images.
@@ -80,7 +80,7 @@ def table(study: Study, rows: list[Row]) -> pd.DataFrame:
         rows: of `runs.collect`, which the spread of a single training is taken from.
 
     Returns:
-        study, variation, model, axis (value of the study's hyperparameter), group, changes (settings in
+        study, `variation`, model, axis (value of the study's hyperparameter), group, changes (settings in
         which the entries differ), parameters, epochs, psnr (dB, pooled), psnr_std (over the seeds; empty
         for one), ssim, noisy_psnr, images, seeds, difference (dB, to the base's, where there is one), low
         and high (its interval), train_psnr (on training images), reference (dB, the document's), hours,
@@ -290,7 +290,7 @@ def following(
         noise: likewise.
 
     Returns:
-        By entry, in order: variation, distance (mean over the seeds), low and high (its interval; empty
+        By entry, in order: `variation`, distance (mean over the seeds), low and high (its interval; empty
         without a spread), epochs (that both have), seeds; and what it says, in sentences. Both are empty
         where the authors have no such log.
     """

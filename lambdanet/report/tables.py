@@ -205,7 +205,7 @@ _COLUMNS = {
     "ssim_difference": ("difference of SSIM", "+.3f"), "train_psnr": ("on training images", ".2f"),
     "noisy_psnr": ("noisy input", ".2f"), "hours": ("hours", ".1f"), "device": ("device", ""),
 }  # fmt: skip
-BESIDE = ("psnr_low", "hours", "device")  # columns that only the page has room for
+BESIDE = ("psnr_low", "hours", "device")  # columns that only the page shows
 _TITLES = {"model": model_title, "name": model_title, "family": model_title}
 
 

@@ -298,7 +298,7 @@ def _find(client: MlflowClient, experiment: str, training: Training) -> Run | No
     digest = training.weights_sha256
     if digest and (found := find_run(client, experiment, weights_sha256=digest, **same)):
         return found
-    # One that was killed here, and is resumed or completed now; elsewhere the same may be running.
+    # One that was killed here, and is resumed or completed now; on another machine the same may be running.
     if "data" in training.record:
         same["training_sha256"] = _identity(training)
         return find_run(client, experiment, " and attributes.status != 'FINISHED'", **same)

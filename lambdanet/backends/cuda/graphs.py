@@ -52,7 +52,7 @@ class Recorded:
         return result
 
     def _run_aside(self, batch: Tensor) -> Tensor:
-        """Recording is done on a stream of its own; what is made lazily has to be made on such a one."""
+        """Recording is done on a separate stream; what is made lazily has to be made on such a one."""
         self.aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.aside):
             result = self.step(batch)
