@@ -162,9 +162,11 @@ def _plan(wanted: graph.Graph, profile: str) -> list[str]:
         lines.append(f"{name}: {wanted.why(name)} ({time})")
     if not stages:
         return [graph.UP_TO_DATE]
-    total = terminal.duration(sum(known.get(name, 0) for name in stages))
-    lacking = sum(name not in known for name in stages)
-    return [*lines, f"{len(stages)} stages, one after the other about {total}, {lacking} without an estimate"]
+    times = [known[name] for name in stages if name in known]
+    total = f"about {terminal.duration(sum(times))} one after the other" if times else "no estimate"
+    lacking = len(stages) - len(times)
+    without = f", {lacking} of them without an estimate" if times and lacking else ""
+    return [*lines, f"{len(stages)} stages, {total}{without}"]
 
 
 def _finish(flow: Any, *words: Any, **named: Any) -> None:

@@ -323,7 +323,7 @@ def test_a_dry_run_estimates_from_the_last_run_and_the_logs_of_trainings(project
         f"{stages[0]}: changed (about 1:15)",
         f"{stages[1]}: changed (about 1:02:03)",
         f"{stages[2]}: changed (no estimate)",
-        "3 stages, one after the other about 1:03:18, 1 without an estimate",
+        "3 stages, about 1:03:18 one after the other, 1 of them without an estimate",
     ]
 
 
