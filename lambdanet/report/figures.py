@@ -194,7 +194,7 @@ def write_following(path: Path, histories: dict[str, list[pd.DataFrame]], logged
         axis.set(xlabel="epoch", ylabel="training loss (MSE)", xscale="log", yscale="log")
         _label_plainly(axis.xaxis)
         _label_plainly(axis.yaxis)
-        _legend(figure)
+        _legend(figure, columns=2)
         _save(path, figure)
 
 
@@ -225,6 +225,7 @@ def write_study(path: Path, study: Study, rows: pd.DataFrame) -> None:
             axis.set_yticks(range(len(done)), labels)
             axis.set(xlabel="PSNR (dB); in brackets: parameters", ylim=(len(done) - 0.5, -0.5))
             _span_at_least(axis, "x")
+            axis.locator_params(axis="x", nbins=5)
         _legend(figure)
         _save(path, figure)
 
@@ -380,14 +381,14 @@ def _label_plainly(axis: object) -> None:
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, columns: int | None = None) -> None:
     """One below the figure, of all that its axes name; none where that is one thing only."""
     found = [axis.get_legend_handles_labels() for axis in figure.axes]
     unique = {
         label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)
     }
     if len(unique) > 1:
-        columns = min(len(unique), int(figure.get_figwidth() // 1.5))
+        columns = columns or min(len(unique), int(figure.get_figwidth() // 1.5))
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=columns)
 
 
