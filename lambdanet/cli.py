@@ -125,7 +125,7 @@ def doctor(fix: bool) -> None:
     from lambdanet import doctor
 
     levels = set()
-    for finding in doctor.examine(fix, _begin if sys.stderr.isatty() else lambda _: None):
+    for finding in doctor.diagnose(fix, _begin if sys.stderr.isatty() else lambda _: None):
         click.echo(str(finding))
         levels.add(finding.level)
     sys.exit(doctor.BAD in levels)

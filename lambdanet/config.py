@@ -298,10 +298,13 @@ class Config:
             return ablation.train
         return look_up(self.profile.train, name, "model").settings
 
+    def dataset(self, name: str = "") -> str:
+        """The name of the data set that Table 2, or an ablation, is about."""
+        return self.profile.ablations.get(name, self.profile).dataset
+
     def download(self, name: str = "") -> Download:
-        """The images that Table 2, or an ablation, is about."""
-        ablation = self.profile.ablations.get(name)
-        return self.profile.datasets[ablation.dataset if ablation else self.profile.dataset]
+        """Its images."""
+        return self.profile.datasets[self.dataset(name)]
 
     def noise(self, name: str) -> dict:
         """Keyword arguments of `create_noise`."""

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from lambdanet import run_log
+
 OK, NOTE, BAD = "ok", "note", "BAD"
 PACKAGES = (
     "torch", "torchvision", "dvc", "prefect", "mlflow", "scikit-image", "pandas", "numpy", "fastapi",
@@ -92,7 +94,7 @@ class Finding:
         return f"{self.level:<5} {self.what}{f': {self.advice}' if self.advice else ''}"
 
 
-def examine(fix: bool, begin: Callable[[str], None]) -> Iterator[Finding]:
+def diagnose(fix: bool, begin: Callable[[str], None]) -> Iterator[Finding]:
     """Look at the installation and, in a project's folder, at its parameters, clone and cluster.
 
     Args:
@@ -100,23 +102,17 @@ def examine(fix: bool, begin: Callable[[str], None]) -> Iterator[Finding]:
         begin: called with what is tried next, where it can take seconds.
     """
     yield Finding(OK, f"Python {platform.python_version()} on {platform.system()}")
-    found = {name: _installed(name) for name in PACKAGES}
-    yield from (Finding(BAD, f"{name} is not installed", "`make setup`") for name in found if not found[name])
-    yield Finding(OK, ", ".join(f"{name} {version}" for name, version in found.items() if version))
+    found = run_log.versions(PACKAGES)
+    missing = [name for name in PACKAGES if name not in found]
+    yield from (Finding(BAD, f"{name} is not installed", "`make setup`") for name in missing)
+    yield Finding(OK, ", ".join(f"{name} {version}" for name, version in found.items()))
     for group in TRIALS:
         yield from _tried(group, begin)
     yield from _space()
     if Path("params.yaml").is_file():
         yield from _tried({"parameters": (_parameters, "")}, begin)
-    if Path("dvc.yaml").is_file() and found.get("dvc"):
+    if Path("dvc.yaml").is_file() and "dvc" in found:
         yield from _tried({"the clone": (functools.partial(_clone, fix), "")}, begin)
-
-
-def _installed(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _tried(group: dict[str, tuple[Callable, str]], begin: Callable[[str], None]) -> Iterator[Finding]:

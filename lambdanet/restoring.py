@@ -98,10 +98,9 @@ def export_weights(config: Config, out: Path) -> int:
 
 def _row(config: Config, run: Run, name: str, description: dict, entry: dict) -> dict:
     """What the README says of a file; see `cards.table`."""
-    ablation = config.profile.ablations.get(run.key.model)
     return {
         "file": name, "description": description, "scores": entry["scores"],
-        "train_images": run.train_images, "dataset": (ablation or config.profile).dataset,
+        "train_images": run.train_images, "dataset": config.dataset(run.key.model),
         "commit": (entry["log"] or {}).get("commit"),
     }  # fmt: skip
 

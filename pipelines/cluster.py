@@ -57,7 +57,7 @@ def init() -> None:
     done = subprocess.run(deploy, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         said = (done.stderr or done.stdout).partition("Error")[2] or done.stderr
-        sys.exit(f"error: prefect deploy: {' '.join(said.split())[:600]}")
+        raise ValueError(f"prefect deploy: {' '.join(said.split())[:600]}")
     click.echo(f"created pools {', '.join(POOLS)} and prefect.yaml's deployments")
 
 
@@ -82,7 +82,7 @@ def workers(name: str | None, count: int | None, flows: bool, dask: str | None, 
     }
     if dask:
         if not importlib.util.find_spec("distributed"):
-            sys.exit("error: --dask needs distributed: pip install 'lambdanet[dask]'")
+            raise ValueError("--dask needs distributed: pip install 'lambdanet[dask]'")
         environment["LAMBDANET_SLOTS"] = slots  # a stage takes its GPU with its slot
         # Dask executes what it is sent; without --host it would listen on all addresses.
         command = ["distributed.cli.dask_worker", dask, "--host", host, "--name", name, "--no-dashboard",
@@ -118,13 +118,13 @@ def up(host: str) -> None:
     try:
         _start("prefect", server, environment)
         _start("mlflow", _mlflow_server(host), environment)
-        _wait_for("prefect", f"{prefect}/api/health")
-        _wait_for("mlflow", f"{mlflow}/health")
+        _wait_for("prefect", f"{prefect}/api")
+        _wait_for("mlflow", mlflow)
         subprocess.run([sys.executable, "-m", "lambdanet", "cluster", "init"], env=environment, check=True)
         _start("worker", ["lambdanet", "cluster", "workers"], environment)
         _start("flows", ["lambdanet", "cluster", "workers", "--flows"], environment)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        raise ValueError(str(error)) from None
     click.echo(f"Prefect:  {prefect}   start `reproduce` or `train` under Deployments")
     click.echo(f"MLflow:   {mlflow}")
     if host == LOOPBACK:
@@ -166,7 +166,7 @@ def _access(host: str) -> dict[str, str]:
     if host == LOOPBACK:
         return {}
     if not importlib.util.find_spec("flask_wtf"):
-        sys.exit("error: MLflow's basic authentication needs Flask-WTF: pip install 'lambdanet[server]'")
+        raise ValueError("MLflow's basic authentication needs Flask-WTF: pip install 'lambdanet[server]'")
     if not ACCESS.is_file():
         password = secrets.token_urlsafe(24)
         _write_private(
@@ -197,9 +197,9 @@ def _write_private(path: Path, text: str) -> None:
 
 def _need(server: bool = False) -> None:
     if server and not os.environ.get("PREFECT_API_URL"):
-        sys.exit("error: PREFECT_API_URL does not name a Prefect server; `make up` starts one here")
+        raise ValueError("PREFECT_API_URL does not name a Prefect server; `make up` starts one here")
     if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
-        sys.exit("error: run this in the project's folder")
+        raise ValueError("run this in the project's folder")
 
 
 def _start(name: str, command: list[str], environment: dict[str, str]) -> None:
@@ -215,11 +215,20 @@ def _start(name: str, command: list[str], environment: dict[str, str]) -> None:
     (FOLDER / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}\n")
 
 
+def reach(url: str) -> None:
+    """Ask a server of Prefect (by its API's address) or MLflow whether it is well.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+
+
 def _wait_for(name: str, url: str) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and _process(name):
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(url, timeout=10).close()
+            reach(url)
             return
         time.sleep(0.5)
     raise ValueError(f"the server {name} did not start; see {FOLDER / f'{name}.log'}")

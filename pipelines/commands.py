@@ -4,16 +4,15 @@ import contextlib
 import logging
 import os
 import re
-import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lambdanet import cli, config, run_log, yaml12
+from lambdanet import checking, cli, config, run_log, yaml12
 from pipelines import graph, placement, terminal, workspace
-from pipelines.cluster import FOLDER, URL
+from pipelines.cluster import FOLDER, URL, reach
 from pipelines.cluster import main as cluster
 
 LOG = "reproduce.log"
@@ -120,7 +119,7 @@ def train(
 
 
 def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
-    """Refuse what cannot be run, before dvc and prefect are loaded."""
+    """Refuse what cannot be run, before dvc and prefect are loaded; a wrong profile before torch is."""
     if not re.match(r"(local|slurm)$|(slurm|dask|ssh):.", where):
         raise ValueError(f"--where {where} is not one of {placement.WHERE}")
     known = list(yaml12.read(Path(graph.DVC_FILE)).get("stages") or {})
@@ -129,9 +128,6 @@ def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
         if kind not in known:
             raise ValueError(f"unknown stage {name!r}; dvc.yaml has {', '.join(known)}")
     if _has_parameters():
-        config.load(config.find(profile))
-        from lambdanet import checking
-
         checking.check([profile])
 
 
@@ -216,7 +212,7 @@ def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+        reach(url)
     except OSError:
         return False
     return True

@@ -11,17 +11,15 @@ import platform
 import re
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from lambdanet import yaml12
-from pipelines import exchange, workspace
+from lambdanet import run_log, yaml12
+from lambdanet.doctor import BAD, LOCKED, NOTE, OK
+from pipelines import cluster, exchange, workspace
 
-OK, NOTE, BAD = "ok", "note", "BAD"
 # With Python they decide a result's bytes, or what DVC and Prefect make of it.
 DECIDING = (
     "torch", "torchvision", "llvmlite", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow",
@@ -32,11 +30,7 @@ Line = tuple[str, str, str]
 
 def installed() -> dict[str, str]:
     """The versions of this environment's Python and deciding packages, as far as they are installed."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in DECIDING:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {"python": ".".join(platform.python_version_tuple()[:2])} | run_log.versions(DECIDING)
 
 
 def locked(path: Path) -> dict[str, str]:
@@ -67,8 +61,7 @@ def look(fix: bool) -> Iterator[Line]:
     yield OK, f"commit {head}{f', {changed} files changed' * bool(changed)}", ""
     lock = Path("requirements.lock")
     if lock.is_file() and (other := differences(locked(lock))):
-        advice = "results may differ in their last digits; pip install --require-hashes -r requirements.lock"
-        yield NOTE, other, advice
+        yield NOTE, other, f"results may differ in their last digits; {LOCKED}"
     for path in (Path(".dvc/tmp/rwlock"), *Path().glob("dvc.lock"), *Path().glob("*/dvc.lock")):
         if path.is_file() and not is_whole(path.read_text(errors="replace")):
             yield _mended(path) if fix else (BAD, f"{path} is damaged", "`lambdanet doctor --fix`")
@@ -122,7 +115,7 @@ def _server(variable: str, name: str) -> Iterator[Line]:
     url = os.environ.get(variable, "")
     if url.startswith("http"):
         try:
-            urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+            cluster.reach(url)
             yield OK, f"{name} answers at {url}", ""
         except OSError as error:
             yield BAD, f"{name} at {url} does not answer ({error})", f"start it, or unset {variable}"

@@ -13,13 +13,13 @@ def lines(tmp_path, monkeypatch, **trials):
     monkeypatch.chdir(tmp_path)
     if trials:
         monkeypatch.setattr(doctor, "TRIALS", [{name: (trial, "do") for name, trial in trials.items()}])
-    return list(map(str, doctor.examine(False, lambda _: None)))
+    return list(map(str, doctor.diagnose(False, lambda _: None)))
 
 
 def test_this_installation_is_well(tmp_path, monkeypatch):
     begun = []
     monkeypatch.chdir(tmp_path)
-    text = "\n".join(str(finding) for finding in doctor.examine(False, begun.append))
+    text = "\n".join(str(finding) for finding in doctor.diagnose(False, begun.append))
     assert "BAD" not in text
     for part in ("ok    Python 3.", "torch: 2.", "Prefect's server: 3.", " on CPU, ", "GiB free",
                  "LambdaNet and DnCNN on the CPU: compiled kernels on vectors of"):  # fmt: skip
@@ -50,7 +50,7 @@ def test_what_fails_crashes_or_comes_after_a_crash_is_named(tmp_path, monkeypatc
 @pytest.mark.parametrize(("level", "status"), [(doctor.OK, 0), (doctor.NOTE, 0), (doctor.BAD, 1)])
 def test_its_exit_status_says_whether_something_is_bad(monkeypatch, level, status):
     monkeypatch.setattr(
-        doctor, "examine", lambda _fix, _begin: iter([doctor.Finding(level, "something", "do this")])
+        doctor, "diagnose", lambda _fix, _begin: iter([doctor.Finding(level, "something", "do this")])
     )
     result = CliRunner().invoke(cli.main, ["doctor"])
     assert result.exit_code == status

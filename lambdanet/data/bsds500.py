@@ -25,7 +25,6 @@ SPLITS = {"train": ("train", "test"), "test": ("val",)}  # ours, of theirs
 COUNTS = {"train": 200, "test": 200, "val": 100}
 # Of what `sha256sum test/*.jpg train/*.jpg val/*.jpg` prints in the folder `images`.
 DIGEST = "eaae4240cb921a9a77b3a87ade9a6a517588996ac105d7fb25c57c21256f856c"
-HEIGHT, WIDTH = 321, 481
 PATCH = 40
 
 

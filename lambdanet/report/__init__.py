@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Of a training's log; `hours` is made of its seconds, so coarse that short trainings are the same each time.
 KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256", "hours")
+LEVELS = ("sigma", "noisy_psnr", "psnr")  # columns of levels.csv
 
 
 def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
@@ -71,8 +72,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
                 figures.write_photographs(_figure(new, "strip"), folders, strip=True)
             figures.write_photographs(_figure(new, f"panel-{noise}"), folders)
         asked = runs.studies(config, rows)
-        followed = of_ablations if comparable else {}  # the authors' log is about the paper's training
-        chapters = [_write_study(new, study, rows, known, noises, followed) for study in asked]
+        chapters = [_write_study(new, study, rows, known, noises, of_ablations, authors) for study in asked]
         networks = _write_pareto(new, rows, benchmarks, noises, comparable=comparable)
         page.write_page(
             new / "report.html", config, rows, table, everything, logs, chapters, networks, noises
@@ -121,8 +121,10 @@ def _descriptions(scored: list[Run], scores: dict[RunKey, dict], old: Path) -> d
         if before.get("scores", {}).get("weights_sha256") != digest:
             before = {}
         here = tables.read_json(run.description) if run.description.is_file() else None
-        log = run_log.find_record(run.log, weights_sha256=digest) or {}
-        if one := here or before.get("description") or log.get("description"):
+        one = here or before.get("description")
+        if not one:
+            one = (run_log.find_record(run.log, weights_sha256=digest) or {}).get("description")
+        if one:
             found[key] = one
     return found
 
@@ -133,7 +135,7 @@ def _figure(report: Path, name: str) -> Path:
 
 def _write_study(
     new: Path, study: runs.Study, rows: list[runs.Row], known: dict[RunKey, Run], noises: dict[str, str],
-    histories: dict[RunKey, pd.DataFrame],
+    histories: dict[RunKey, pd.DataFrame], authors: pd.DataFrame,
 ) -> "Chapter":  # fmt: skip
     """A study's table and figures; returns its chapter of the page."""
     from lambdanet.report import figures, page, studies
@@ -157,32 +159,30 @@ def _write_study(
             model: tables.read_columns(folder / "levels.csv", LEVELS) for model, folder in folders.items()
         }
         figures.write_levels(_figure(new, drawn[1]), levels)
-    if study.name == studies.FOLLOWING and (followed := _write_following(new, study, histories)):
+    if study.name == studies.FOLLOWING and (followed := _write_following(new, study, histories, authors)):
         said, drawn = [*said, *followed], [*drawn, f"following-{study.name}"]
     noise = noises[study.rows[0].noise]
     return page.Chapter(study, said, table, shown, drawn, noise)
 
 
-def _write_following(new: Path, study: runs.Study, histories: dict[RunKey, pd.DataFrame]) -> list[str]:
+def _write_following(
+    new: Path, study: runs.Study, histories: dict[RunKey, pd.DataFrame], authors: pd.DataFrame
+) -> list[str]:
     """How the losses of a study follow the authors' log: a table, a figure, and what they say."""
     from lambdanet.report import figures, studies
 
-    model, noise = study.rows[0].family, study.rows[0].noise
+    names, first = {row.name for row in study.rows if row.done}, study.rows[0]
     by_entry: dict[str, list[pd.DataFrame]] = {}
     for key, history in histories.items():
-        if key.model in {row.name for row in study.rows if row.done}:
+        if key.model in names:
             by_entry.setdefault(key.model, []).append(history)
-    table, said = studies.following(by_entry, model, noise)
+    logged = authors[(authors["model"] == first.family) & (authors["noise"] == first.noise)]
+    table, said = studies.following(by_entry, logged)
     if said:
         path = new / "studies" / f"following-{study.name}"
         _write_table(path, table, tables.for_readers(table, {}))
-        authors = studies.authors_convergence()
-        logged = authors[(authors["model"] == model) & (authors["noise"] == noise)]
         figures.write_following(_figure(new, path.name), by_entry, logged)
     return said
-
-
-LEVELS = ("sigma", "noisy_psnr", "psnr")
 
 
 def _write_pareto(

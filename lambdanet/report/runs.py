@@ -189,7 +189,7 @@ def collect(
             for run in of_row
         ]
         study = entry.study if entry else ""
-        document = bool(study) and config.params.studies[study].document
+        document = bool(study) and config.is_document(of_row[0])
         rows.append(Row(name=name, noise=noise, data=data, runs=tuple(runs), study=study, document=document))
     return rows
 

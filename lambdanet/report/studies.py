@@ -280,26 +280,24 @@ def authors_convergence() -> pd.DataFrame:
 
 
 def following(
-    histories: dict[str, list[pd.DataFrame]], model: str, noise: str
+    histories: dict[str, list[pd.DataFrame]], logged: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[str]]:
     """Which trainings' losses follow the authors' log: by the mean absolute difference of log loss.
 
     Args:
         histories: by entry, one for each seed: epoch, loss.
-        model: of the authors' log.
-        noise: likewise.
+        logged: of `authors_convergence`, one model on one noise; may be empty.
 
     Returns:
         By entry, in order: `variation`, distance (mean over the seeds), low and high (its interval; empty
         without a spread), epochs (that both have), seeds; and what it says, in sentences. Both are empty
         where the authors have no such log.
     """
-    authors = authors_convergence()
-    logged = authors[(authors["model"] == model) & (authors["noise"] == noise)].set_index("epoch")["loss"]
+    theirs = logged.set_index("epoch")["loss"]
     off: dict[str, list[pd.Series]] = {}
     for name, of_seeds in histories.items():
         for history in of_seeds:
-            one = np.log(history.set_index("epoch")["loss"] / logged).dropna().abs()
+            one = np.log(history.set_index("epoch")["loss"] / theirs).dropna().abs()
             if len(one):
                 off.setdefault(name, []).append(one)
     if not off:

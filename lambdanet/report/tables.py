@@ -153,35 +153,6 @@ def _table_row(row: Row, rows: list[Row]) -> dict:
     return shown
 
 
-def run_row(run: Planned, *, comparable: bool) -> dict[str, object]:
-    """One run for the command line: its score beside the paper's, or before that its last epoch.
-
-    Args:
-        run: which.
-        comparable: whether its images are the paper's.
-
-    Raises:
-        ValueError: it was not trained here.
-    """
-    run_key = run.key
-    row: dict[str, object] = {"noise": run_key.noise, "model": run_key.model, "seed": run_key.seed}
-    if not run.scores.is_file():
-        last = read_history(run.history).iloc[-1]
-        shown = {"epochs": int(last["epoch"]), "loss": round(float(last["loss"]), 6)}
-        return row | shown | {"monitored PSNR (dB)": round(float(last["monitored_psnr"]), 2)}
-    found = read_json(run.scores)
-    row |= {"PSNR (dB)": round(found["psnr"], 2), "SSIM": round(found["ssim"], 3)}
-    if comparable:
-        paper = paper_table2().set_index(["noise", "model"])[["paper_psnr", "paper_ssim"]]
-        known = paper.loc[place] if (place := (run_key.noise, run_key.model)) in paper.index else (None, None)
-        row |= dict(zip(("paper", "paper's SSIM"), known, strict=True))
-    return row | {
-        "noisy input (dB)": round(found["noisy_psnr"], 2),
-        "parameters": found["parameters"],
-        "images": found["images"],
-    }
-
-
 def beside_paper(table: pd.DataFrame) -> bool:
     """Whether a table has values of the paper."""
     return bool(table["paper_psnr"].notna().any())

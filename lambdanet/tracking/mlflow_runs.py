@@ -221,21 +221,6 @@ def find_run(client: MlflowClient, experiment: str, also: str = "", **tags: str)
     return found[0] if found else None
 
 
-def run_page(run_key: RunKey) -> str | None:
-    """Where a browser shows the newest run of a run; None without such a run, or without a server.
-
-    Raises:
-        UnreachableError: the server does not answer.
-    """
-    if not uri().startswith("http"):
-        return None
-    client = connect()
-    with reaching():
-        experiment = experiment_id(client, run_key.profile)
-        run = find_run(client, experiment, run=run_key.name)
-    return f"{uri().rstrip('/')}/#/experiments/{experiment}/runs/{run.info.run_id}" if run else None
-
-
 def log_record(log: Path, status: str) -> None:
     """Bring MLflow up to date with the last record of a training's log.
 

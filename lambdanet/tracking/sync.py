@@ -171,7 +171,7 @@ def _training(
         weights_sha256=digest,
         weights=weights,
         study=ablation.study if ablation else "",
-        dataset=(ablation or config.profile).dataset if config else "",
+        dataset=config.dataset(run_key.model) if config else "",
         train_images=images,
         registered=not ablation or config.is_document(run),
     )

@@ -188,9 +188,14 @@ def test_a_documents_numbers_stand_beside_its_own_images_only():
     assert studies.pareto(theirs.rows, {}).empty  # other images
 
 
+def logged_of(noise):
+    """The authors' losses of their auto-encoder."""
+    return studies.authors_convergence().query("model == 'autoencoder' and noise == @noise")
+
+
 def history(factor, epochs=3):
     """The authors' losses of their auto-encoder, times a factor."""
-    logged = studies.authors_convergence().query("model == 'autoencoder' and noise == 'gaussian-01'")
+    logged = logged_of("gaussian-01")
     return pd.DataFrame({"epoch": range(1, epochs + 1), "loss": logged["loss"].to_numpy()[:epochs] * factor})
 
 
@@ -199,7 +204,7 @@ def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_
         "far": [history(np.e**0.3), history(np.e**0.32)],
         "near": [history(np.e**-0.1), history(np.e**0.12)],
     }
-    table, said = studies.following(tried, "autoencoder", "gaussian-01")
+    table, said = studies.following(tried, logged_of("gaussian-01"))
     assert list(table["variation"]) == ["near", "far"]
     assert list(table["distance"].round(9)) == [0.11, 0.31]
     low, high = stats.ttest_ind([0.3, 0.32], [0.1, 0.12], equal_var=False).confidence_interval(0.95)
@@ -209,10 +214,9 @@ def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_
         f"The next, far, is 0.200 ({low:+.3f} to {high:+.3f}) further away; that it is: holds.",
     ]
     once = {name: of_seeds[:1] for name, of_seeds in tried.items()}
-    assert studies.following(once, "autoencoder", "gaussian-01")[1][1].endswith("that it is: inconclusive.")
-    none, silent = studies.following(tried, "autoencoder", "gaussian-03")
+    assert studies.following(once, logged_of("gaussian-01"))[1][1].endswith("that it is: inconclusive.")
+    none, silent = studies.following(tried, logged_of("gaussian-03"))
     assert (none.empty, silent) == (True, [])
-    logged = studies.authors_convergence().query("model == 'autoencoder' and noise == 'gaussian-01'")
-    figures.write_following(tmp_path / "figure.png", tried, logged)
+    figures.write_following(tmp_path / "figure.png", tried, logged_of("gaussian-01"))
     with Image.open(tmp_path / "figure.png") as image:
         assert np.asarray(image).std() > 1

@@ -271,18 +271,6 @@ def test_read_table_names_the_missing_file(tmp_path):
         tables.read_table(tmp_path / "table2.csv")
 
 
-def test_one_run_is_its_score_beside_the_paper_or_before_that_its_last_epoch(written):
-    loaded, (run, _), _ = written
-    with pytest.raises(ValueError, match=r"history.csv cannot be read"):
-        tables.run_row(loaded.run("gaussian-01", "lambdanet", 7), comparable=True)
-    scored = tables.run_row(run, comparable=True)
-    assert [scored[key] for key in ("PSNR (dB)", "paper", "SSIM", "paper's SSIM")] == [27.0, 26.88, 0.8, 0.88]
-    assert not {"paper", "paper's SSIM"} & tables.run_row(run, comparable=False).keys()
-    run.scores.unlink()
-    trained = tables.run_row(run, comparable=True)
-    assert (trained["epochs"], trained["loss"], trained["monitored PSNR (dB)"]) == (2, 0.01, 21.0)
-
-
 def text_of(page):
     """The sentences and titles of a page, without its tables, its commands and its figures."""
     found = re.findall(r"<(p|h[1-3])\b[^>]*>(.*?)</\1>", page, flags=re.DOTALL)
