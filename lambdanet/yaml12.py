@@ -18,6 +18,7 @@ _SCALARS = (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
     ("merge", r"<<", ["<"]),  # of version 1.1, which everybody kept
 )
+_CONFLICT = re.compile(r"^(<{7}|>{7})( |$)", re.MULTILINE)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -26,17 +27,6 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put merged keys in front; PyYAML would take the last of keys that stand twice."""
-        seen = set()
-        for key, _ in node.value if not hasattr(node, "flat") else ():
-            if (key.tag, key.value) in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice, the second time in line {line}")
-            seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key)
-        node.flat = True
-        super().flatten_mapping(node)
 
 
 for _name, _pattern, _first in _SCALARS:
@@ -63,7 +53,34 @@ def load(text: str) -> object:
     Raises:
         ValueError: it is no YAML, or has a key twice in one place; names the line.
     """
+    if conflict := _CONFLICT.search(text):
+        raise ValueError(f"line {text.count(chr(10), 0, conflict.start()) + 1}: it is in a merge conflict")
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _refuse_double_keys(node, set())
+        return None if node is None else loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (
+        yaml.YAMLError,
+        AttributeError,
+        TypeError,
+        KeyError,
+    ) as error:
+        raise ValueError(str(error)) from None  # not YAML's own of tags such as !!timestamp
+
+
+def _refuse_double_keys(node: yaml.Node | None, seen: set[yaml.Node]) -> None:
+    if node in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(node)
+    lines = {}
+    for child in node.value:
+        key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
+        _refuse_double_keys(value, seen)
+        if isinstance(key, yaml.ScalarNode):
+            first, line = lines.get((key.tag, key.value)), key.start_mark.line + 1
+            if first:
+                raise ValueError(f"the key {key.value!r} stands twice, in the lines {first} and {line}")
+            lines[key.tag, key.value] = line
