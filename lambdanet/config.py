@@ -527,6 +527,8 @@ def _check_place(file: Path, profile: Profile) -> None:
 def _check_profile(config: Config) -> None:
     params, profile = config.params, config.profile
     pairs = [f"{pair.dataset} with {pair.noise}" for pair in profile.pairs.values()]
+    with within("pairs"):
+        _unique(tuple(pairs))
     _known("dataset", [profile.dataset], profile.datasets, "datasets")
     _known("pairs", [pair.dataset for pair in profile.pairs.values()], profile.datasets, "datasets")
     _known("pairs", [pair.noise for pair in profile.pairs.values()], params.noises, "noises")

@@ -281,6 +281,11 @@ BAD = [
     ),
     ((*BCE, "test_noise"), "fog", "ablations.loss-bce: patches with fog is none of pairs"),
     (("pairs", "speckle"), KeyError, "pairs: patches with speckle, which Table 2 needs"),
+    (
+        ("pairs", "again"),
+        {"dataset": "patches", "noise": "speckle"},
+        "pairs: patches with speckle stands there twice",
+    ),
     (("pairs", "speckle", "dataset"), "x", "pairs is 'x', must be one of datasets: patches"),
     (("dataset",), "x", "dataset is 'x', must be one of datasets: patches"),
     (("root",), "..", "root is '..', must lead from . to the project's folder"),
