@@ -7,6 +7,7 @@ Not a dependency in DVC: it says how files are written, not what.
 
 import contextlib
 import csv
+import glob
 import hashlib
 import inspect
 import io
@@ -25,6 +26,7 @@ import filelock
 import numpy as np
 
 T = TypeVar("T")
+_OLD = ".old.part"  # behind a temporary folder's name: what it replaces
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
@@ -91,7 +93,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = _part(path), _part(path)
+    temporary = _part(path)
+    old = temporary.with_name(f"{temporary.name}{_OLD}")
     temporary.mkdir()
     try:
         yield temporary
@@ -100,28 +103,38 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(temporary, path)
     except BaseException:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
+        _put_back(old, path)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def discard_parts(path: Path) -> None:
-    """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock."""
-    for part in path.parent.glob(f"{_prefix(path)}*.part"):
+    """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock.
+
+    What it had moved aside and not replaced yet goes back to `path`.
+    """
+    path = Path(path)
+    left = f".{glob.escape(_short(path.name))}.{'[0-9a-f]' * 8}.part"
+    for old in path.parent.glob(left + _OLD):
+        _put_back(old, path)
+    for part in [*path.parent.glob(left), *path.parent.glob(left + _OLD)]:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        os.replace(old, path)
 
 
 def _part(path: Path) -> Path:
     """A temporary name beside `path`, which nothing has yet."""
-    return path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
+    return path.with_name(f".{_short(path.name)}.{secrets.token_hex(4)}.part")
 
 
-def _prefix(path: Path) -> str:
-    """How a path's temporary names begin: not with its name, as file systems take 255 bytes."""
-    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}."
+def _short(name: str) -> str:
+    """A name to which something may be added: file systems take 255 bytes."""
+    return name if len(os.fsencode(name)) <= 200 else hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
 def _keep_mode(old: Path, new: Path) -> None:

@@ -34,6 +34,13 @@ def test_failed_write_leaves_the_old_content_alone(tmp_path, monkeypatch, step, 
     assert helpers.contents(tmp_path) == {"f": b"old"}
 
 
+def test_content_that_is_no_bytes_leaves_the_old(tmp_path):
+    files.write_bytes(tmp_path / "f", b"old")
+    with pytest.raises(TypeError):
+        files.write_bytes(tmp_path / "f", "text")
+    assert helpers.contents(tmp_path) == {"f": b"old"}
+
+
 def test_write_makes_folders_and_replaces(tmp_path):
     path = tmp_path / "a/b/f"
     files.write_bytes(path, b"old")
@@ -77,11 +84,14 @@ def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path):
 
 
 def test_parts_that_a_killed_process_left_are_discarded_and_no_others(tmp_path):
-    with files.new_folder(tmp_path / "other") as other, files.new_folder(tmp_path / "out") as left:
-        files.discard_parts(tmp_path / "out")  # as the successor of a killed process does
-        assert not left.exists()
-        assert other.exists()
-        left.mkdir()
+    left = tmp_path / ".a[1].0123abcd.part"
+    others = [
+        tmp_path / name for name in ("a[1]", ".a1.0123abcd.part", ".a[1].b.0123abcd.part", ".b.0123abcd.part")
+    ]
+    for path in (left, *others):
+        path.mkdir()
+    files.discard_parts(tmp_path / "a[1]")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_json_is_indented_and_finite(tmp_path):
@@ -125,6 +135,14 @@ def test_array_that_does_not_fit_is_an_error(tmp_path):
 def test_csv_keeps_full_precision(tmp_path):
     files.write_csv(tmp_path / "f", [{"x": 0.1 + 0.2, "y": 1}, {"x": 1e-17, "y": 2}])
     assert (tmp_path / "f").read_bytes() == b"x,y\n0.30000000000000004,1\n1e-17,2\n"
+
+
+def test_array_comes_back_and_can_be_mapped(tmp_path):
+    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4).transpose(2, 0, 1)
+    files.write_array(tmp_path / "f.npy", array)
+    mapped = np.load(tmp_path / "f.npy", mmap_mode="r")
+    assert mapped.dtype == np.float16
+    np.testing.assert_array_equal(mapped, array)
 
 
 def test_array_of_objects_is_refused(tmp_path):
@@ -174,6 +192,19 @@ def test_new_folder_that_fails_between_its_renames_leaves_the_old(tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_killed_process_moved_aside_goes_back(tmp_path):
+    for name in (".a.0123abcd.part", ".a.0123abcd.part.old.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    for _ in range(2):
+        files.discard_parts(tmp_path / "a")
+        assert helpers.contents(tmp_path) == {"a/f": b".a.0123abcd.part.old.part"}
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    (tmp_path / ".a.4567abcd.part.old.part").mkdir()  # its successor took the place
+    files.discard_parts(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_failed_new_folder_leaves_nothing_where_nothing_was(tmp_path):
     with pytest.raises(ZeroDivisionError), files.new_folder(tmp_path / "a/out"):
         _ = 1 / 0
@@ -217,6 +248,13 @@ def test_lock_waits_for_a_holder_that_ends(holder, tmp_path):
     timer.join()
 
 
+def test_lock_is_free_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.sole_writer(tmp_path / "lock", wait=0.1):
+        _ = 1 / 0
+    with files.sole_writer(tmp_path / "lock", wait=0.1):
+        pass
+
+
 def test_locks_of_other_outputs_do_not_count(holder, tmp_path):
     with files.sole_writer(tmp_path / "other/lock", wait=0.1):
         pass
@@ -237,3 +275,11 @@ def test_call_with_known():
         files.call_with_known(function, "model 'f'", {"x": 1, "width": 2, "y": 3})
     with pytest.raises(ValueError, match=r"^f has no parameter x; it takes: none$"):
         files.call_with_known(lambda: 1, "f", {"x": 1})
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".txt", "\N{CAT FACE}" * 63 + "abc", "\N{EURO SIGN}" * 85])
+def test_names_may_have_as_many_bytes_as_the_file_system_permits(tmp_path, name):
+    assert len(name.encode()) == 255
+    files.write_text(tmp_path / name, "one")
+    files.write_text(tmp_path / name, "two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "two")]
