@@ -1,5 +1,6 @@
 """Small DVC projects in git, whose stages take no time, and `lambdanet` run in them."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -118,8 +119,12 @@ def lives(pid):
 
 
 def has_parent(pid, word):
-    """Whether a process above this one has a word in its command."""
-    return any(word in parent.cmdline() for parent in psutil.Process(pid).parents())
+    """Whether a living process above this one has a word in its command."""
+    for parent in psutil.Process(pid).parents():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it is a zombie, or ends just now
+            if word in parent.cmdline():
+                return True
+    return False
 
 
 def wait_until(condition, seconds=900):
