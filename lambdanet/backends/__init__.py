@@ -139,18 +139,18 @@ def unavailable_on_gpu() -> str | None:
     return None
 
 
-def of_training(name: str, device: str) -> str:
+def of_training(name: str, device: str, **hyperparameters: object) -> str:
     """The backend that a network of this name is trained on, on a kind of device; single batches may not fit.
 
     Like the device, it shows in a result's digits, and is recorded but not hashed by DVC. A name that no
-    network has is for `create_model` to refuse.
+    network has is for `create_model` to refuse. DnCNN's kernels have no biases.
     """
     if name == "lambdanet":
         if _forced in (REFERENCE, PORTABLE):
             return _forced
         return FUSED if device == "cpu" and not unavailable() else PORTABLE
     backend = of_convolutions(device)
-    if name == "dncnn":
+    if name == "dncnn" and not hyperparameters.get("outer_bias"):
         if device == "cuda" and backend == BF16 and _may_take(BF16_FUSED):
             return backend if unavailable_on_gpu() else BF16_FUSED
         if device == "cpu" and backend == CHANNELS_LAST and _may_take(WINOGRAD) and not unavailable():

@@ -48,7 +48,7 @@ def train_run(
             **asdict(run.key),
             description=description,
             data={split: _data(run, pairs[split]) for split in SPLITS},
-            computed_by=backends.of_training(run.model["name"], where.type),
+            computed_by=backends.of_training(device=where.type, **run.model),
         )
         on_news()
 

@@ -90,7 +90,7 @@ def train(
     noise = noises.create_noise(**noise_config)
     torch.manual_seed(seed)
     model = models.create_model(**model_config).to(device)
-    backend = backends.of_training(model_config["name"], device.type)
+    backend = backends.of_training(device=device.type, **model_config)
     half = backend in backends.HALF
     if half or backend == backends.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
@@ -208,7 +208,7 @@ def _key(
     """Name everything that decides the result, so that a checkpoint of anything else is not used."""
     digest = hashlib.sha256()
     name = model_config["name"]
-    where = [device.type, backends.of_training(name, device.type), torch.__version__]
+    where = [device.type, backends.of_training(device=device.type, **model_config), torch.__version__]
     configs = [model_config, noise_config, asdict(settings), seed, where]
     digest.update(json.dumps(configs, sort_keys=True).encode())
     code = [inspect.getsource(module) for module in (sys.modules[__name__], optimizers, noises)]

@@ -196,6 +196,8 @@ def test_backend_on_a_cpu(amx, monkeypatch):
     for forced, expected in {backends.AUTO: backends.BF16 if amx else backends.WINOGRAD, **TAKEN}.items():
         with backends.forced(forced):
             assert backends.of_training("dncnn", "cpu") == expected, forced
+            biased = backends.of_training("dncnn", "cpu", outer_bias=True)
+            assert biased == (backends.CHANNELS_LAST if expected == backends.WINOGRAD else expected), forced
     with backends.forced(backends.WINOGRAD):
         assert backends.of_training("cnn", "cpu") == backends.CHANNELS_LAST
     monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")

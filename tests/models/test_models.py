@@ -28,6 +28,7 @@ OTHERWISE = {
     ("dncnn", "depth", 5): 114_432,
     ("dncnn", "width", 8): 9_312,
     ("dncnn", "residual", True): 558_336,
+    ("dncnn", "outer_bias", True): 558_403,
     ("lambda-resnet", "blocks", "ccc"): 7_843,
     ("lambda-resnet", "width", 8): 2_791,
     ("lambda-resnet", "k", 8): 9_739,
