@@ -456,7 +456,11 @@ def build(kind: type, raw: object, where: str = "") -> Any:
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise ValueError(_one_line(error, where)) from None
+        try:
+            line = _one_line(error, where)
+        except RecursionError:
+            line = f"{where or 'the file'} is nested too deeply"
+        raise ValueError(line) from None
 
 
 def _read(path: Path, kind: type) -> Any:

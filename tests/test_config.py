@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helpers import PARAMS, PROFILE, changed
 
-from lambdanet import config
+from lambdanet import config, yaml12
 from lambdanet.config import Download, RunKey, Training
 from lambdanet.data.noise import create_noise
 from lambdanet.models import MODELS, create_model
@@ -395,6 +395,12 @@ def test_yaml_is_version_1_2_as_dvc_reads_it(load, tmp_path):
     text = yaml.safe_dump(PROFILE).replace("learning_rate: 0.01", "learning_rate: 2e-05")
     (tmp_path / "profile.yaml").write_text(f"\ufeff{text}", encoding="utf-8")
     assert config.load("profile.yaml").training("dncnn").learning_rate == 2e-5
+
+
+def test_what_is_nested_too_deeply_for_python_gives_one_line():
+    deep = yaml12.load("noises: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ValueError, match=r"^params\.yaml is nested too deeply$"):
+        config.build(config.Params, deep, "params.yaml")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("params", config.Params), ("profile", config.Profile)])
