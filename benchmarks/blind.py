@@ -1,4 +1,4 @@
-"""How often `lambdanet denoise --blind` finds the right noise: on the test images, as 8-bit files hold them.
+"""How often `lambdanet denoise` finds the right noise: on the test images, as 8-bit files hold them.
 
     python -m benchmarks.blind [--profile paper] [--alias champion] [--images 1000]
 

@@ -33,7 +33,7 @@ IN_PIPELINES = ("run", "status", "cluster")
 EXAMPLES = """\b
 Examples:
   lambdanet run --profile sample --dry-run
-  lambdanet denoise photo.png -o clean.png --blind --weights weights/paper
+  lambdanet denoise photo.png -o clean.png
   lambdanet train speckle lambdanet --profile sample --out trained
 """
 
@@ -158,13 +158,12 @@ def report(profile: str, in_browser: bool) -> None:
 
 def next_steps(profile: str) -> list[str]:
     """Where a profile's report is, and commands that work in the current folder."""
-    name, weights, example = command_name(), Path("weights", profile), Path("docs/images/gaussian-01.png")
-    source = f" --weights {weights}" if weights.is_dir() and not Path("mlflow.db").exists() else ""
+    name, example = command_name(), Path("docs/images/gaussian-01.png")
     photo = example if example.is_file() else "photo.png"
     return [
         f"report: results/{profile}/report.html",
         f"next:   {name} report --profile {profile} --open",
-        f"        {name} denoise {photo} -o clean.png --noise gaussian-01{source}",
+        f"        {name} denoise {photo} -o clean.png",
         f"        {name} ui",
     ]
 
@@ -249,20 +248,21 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
     "-o", "--out", required=True, type=click.Path(path_type=Path, allow_dash=True),
     help="PNG file, or folder of such; - is standard output.",
 )  # fmt: skip
-@click.option("--noise", help="Noise on the image, one of params.yaml.")
-@click.option("--blind", is_flag=True, help="Find out which noise it is, by trying all denoisers.")
-@click.option("--alias", help="Which denoiser: champion (the default), compact or a model.")
+@click.option(
+    "--noise", help="Noise on the image, one of params.yaml; by default found out, by trying all denoisers."
+)
+@click.option("--alias", help="Which denoiser of MLflow's registry: champion, compact or a model.")
 @click.option(
     "--weights", type=click.Path(path_type=Path),
-    help="A weights file, or a folder of them such as weights/paper, instead of MLflow's registry.",
+    help="A weights file, or a folder of them such as weights/paper, of which --alias chooses.",
 )  # fmt: skip
 @click.option(
     "--strength", default=1.0, type=click.FloatRange(0, 1), help="Of the noise, how much to remove."
 )
 @DEVICE
 def denoise(
-    images: tuple[Path, ...], out: Path, noise: str | None, blind: bool, alias: str | None,
-    weights: Path | None, strength: float, device: str,
+    images: tuple[Path, ...], out: Path, noise: str | None, alias: str | None, weights: Path | None,
+    strength: float, device: str,
 ) -> None:  # fmt: skip
     """Denoise photographs.
 
@@ -270,7 +270,7 @@ def denoise(
     or, with pillow-heif installed, HEIC; of any size, grey or colour, with or without alpha, of 8 or 16 bits.
     The output is PNG, of the same size, depth and kind, upright, with the colour profile and EXIF. Of several
     files, those that cannot be read are named, the others are denoised, and the exit status is 1. A name that
-    begins with a dash goes behind --. With --noise alone, and no registry in sight, the denoiser is that of
+    begins with a dash goes behind --. Without --alias and --weights it takes the denoisers of
     `lambdanet.load`.
     """
     from lambdanet.data import imagefile
@@ -278,10 +278,8 @@ def denoise(
 
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, not always text
     single = weights is not None and not weights.is_dir()
-    if sum([noise is not None, blind, single]) != 1:
-        raise click.UsageError("name one of --noise NOISE, --blind and --weights FILE")
-    if single and alias is not None:
-        raise click.UsageError(f"{weights} is one denoiser; leave out --alias, or name a folder")
+    if single and (noise or alias):
+        raise click.UsageError(f"{weights} is one denoiser; leave out --noise and --alias, or name a folder")
     if weights is not None and not weights.exists():
         raise ValueError(f"{weights}: no such weights file")
     planned, notes = targets.plan(images, out)
@@ -291,14 +289,17 @@ def denoise(
         click.echo(note, err=True)
     if noise is not None:
         _need_known(noise)
-    shipped = weights is None and alias is None and noise is not None and not _has_registry()
-    if weights is None and not shipped:
+    shipped = weights is None and alias is None
+    if weights is None and alias is not None:
         _need_registry()
-    from lambdanet.inference import photographs, trained  # after the words were checked: torch takes seconds
+    from lambdanet.inference import photographs  # after the words were checked: torch takes seconds
 
-    if shipped:
-        weights = trained.find(noise)
-    with photographs.denoisers(weights, alias or "champion", noise) as choices:
+    found = (
+        contextlib.nullcontext(photographs.shipped(noise))
+        if shipped
+        else photographs.denoisers(weights, alias or "champion", noise)
+    )
+    with found as choices:
         for line in photographs.denoise_files(planned, choices, device=device, strength=strength):
             click.echo(line, err=out == targets.STREAM)
 

@@ -172,13 +172,13 @@ UNKNOWN = "unknown profile 'nope'; there are sample"
 DENOISE = ["denoise", "a.png", "-o", "b.png"]
 TRAIN = ["train", "speckle", "dncnn", "--out", "x"]
 MISTAKES = [  # words, exit status, what is said
-    (["denoise", "a.png", "-o", "b.jpg", "--blind"], 1, "b.jpg: the output is a PNG file, name it .png"),
-    (["denoise", "a.txt", "-o", "b.png", "--blind"], 1, "a.txt: cannot be read as an image (it is neither"),
-    (["denoise", "c.png", "-o", "b.png", "--blind"], 1, "c.png: cannot be read as an image (No such file"),
-    (["denoise", "a.png", "-o", "a.png", "--blind"], 1, "a.png is the image a.png itself; name another"),
+    (["denoise", "a.png", "-o", "b.jpg"], 1, "b.jpg: the output is a PNG file, name it .png"),
+    (["denoise", "a.txt", "-o", "b.png"], 1, "a.txt: cannot be read as an image (it is neither"),
+    (["denoise", "c.png", "-o", "b.png"], 1, "c.png: cannot be read as an image (No such file"),
+    (["denoise", "a.png", "-o", "a.png"], 1, "a.png is the image a.png itself; name another"),
     ([*DENOISE, "--noise", "rain", "--weights", "sample"], 1, "unknown noise 'rain'; params.yaml has gaus"),
-    ([*DENOISE, "--blind"], 1, "there is no registry yet (mlflow.db); make it with `make repro`"),
-    (DENOISE, 2, "name one of --noise NOISE, --blind and --weights FILE; see `main denoise --help`\n"),
+    ([*DENOISE, "--alias", "champion"], 1, "there is no registry yet (mlflow.db); make it with `make repro`"),
+    (["denoise", "a.png"], 2, "Missing option '-o' / '--out'; see `main denoise --help`\n"),
     ([*TRAIN, "--seed", "-1"], 2, "Invalid value for '--seed': -1 is not in the range"),
     (["train", "rain", "dncnn", "--out", "x"], 1, "unknown noise 'rain'; params.yaml has gaussian-01"),
     (["train", "speckle", "dncnn", "--out", "."], 1, ". exists and is not the folder of a training"),
@@ -270,11 +270,9 @@ def test_report_prints_the_table_and_commands_that_work_here(lambdanet, project,
     assert done.stdout.splitlines()[len(rows) + 1 :] == [
         "report: results/paper/report.html",
         "next:   lambdanet report --profile paper --open",
-        "        lambdanet denoise photo.png -o clean.png --noise gaussian-01",
+        "        lambdanet denoise photo.png -o clean.png",
         "        lambdanet ui",
     ]
-    (project / "weights").symlink_to(ROOT / "weights")
-    assert "--noise gaussian-01 --weights weights/paper\n" in lambdanet("report", "--profile", "paper").stdout
     opened = []
     monkeypatch.setattr(cli.webbrowser, "open", lambda url: bool(opened.append(url)))
     said = one_line(lambdanet("report", "--profile", "paper", "--open"))

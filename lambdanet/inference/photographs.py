@@ -30,6 +30,16 @@ class Choice:
     weights: Path
 
 
+def shipped(noise: str | None) -> list[Choice]:
+    """The denoisers that come with the package: for a noise, or one for each where it is None.
+
+    Raises:
+        ValueError: there is none for this noise.
+    """
+    paths = [trained.find(name) for name in ([noise] if noise else trained.DEFAULTS)]
+    return [Choice(path.stem, path) for path in paths]
+
+
 @contextlib.contextmanager
 def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[list[Choice]]:
     """The denoisers to use: one, or one for each noise where `noise` is None.

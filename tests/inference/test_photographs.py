@@ -121,7 +121,7 @@ def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, word
 def test_blind_takes_the_denoiser_of_the_noise_that_each_image_has(project):
     for noise in NOISES:
         save(project / "in" / f"{noise}.png", noisy(noise, side=96))
-    said = lines("in", "-o", "out", "--blind", "--weights", "weights/quick", "--alias", "autoencoder")
+    said = lines("in", "-o", "out", "--weights", "weights/quick", "--alias", "autoencoder")
     assert [line.partition(" (")[0] for line in said] == [
         f"out/{noise}.png: written, by autoencoder for {noise}" for noise in sorted(NOISES)
     ]
@@ -188,17 +188,15 @@ def test_output_that_was_there_is_replaced_or_kept_as_a_whole(project):
     assert sorted(path.name for path in project.glob("*out*")) == ["out.png"]
 
 
-ONE_OF = "name one of --noise NOISE, --blind and --weights FILE"
+ONE = f"{FILE} is one denoiser; leave out --noise and --alias, or name a folder"
 QUICK = ("--weights", "weights/quick")
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), ONE_OF),
-        (("--noise", "speckle", "--blind", *QUICK), ONE_OF),
-        (("--noise", "speckle", "--weights", FILE), ONE_OF),
-        (("--blind", "--weights", FILE), ONE_OF),
+        (("--noise", "speckle", "--weights", FILE), ONE),
+        (("--alias", "champion", "--weights", FILE), ONE),
         (
             ("--noise", "rain", *QUICK),
             "there is no denoiser for the noise 'rain'; there are gaussian-01, gaussian-02, gaussian-03, "
@@ -208,10 +206,10 @@ QUICK = ("--weights", "weights/quick")
             ("--noise", "speckle", "--alias", "best", *QUICK),
             "speckle has no denoiser 'best'; it has champion, ",
         ),
-        (("--blind", "--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
+        (("--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
         (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
         (("--weights", "in.png"), "in.png: not a readable safetensors file"),
-        (("--blind", "--weights", "pictures"), "pictures/digests.json cannot be read"),
+        (("--weights", "pictures"), "pictures/digests.json cannot be read"),
         (("--weights", FILE, "--device", "abacus"), "device 'abacus' is not available"),
     ],
 )
@@ -221,7 +219,7 @@ def test_bad_words_are_one_line(project, words, says):
     assert says in refusal(project, "in.png", "-o", "out.png", *words)
 
 
-@pytest.mark.parametrize("words", [("--blind",), ("--noise", "x", "--alias", "compact")])
+@pytest.mark.parametrize("words", [("--alias", "champion"), ("--noise", "x", "--alias", "compact")])
 def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, words):
     save(project / "in.png", noisy(side=12))
     assert refusal(project, "in.png", "-o", "out.png", *words) == (
@@ -230,10 +228,15 @@ def test_without_a_registry_one_line_says_what_to_do_and_none_is_made(project, w
     )
 
 
+def test_without_a_noise_it_is_found_out_among_those_of_the_package(project):
+    save(project / "in.png", noisy("speckle", side=96))
+    assert lines("in.png", "-o", "out.png") == ["out.png: written, by speckle-lambdanet-u4-m7-0"]
+
+
 def test_a_noise_alone_takes_the_denoiser_that_comes_with_the_package(project):
     save(project / "in.png", noisy(side=24))
     (line,) = lines("in.png", "-o", "out.png", "--noise", "speckle", "--strength", "0.5")
-    assert line.startswith("out.png: written, by ")
+    assert line == "out.png: written, by speckle-lambdanet-u4-m7-0"
     expected = lambdanet.load("speckle")(pixels_of("in.png"), strength=0.5)
     np.testing.assert_array_equal(pixels_of("out.png"), expected)
     assert "Invalid value for '--strength'" in refusal(
@@ -272,7 +275,7 @@ def test_weights_that_were_not_scored_are_refused(project):
         (folder / path.name).write_bytes(path.read_bytes())
     swapped = folder / "speckle-dncnn-0.safetensors"
     swapped.write_bytes((folder / "speckle-lambdanet-0.safetensors").read_bytes())
-    said = refusal(project, "in.png", "-o", "out.png", "--blind", *QUICK)
+    said = refusal(project, "in.png", "-o", "out.png", *QUICK)
     assert said == f"{swapped.relative_to(project)} is not what was scored; run `dvc repro`"
 
 
@@ -425,7 +428,7 @@ MISTAKES = (
     ["in.png", "-o", "out.jpg", "--weights", FILE],
     ["in.png", "-o", "in.png/out.png", "--weights", FILE],
     ["in.png", "-o", "out.png", "--weights", "none.safetensors"],
-    ["in.png", "-o", "out.png"],
+    ["in.png", "-o", "out.png", "--weights", FILE, "--noise", "speckle"],
 )
 
 
