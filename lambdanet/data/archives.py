@@ -62,7 +62,7 @@ def load(
             log.warning("no luck with %s", reasons[-1])
     raise ValueError(
         f"{title} could not be downloaded; set {variable} to an archive or folder on disk, "
-        f"or choose profile: sample. Tried {'; '.join(reasons)}"
+        f"or run the profile sample. Tried {'; '.join(reasons)}"
     )
 
 

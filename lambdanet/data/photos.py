@@ -34,7 +34,7 @@ def photograph(name: str, size: int) -> np.ndarray:
 
 
 def _read(name: str) -> np.ndarray:
-    import skimage.data  # here: every training loads this module, and few stages the photographs
+    import skimage.data  # here: it takes seconds, and few stages need the photographs
 
     image = getattr(skimage.data, name)()
     return (image[0] if isinstance(image, tuple) else image)[..., :3]

@@ -124,7 +124,7 @@ class TrainedDenoiser:
                 short = isinstance(error, MemoryError) or "memory" in str(error) or "primitive" in str(error)
                 if not short:
                     raise
-                if tile <= SMALLEST_TILE or not hasattr(self.model, "halo"):
+                if tile <= SMALLEST_TILE or getattr(self.model, "halo", None) is None:
                     raise MemoryError from None
             tile //= 2
         return replace(photograph, rgb=denoised if strength == 1 else _mixed(rgb, denoised, strength))

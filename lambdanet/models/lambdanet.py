@@ -145,6 +145,7 @@ class LambdaNet(nn.Module):
             content = torch.einsum("bkun,bvun->bkv", keys, values.view(b, self.v, self.u, n))
         else:
             content = context
+        # (u, v) where the content lambda has (v, u): see the deviations above.
         position = correlate(values.view(b, self.u, self.v, h, w), self.embedding)
 
         queries = queries.permute(0, 3, 1, 2)  # (b, n, heads, k)

@@ -232,7 +232,7 @@ def write_study(path: Path, study: Study, rows: pd.DataFrame) -> None:
 
 def _draw_over_axis(axis: object, study: Study, done: pd.DataFrame) -> None:
     groups = list(done.groupby("group")) if study.group else [(None, done)]
-    for line, (group, rows) in zip(LINES, groups, strict=False):
+    for line, (group, rows) in zip(itertools.cycle(LINES), groups):
         name = f"{study.group} = {group:g}" if study.group else "this run"
         errors = [_spread(row) or 0 for row in rows.to_dict("records")]
         axis.errorbar(rows["axis"], rows["psnr"], yerr=errors, marker="o", color=line, label=name, capsize=3)
@@ -319,7 +319,7 @@ def write_levels(path: Path, levels: dict[str, pd.DataFrame]) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.4), layout="constrained")
         axis = figure.subplots()
-        for line, (name, rows) in zip(LINES, levels.items(), strict=False):
+        for line, (name, rows) in zip(itertools.cycle(LINES), levels.items()):
             axis.plot(rows["sigma"], rows["psnr"], marker="o", color=line, label=name)
         rows = next(iter(levels.values()))
         axis.plot(rows["sigma"], rows["noisy_psnr"], "--", color=MUTED, label="noisy images")

@@ -232,6 +232,7 @@ def pareto(rows: list[Row], seconds: dict[str, float]) -> pd.DataFrame:
     ordered = found.sort_values(["parameters", "psnr"], ascending=[True, False]).reset_index(drop=True)
     sizes = ordered.groupby("recipe")["parameters"].transform("nunique")
     before = ordered.groupby("recipe")["psnr"].transform(lambda psnr: psnr.cummax().shift())
+    # The smallest of a recipe has none before it: NaN, so it is on the front.
     return ordered.assign(front=(sizes > 1) & ~(ordered["psnr"] <= before))
 
 

@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 20
 WAIT_SECONDS = 5
 LOAD_SECONDS = 30
 RETRY_SECONDS = 30
-CONSOLATION = "nothing waits for it, `lambdanet models sync` fills it in"
+CATCHING_UP = "nothing waits for it, `lambdanet models sync` fills it in"
 
 
 @contextlib.contextmanager
@@ -108,4 +108,4 @@ class _Logger(threading.Thread):
         if not self.warned:
             self.warned = True
             with contextlib.suppress(OSError):  # nobody may read it any more
-                print(f"{text}; {CONSOLATION}", file=sys.stderr)
+                print(f"{text}; {CATCHING_UP}", file=sys.stderr)

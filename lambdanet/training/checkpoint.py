@@ -1,6 +1,6 @@
 """Checkpoints of a training in progress: two files, the newer and the one before it.
 
-Not a dependency in DVC: a resumed training is byte-identical (tests/test_training.py).
+Not a dependency in DVC: a resumed training is byte-identical (tests/training/test_loop.py).
 """
 
 import contextlib

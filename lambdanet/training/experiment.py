@@ -85,7 +85,7 @@ def discard_checkpoints(runs: Iterable[Run]) -> None:
 def describe(run_key: RunKey, model_config: dict, noise_config: dict, settings: Training) -> dict:
     """What stands in model.json, and in the header of the weights."""
     return {
-        "cell": asdict(run_key),
+        "cell": asdict(run_key),  # an old name, kept so that weights files keep their bytes
         "model": model_config,
         "noise": noise_config,
         "training": settings.described(),

@@ -17,7 +17,8 @@ class Adam:
 
     def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float) -> None:
         self.parameters = list(parameters)
-        self.defaults, self.param_groups, self.weight_decay = {}, [{"lr": 0.0}], weight_decay
+        self.defaults = {}  # nothing of it can be recorded as a CUDA graph
+        self.param_groups, self.weight_decay = [{"lr": 0.0}], weight_decay
         self.state = {
             "exp_avgs": [torch.zeros_like(p) for p in self.parameters],
             "exp_avg_sqs": [torch.zeros_like(p) for p in self.parameters],

@@ -95,7 +95,8 @@ def test_a_study_of_another_network_has_no_lambdanet_for_its_base():
     rows = runs.collect(known, {}, {}, {})
     bases = {one.name: one.base and one.base.name for one in runs.studies(known, rows)}
     assert {name for name, base in bases.items() if base is None} == {
-        "size", "dncnn", "autoencoder", "autoencoder-settings", "lambda-resnet", "skip-autoencoder", "bsds500", "split"
+        "size", "dncnn", "autoencoder", "autoencoder-settings", "lambda-resnet", "skip-autoencoder",
+        "bsds500", "split",
     }  # fmt: skip
     assert set(bases.values()) == {"base", None}
     one, two = (

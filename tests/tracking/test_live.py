@@ -124,7 +124,7 @@ def test_whatever_mlflow_raises_costs_one_line(client, tmp_path, capsys):
         train(log, tell, 3)
     said = capsys.readouterr().err
     assert said.startswith("the experiment lambdanet/tiny was deleted in MLflow; bring it back with ")
-    assert said.endswith(f"; {live.CONSOLATION}\n")
+    assert said.endswith(f"; {live.CATCHING_UP}\n")
     assert said.count("\n") == 1
 
 
@@ -137,7 +137,7 @@ def test_a_server_that_never_answers_is_not_waited_for(client, tmp_path, monkeyp
             tell()
             connection, _ = server.accept()  # MLflow waits for an answer now, for 20 seconds
             train(log, tell, 3)
-        assert capsys.readouterr().err == f"MLflow answers too slowly; {live.CONSOLATION}\n"
+        assert capsys.readouterr().err == f"MLflow answers too slowly; {live.CATCHING_UP}\n"
         connection.close()
     for thread in threading.enumerate():
         if thread.name == "lambdanet-mlflow":
@@ -172,7 +172,7 @@ def test_a_stage_that_is_logged_writes_the_same_bytes(tmp_path, untracked, monke
     uri = mlflow_helpers.write_database(tmp_path / "mlflow.db")
     helpers.write_project(tmp_path)
     said = run_stage(tmp_path, uri)
-    assert said in ([], [f"MLflow answers too slowly; {live.CONSOLATION}"])  # it may, on a busy machine
+    assert said in ([], [f"MLflow answers too slowly; {live.CATCHING_UP}"])  # it may, on a busy machine
     assert helpers.contents(tmp_path / TRAINED) == untracked
     if not said:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -184,7 +184,7 @@ def test_a_server_that_is_not_there_costs_a_stage_one_line(tmp_path, untracked):
     uri = f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
     helpers.write_project(tmp_path)
     (line,) = run_stage(tmp_path, uri)
-    assert line.endswith(f"; {live.CONSOLATION}")
+    assert line.endswith(f"; {live.CATCHING_UP}")
     assert line.startswith(
         (f"MLflow at {uri} cannot be used: Connection refused;", "MLflow answers too slowly;")
     )
