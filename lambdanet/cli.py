@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -306,10 +307,11 @@ def denoise(
 
 @main.group()
 def models() -> None:
-    """List, sync and restore trained networks.
+    """List, sync, restore and convert trained networks.
 
     `list` and `sync` are about MLflow's registry: mlflow.db in the current folder, or the server that
-    MLFLOW_TRACKING_URI names. `export` and `restore` are about weights/PROFILE, which is in git.
+    MLFLOW_TRACKING_URI names. `export` and `restore` are about weights/PROFILE, which is in git. `onnx`
+    takes one network, as `lambdanet.load` does.
     """
 
 
@@ -418,6 +420,29 @@ def restore(profile: str) -> None:
     )
 
 
+@models.command()
+@click.argument("name")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="File to write, .onnx.")
+def onnx(name: str, out: Path) -> None:
+    """Write a trained network as an ONNX file.
+
+    NAME is a noise, a noise and a model such as gaussian-01-lambdanet, or a weights file. The program takes
+    float32 images (n, 3, height, width) with black 0 and white 1, of any size from 8 x 8. It is compared with
+    the network before it is written.
+    """
+    if out.suffix.lower() != ".onnx":
+        raise ValueError(f"{out}: the output is an ONNX file, name it .onnx")
+    _need_packages("onnx", "onnxscript", "onnxruntime")
+    from lambdanet.inference import onnx, trained
+
+    weights = trained.find(name)
+    difference = onnx.export(weights, out)
+    click.echo(
+        f"{out}: written, opset {onnx.OPSET}, of {weights}; differs from the network by at most "
+        f"{difference:.1e} on {len(onnx.CHECKED_SIZES)} sizes"
+    )
+
+
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
@@ -440,6 +465,12 @@ def ui(port: int) -> None:
     click.echo(f"http://127.0.0.1:{port}, until Ctrl-C", err=True)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes for nothing here
     os.execv(sys.executable, command)
+
+
+def _need_packages(*names: str) -> None:
+    """Refuse a command whose packages are not part of the base install, before torch is loaded."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"this needs more packages: pip install {' '.join(missing)}")
 
 
 def _has_registry() -> bool:
