@@ -27,7 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 SECTIONS = {
     "Reproduce the paper": ("run", "status", "report", "doctor"),
-    "Use and train networks": ("denoise", "train", "evaluate", "models"),
+    "Use and train networks": ("denoise", "demo", "train", "evaluate", "models"),
     "Servers and other machines": ("ui", "cluster"),
 }
 IN_PIPELINES = ("run", "status", "cluster")
@@ -305,6 +305,23 @@ def denoise(
             click.echo(line, err=out == targets.STREAM)
 
 
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
+def demo(host: str, port: int) -> None:
+    """Show a page to try the denoisers on photographs.
+
+    A photograph is dropped on the page, denoised on this machine and shown beside the original. Nothing is
+    kept or sent anywhere. --host 0.0.0.0 lets other machines use the page, without a password.
+    """
+    _need_packages("gradio")
+    _need_port(host, port)
+    from lambdanet import demo
+
+    click.echo(f"http://{host}:{port}, until Ctrl-C", err=True)
+    demo.serve(host, port)
+
+
 @main.group()
 def models() -> None:
     """List, sync, restore and convert trained networks.
@@ -450,12 +467,7 @@ def ui(port: int) -> None:
     from lambdanet.tracking import mlflow_runs
 
     if mlflow_runs.sqlite_file():
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError as error:
-            raise ValueError(
-                f"port {port} cannot be used ({os.strerror(error.errno)}); choose another by --port"
-            ) from None
+        _need_port("127.0.0.1", port)
     mlflow_runs.connect()  # makes the database, alone, before the server's processes open it
     if not mlflow_runs.sqlite_file():
         click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {mlflow_runs.uri()}")
@@ -471,6 +483,17 @@ def _need_packages(*names: str) -> None:
     """Refuse a command whose packages are not part of the base install, before torch is loaded."""
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
         raise ValueError(f"this needs more packages: pip install {' '.join(missing)}")
+
+
+def _need_port(host: str, port: int) -> None:
+    try:
+        socket.create_server((host, port)).close()
+    except socket.gaierror as error:
+        raise ValueError(f"host {host} cannot be used ({error.strerror})") from None
+    except OSError as error:
+        raise ValueError(
+            f"port {port} cannot be used ({os.strerror(error.errno)}); choose another by --port"
+        ) from None
 
 
 def _has_registry() -> bool:

@@ -91,6 +91,7 @@ def _traced(network: nn.Module) -> onnx.ModelProto:
 
 
 def _compared(content: bytes, network: nn.Module) -> float:
+    onnxruntime.disable_telemetry_events()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     differences = []
     for n, h, w in CHECKED_SIZES:

@@ -124,7 +124,7 @@ def denoise_files(
 
 def _denoise_file(path: Path, target: Path, loaded: dict[str, TrainedDenoiser], strength: float) -> str:
     photograph = _read(path)
-    label = next(iter(loaded)) if len(loaded) == 1 else _best(photograph, loaded)
+    label = next(iter(loaded)) if len(loaded) == 1 else best(photograph, loaded)
     _write(target, loaded[label].denoise_photograph(photograph, strength=strength))
     frames = f" (the first of {photograph.frames} images in {path})" if photograph.frames > 1 else ""
     return f"{'standard output' if target == STREAM else target}: written, by {label}{frames}"
@@ -144,7 +144,8 @@ def _write(target: Path, photograph: Photograph) -> None:
         imagefile.write_png(target, photograph)
 
 
-def _best(photograph: Photograph, loaded: dict[str, TrainedDenoiser]) -> str:
+def best(photograph: Photograph, loaded: dict[str, TrainedDenoiser]) -> str:
+    """The name of the denoiser whose noise the photograph has; see `blind`."""
     area = blind.middle(*photograph.rgb.shape[:2])
     rgb = photograph.rgb[area]
     if photograph.alpha is not None:

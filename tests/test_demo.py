@@ -1,0 +1,145 @@
+"""`lambdanet demo`; its page is driven in Chromium where that, playwright and gradio are installed."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from urllib.parse import urlsplit
+
+import helpers
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+import lambdanet
+from lambdanet import demo
+from lambdanet.data import imagefile
+
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
+SAYS = "start => [...document.querySelectorAll('textarea')].some(one => one.value.startsWith(start))"
+MILLISECONDS = 1000 * helpers.PATIENCE
+
+
+def write_noisy(path, white=65535):
+    """Part of a photograph with Gaussian noise of 0.1: its values."""
+    clean = skimage.data.chelsea()[100:164, 150:222] / 255
+    noisy = clean + 0.1 * np.random.default_rng(0).standard_normal(clean.shape)
+    values = np.rint(white * noisy.clip(0, 1)).astype(np.uint8 if white == 255 else np.uint16)
+    imagefile.write_png(path, imagefile.from_values(values))
+    return values
+
+
+def test_what_the_page_shows_is_what_load_gives(tmp_path):
+    values = write_noisy(tmp_path / "cat.png")
+    before, after, text = demo.denoised(tmp_path / "cat.png", demo.BLIND, 0.5)
+    assert text == "72 x 64 pixels, 16 bits; denoiser: gaussian-01, strength 0.5"
+    np.testing.assert_array_equal(before.rgb, values)
+    np.testing.assert_array_equal(after.rgb, lambdanet.load("gaussian-01")(values, strength=0.5))
+    np.testing.assert_array_equal(np.asarray(demo.shown(before)), values >> 8)
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^bad.jpg: cannot be read as an image \(it is neither"):
+        demo.denoised(tmp_path / "bad.jpg", demo.BLIND, 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
+def test_large_grey_and_transparent_photographs_are_shown(mode):
+    photograph = imagefile.from_values(np.full((1000, 3000, len(mode)), 77, np.uint8))
+    image = demo.shown(photograph)
+    assert (image.mode, image.size) == (mode, (2048, 683))
+
+
+def test_without_gradio_one_line_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['gradio'] = None; from lambdanet.cli import main; main(['demo'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: this needs more packages: pip install gradio\n")
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The address of a page in a process of its own, which writes to tmp_path/temporary only."""
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name in ("temporary", "here"):
+        (tmp_path / name).mkdir()
+    code = "import sys; from lambdanet.cli import main; main(['demo', '--port', sys.argv[1]])"
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "HOME": str(tmp_path / "here")}
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(port)], cwd=tmp_path / "here", env=environment, stderr=log,
+            stdout=log,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}/"
+
+    def answers():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        try:
+            return urllib.request.urlopen(address).status == 200
+        except OSError:
+            return False
+
+    helpers.wait_until(answers)
+    yield address
+    process.terminate()
+    assert process.wait(helpers.PATIENCE) == 0
+    assert (tmp_path / "log").read_text().splitlines()[0] == f"{address[:-1]}, until Ctrl-C"
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.fixture
+def browser_page():
+    """A page of a browser, and the addresses that it asks for."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=chromium, args=FLAGS)
+        page, asked = browser.new_page(viewport={"width": 390, "height": 844}), []
+        page.set_default_timeout(MILLISECONDS)
+        page.on("request", lambda request: asked.append(request.url))
+        yield page, asked
+        browser.close()
+
+
+@pytest.mark.slow
+def test_a_photograph_is_denoised_and_downloaded_in_a_browser(tmp_path, served, browser_page):
+    values = write_noisy(tmp_path / "cat.png")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    page, asked = browser_page
+
+    def downloaded(text):
+        page.wait_for_function(SAYS, arg=text)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download as PNG").click()
+        assert download.value.suggested_filename == "cat-denoised.png"
+        return imagefile.read(download.value.path()).rgb
+
+    page.goto(served)
+    page.locator("input[type=file]").set_input_files(tmp_path / "cat.png")
+    head = "72 x 64 pixels, 16 bits; denoiser:"
+    output = downloaded(f"{head} gaussian-01, strength 1")
+    np.testing.assert_array_equal(output, lambdanet.load("gaussian-01")(values))
+    shown = page.locator("img").evaluate_all("images => images.map(image => image.src)")
+    pictures = [np.asarray(Image.open(urllib.request.urlopen(one))) for one in shown]
+    assert any(np.array_equal(one, values >> 8) for one in pictures)
+    assert any(np.array_equal(one, output >> 8) for one in pictures)
+
+    page.get_by_label("Noise").click()
+    page.get_by_role("option", name="speckle").click()
+    output = downloaded(f"{head} speckle, strength 1")
+    np.testing.assert_array_equal(output, lambdanet.load("speckle")(values))
+    page.get_by_label("number input for Strength").fill("0.5")
+    page.keyboard.press("Tab")
+    output = downloaded(f"{head} speckle, strength 0.5")
+    np.testing.assert_array_equal(output, lambdanet.load("speckle")(values, strength=0.5))
+
+    page.get_by_label("Clear").first.click()
+    page.locator("input[type=file]").set_input_files(tmp_path / "bad.jpg")
+    page.wait_for_function(SAYS, arg="Error: bad.jpg: cannot be read as an image (it is neither of ")
+    assert page.get_by_role("button", name="Download as PNG").is_disabled()
+    assert {urlsplit(one).hostname for one in asked if not one.startswith(("data:", "blob:"))} == {
+        "127.0.0.1"
+    }
