@@ -12,7 +12,7 @@ from lambdanet.config import DOWNLOADS, Download
 from lambdanet.data import datasets
 from lambdanet.data.arrays import digest, load_images
 from lambdanet.data.corruption import corrupt, prepare_noisy
-from lambdanet.data.datasets import choose, prepare
+from lambdanet.data.datasets import prepare
 from lambdanet.data.noise import create_noise
 
 
@@ -49,56 +49,15 @@ def test_prepare_writes_the_same_bytes_twice(sample, tmp_path):
     contents = [helpers.contents(tmp_path / each) for each in "abc"]
     assert contents[0] == contents[1]
     assert contents[0]["train.npy"] != contents[2]["train.npy"]
-
-
-def test_prepare_replaces_the_folder_as_a_whole(sample, tmp_path):
-    (tmp_path / "clean").mkdir()
-    (tmp_path / "clean/old").write_text("old")
-    make(tmp_path / "clean")
-    assert "old" not in helpers.contents(tmp_path / "clean")
-
-
-def test_prepare_refuses_before_it_writes(sample, tmp_path):
-    with pytest.raises(
-        ValueError, match="neither one of photos, cifar10, cifar10-split, bsds500 nor a folder that exists"
-    ):
-        make(tmp_path / "clean", name="mnist")
-    with pytest.raises(ValueError, match="sample's test split has 5 images, 6 are asked for"):
-        make(tmp_path / "clean", {"train": 1, "test": 6})
-    assert list(tmp_path.iterdir()) == []
+    chosen = [patch.tobytes() for patch in load_images(tmp_path / "a", "train")]
+    whole = [patch.tobytes() for patch in sample["train"]]
+    assert len(set(chosen)) == 7
+    assert [patch for patch in whole if patch in chosen] == chosen  # in the order of the whole
 
 
 def test_what_params_knows_is_what_there_is():
     assert set(DOWNLOADS) == set(datasets.DATASETS)
     assert set(datasets.SOURCES) == set(DOWNLOADS) - {"photos"}
-
-
-def test_noisy_copy_of_test_images_of_another_size(tmp_path):
-    clean = {"train": helpers.patches(7, size=16), "test": helpers.patches(2, size=40)[:, :, :24]}
-    (tmp_path / "clean").mkdir()
-    for split, images in clean.items():
-        np.save(tmp_path / "clean" / f"{split}.npy", images)
-    prepare_noisy(tmp_path / "clean", helpers.GAUSSIAN, 0, tmp_path / "noisy")
-    for split, images in clean.items():
-        noise = load_images(tmp_path / "noisy", split).astype(float) - images / 255
-        assert noise.shape == images.shape
-        assert abs(noise.std() - 0.1) < 0.005
-
-
-def test_choice_keeps_the_order_and_repeats_nothing():
-    images = np.arange(50)
-    chosen = choose(images, 20, 0, "")
-    assert len(set(chosen)) == 20
-    assert list(chosen) == sorted(chosen)
-    assert list(chosen) == list(choose(images, 20, 0, ""))
-    assert list(chosen) != list(choose(images, 20, 1, ""))
-    assert list(choose(images, 50, 3, "")) == list(images)
-
-
-def test_digest_is_of_the_pixels_in_order():
-    images = helpers.patches(3)
-    assert digest(images) == digest(np.asfortranarray(images))
-    assert digest(images) != digest(images[::-1])
 
 
 def test_noisy_copy_has_noise_of_its_own_in_each_split(sample, tmp_path):
@@ -113,13 +72,6 @@ def test_noisy_copy_has_noise_of_its_own_in_each_split(sample, tmp_path):
         load_images(tmp_path / "noisy", split)[0] - sample[split][0] / 255 for split in ("train", "test")
     ]
     assert abs(np.corrcoef(first[0].ravel(), first[1].ravel())[0, 1]) < 0.2
-
-
-def test_bad_noise_leaves_nothing(sample, tmp_path):
-    make(tmp_path / "clean")
-    with pytest.raises(ValueError, match="unknown noise 'fog'"):
-        prepare_noisy(tmp_path / "clean", {"name": "fog"}, 0, tmp_path / "noisy")
-    assert not (tmp_path / "noisy").exists()
 
 
 def saved(array, save=np.save, **options):
@@ -138,16 +90,12 @@ IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
 NO_IMAGES = {
     "empty": b"",
-    "garbage": b"garbage",
     "one byte short": saved(IMAGES)[:-1],
-    "cut header": saved(IMAGES)[:20],
     "objects": saved(np.array([Bomb()], dtype=object), allow_pickle=True),
     "pickle": pickle.dumps(Bomb()),
     "npz": saved(IMAGES, np.savez),
     "one image": saved(IMAGES[0]),
     "two colours": saved(IMAGES[..., :2]),
-    "no images": saved(IMAGES[:0]),
-    "text": saved(IMAGES.astype(str)),
     "complex": saved(IMAGES.astype(complex)),
 }
 
@@ -160,11 +108,6 @@ def test_file_that_is_no_array_of_images_is_refused(content, tmp_path):
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'train.npy'} ")
     assert "\n" not in message
-
-
-def test_missing_array_says_how_to_make_it(tmp_path):
-    with pytest.raises(ValueError, match=r"test.npy is missing; make it with `dvc repro`"):
-        load_images(tmp_path, "test")
 
 
 def test_split_of_cifar10_is_four_fifths_and_the_rest_of_its_training_images(monkeypatch):

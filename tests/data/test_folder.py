@@ -42,10 +42,6 @@ def load(path, **more):
     return folder.load(wanted(path, **more))
 
 
-def test_images_of_all_kinds_and_folders_are_found(photographs):
-    assert folder.list_images(photographs) == sorted(NAMES)
-
-
 def test_patches_are_of_the_files_that_the_card_names(photographs):
     images, notes = load(photographs)
     for split, count in (("train", 4), ("test", 2)):
@@ -62,13 +58,6 @@ def test_more_training_files_leave_the_test_images_alone(photographs):
     few, many = load(photographs, train=2)[0], load(photographs, train=5)[0]
     np.testing.assert_array_equal(few["test"], many["test"])
     np.testing.assert_array_equal(few["train"], many["train"][:10])
-
-
-def test_the_seed_chooses(photographs):
-    chosen = [load(photographs, train=5, seed=seed)[1]["photographs"] for seed in range(5)]
-    assert len({tuple(each["test"]) for each in chosen}) > 2
-    assert all(sorted(each["train"] + each["test"]) == sorted(NAMES) for each in chosen)
-    assert load(photographs, train=5)[1]["photographs"] == chosen[0]
 
 
 def test_card_holds_every_files_digest(photographs, tmp_path):
@@ -99,38 +88,14 @@ def test_changed_photograph_changes_the_card(photographs, tmp_path):
     assert {key for key in digests[0] if digests[0][key] != digests[1][key]} == {name}
 
 
-@pytest.fixture
-def single(tmp_path):
-    """Patches of one file among plain ones, as large as the file: a function of its name."""
-    path = tmp_path / "single"
-    path.mkdir()
-    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(path / "zero.png")
-
-    def single(name):
-        images, notes = load(path, train=1, test=1, patches=1)
-        split = next(split for split, names in notes["photographs"].items() if names == [name])
-        return images[split][0]
-
-    return path, single
-
-
-def test_16_bits_are_rounded_to_8(single):
-    path, patch = single
+def test_16_bits_are_rounded_to_8(tmp_path):
     values = np.random.default_rng(0).integers(0, 1 << 16, (16, 16, 3), dtype=np.uint16)
     values[0, 0], values[0, 1] = (0, 128, 129), (65535, 65406, 65407)
-    imagefile.write_png(path / "deep.png", Photograph(values))
-    expected = np.rint(values / 257).astype(np.uint8)
-    np.testing.assert_array_equal(patch("deep.png"), expected)
-    assert expected[0, :2].tolist() == [[0, 0, 1], [255, 254, 255]]
-
-
-def test_alpha_and_orientation_are_as_for_denoising(single):
-    path, patch = single
-    rgba = np.dstack([photograph(2, 16, 16), photograph(1, 16, 16)[..., 0]])
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn it right
-    Image.fromarray(rgba).save(path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(patch("turned.png"), np.rot90(rgba[..., :3], -1))
+    for name in ("deep.png", "too.png"):
+        imagefile.write_png(tmp_path / name, Photograph(values))
+    patch = load(tmp_path, train=1, test=1, patches=1)[0]["train"][0]
+    np.testing.assert_array_equal(patch, np.rint(values / 257).astype(np.uint8))
+    assert patch[0, :2].tolist() == [[0, 0, 1], [255, 254, 255]]
 
 
 @pytest.fixture
@@ -149,7 +114,7 @@ def refused(tmp_path):
     return refused
 
 
-@pytest.mark.parametrize("name", ["nowhere", "cifra10", "~nobody/photos", "a\0b", "notes.txt"])
+@pytest.mark.parametrize("name", ["nowhere", "~nobody/photos", "a\0b", "notes.txt"])
 def test_name_of_nothing_is_refused(name, refused, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("a file, no folder")
     monkeypatch.chdir(tmp_path)
@@ -179,19 +144,11 @@ def test_small_image_is_named(photographs, refused):
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0garbage", None], ids=["empty", "garbage", "cut"])
-def test_broken_file_is_named(content, photographs, refused):
+def test_broken_file_is_named(photographs, refused):
     path = photographs / "trip/f.jpeg"
-    path.write_bytes(path.read_bytes()[:400] if content is None else content)
+    path.write_bytes(path.read_bytes()[:400])
     message = refused(wanted(photographs, train=5))
     assert message.startswith(f"{path}: cannot be read as an image (")
-
-
-def test_broken_file_that_is_not_chosen_does_no_harm(photographs):
-    chosen = load(photographs)[1]["photographs"]
-    (left,) = set(NAMES) - set(chosen["train"]) - set(chosen["test"])
-    (photographs / left).write_bytes(b"garbage")
-    assert load(photographs)[1]["photographs"] == chosen
 
 
 def test_path_is_relative_to_the_current_folder_or_the_home(photographs, monkeypatch):

@@ -49,17 +49,6 @@ def chunks_of(path):
     return found
 
 
-def pixels_of(path, shape, dtype):
-    """The pixels as Pillow reads them, and of 16 bits, which it does not, as they lie in the file."""
-    if dtype == np.uint8:
-        with Image.open(path) as image:
-            return np.asarray(image).reshape(shape)
-    packed = b"".join(content for name, content in chunks_of(path) if name == b"IDAT")
-    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(shape[0], -1)
-    assert not rows[:, 0].any()  # no filter
-    return np.ascontiguousarray(rows[:, 1:]).view(">u2").reshape(shape)
-
-
 def saved(path, image, **options):
     image.save(path, **options)
     return imagefile.read(path)
@@ -106,14 +95,6 @@ def test_palette_with_transparent_colours(tmp_path):
     equal(saved(tmp_path / "c.png", image, transparency=2), palette[indices], one)
 
 
-def test_one_transparent_colour_without_a_palette(tmp_path):
-    pixels = noise(5, 7, 3)
-    read = saved(tmp_path / "a.png", Image.fromarray(pixels), transparency=tuple(map(int, pixels[2, 3])))
-    alpha = np.full((5, 7), 255, np.uint8)
-    alpha[2, 3] = 0
-    equal(read, pixels, alpha)
-
-
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpeg_of_a_photograph(tmp_path, mode, progressive):
@@ -145,27 +126,7 @@ def test_images_are_turned_upright(tmp_path, orientation):
     equal(read, UPRIGHT[orientation](pixels))
 
 
-@pytest.mark.parametrize("orientation", [3, 6])
-@pytest.mark.parametrize("channels", COLOURS)
-def test_deep_images_are_turned_upright(tmp_path, channels, orientation):
-    pixels, exif = noise(5, 7, channels, dtype=np.uint16), Image.Exif()
-    exif[0x0112] = orientation
-    content = png16(pixels, COLOURS[channels], chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
-    (tmp_path / "a.png").write_bytes(content)
-    turned = UPRIGHT[orientation](pixels)
-    np.testing.assert_array_equal(imagefile.read(tmp_path / "a.png").rgb[..., 0], turned[..., 0])
-
-
-@pytest.mark.parametrize("channels", COLOURS)
-def test_16_bits_as_other_programs_write_them(tmp_path, channels):
-    pixels = noise(6, 5, channels, dtype=np.uint16)
-    (tmp_path / "a.png").write_bytes(png16(pixels, COLOURS[channels]))
-    grey = channels < 3
-    rgb = thrice(pixels[..., 0]) if grey else pixels[..., :3]
-    equal(imagefile.read(tmp_path / "a.png"), rgb, pixels[..., -1] if channels in (2, 4) else None, grey)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (40, 33)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (40, 33)], ids=str)
 @pytest.mark.parametrize("channels", COLOURS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_what_is_written_is_read_bit_by_bit(tmp_path, dtype, channels, size):
@@ -175,7 +136,6 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path, dtype, channels, size):
     alpha = pixels[..., -1] if channels in (2, 4) else None
     imagefile.write_png(path, Photograph(rgb, alpha, grey))
     equal(imagefile.read(path), rgb, alpha, grey)
-    np.testing.assert_array_equal(pixels_of(path, pixels.shape, dtype), pixels)
     with Image.open(path) as image:  # which checks each chunk's sum
         image.verify()
 
@@ -229,12 +189,6 @@ def test_broken_file_is_one_line_that_names_it(tmp_path, content, name):
     refusal(tmp_path / name)
 
 
-def test_half_a_jpeg_is_refused(tmp_path):
-    Image.fromarray(noise(40, 40, 3)).save(tmp_path / "a.jpg")
-    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
-    refusal(tmp_path / "a.jpg")
-
-
 def test_missing_file_and_folder_are_named(tmp_path):
     assert "No such file" in refusal(tmp_path / "a.png")
     assert "directory" in refusal(tmp_path)
@@ -270,14 +224,8 @@ def test_each_flipped_bit_in_the_pixels_of_16_bits_is_refused(tmp_path, channels
 def interlaced(pixels, kind):
     """Adam7: seven images, each of more of the pixels."""
     passes = [
-        (0, 0, 8, 8),
-        (0, 4, 8, 8),
-        (4, 0, 8, 4),
-        (0, 2, 4, 4),
-        (2, 0, 4, 2),
-        (0, 1, 2, 2),
-        (1, 0, 2, 1),
-    ]
+        (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1),
+    ]  # fmt: skip
     parts = [np.ascontiguousarray(pixels[y::dy, x::dx].astype(">u2")) for y, x, dy, dx in passes]
     rows = [b"\0" + row.tobytes() for part in parts if part.size for row in part]
     header = struct.pack(">IIBBBBB", *pixels.shape[1::-1], 16, kind, 0, 0, 1)
@@ -285,12 +233,25 @@ def interlaced(pixels, kind):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # turn it right
+TURNED = chunk(b"eXIf", EXIF.tobytes().removeprefix(b"Exif\0\0"))
+
+
+@pytest.mark.parametrize("form", ["plain", "turned", "interlaced"])
 @pytest.mark.parametrize("channels", COLOURS)
-def test_16_bits_interlaced(tmp_path, channels):
-    pixels = noise(13, 11, channels, dtype=np.uint16)
-    (tmp_path / "a.png").write_bytes(interlaced(pixels, COLOURS[channels]))
-    imagefile.write_png(tmp_path / "b.png", imagefile.read(tmp_path / "a.png"))
-    np.testing.assert_array_equal(pixels_of(tmp_path / "b.png", pixels.shape, np.uint16), pixels)
+def test_16_bits_as_other_programs_write_them(tmp_path, channels, form):
+    pixels, kind = noise(13, 11, channels, dtype=np.uint16), COLOURS[channels]
+    content = {
+        "plain": png16(pixels, kind),
+        "turned": png16(pixels, kind, TURNED),
+        "interlaced": interlaced(pixels, kind),
+    }
+    (tmp_path / "a.png").write_bytes(content[form])
+    expected, grey = UPRIGHT[6](pixels) if form == "turned" else pixels, channels < 3
+    rgb = thrice(expected[..., 0]) if grey else expected[..., :3]
+    alpha = expected[..., -1] if channels in (2, 4) else None
+    equal(imagefile.read(tmp_path / "a.png"), rgb, alpha, grey)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -417,7 +378,7 @@ def test_kinds_of_tiff(tmp_path, pixels, options, expected, order, compression):
     assert read.grey == (pixels.ndim == 2)
 
 
-@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("kind", ["by Pillow", "by Pillow, 16 bits", "by tifffile"])
 def test_tiff_is_turned_upright(tmp_path, orientation, kind):
     pixels = {"by Pillow": noise(5, 7, 3), "by Pillow, 16 bits": COLOUR16, "by tifffile": FRACTIONS}[kind]
@@ -427,12 +388,11 @@ def test_tiff_is_turned_upright(tmp_path, orientation, kind):
     equal(imagefile.read(tmp_path / "a.tif"), UPRIGHT[orientation](expected))
 
 
-@pytest.mark.parametrize("value", [-0.01, 1.01, np.nan, np.inf])
-@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)], ids=str)
-def test_fractions_beyond_0_to_1_are_refused(tmp_path, value, shape):
-    pixels = np.full(shape, 0.5, np.float32)
+@pytest.mark.parametrize("value", [-0.01, 1.01, np.nan])
+def test_fractions_beyond_0_to_1_are_refused(tmp_path, value):
+    pixels = np.full((4, 4, 3), 0.5, np.float32)
     pixels[1, 2] = value
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb" if len(shape) == 3 else "minisblack")
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
     assert "have to be from 0 to 1" in refusal(tmp_path / "a.tif")
 
 
@@ -441,15 +401,6 @@ REFUSED = {
     "white is 0": (GREY16, {"photometric": "miniswhite"}),
     "premultiplied": (EXTRA16, {"photometric": "rgb", "extrasamples": [1]}),
 }
-
-
-def test_tiff_without_a_column_is_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", COLOUR16, photometric="rgb", compression="zlib")
-    content = bytearray((tmp_path / "a.tif").read_bytes())
-    at = content.index(struct.pack("<HHII", 256, 4, 1, 5)) + 8  # the entry of the width
-    content[at] = 0
-    (tmp_path / "a.tif").write_bytes(content)
-    refusal(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(("pixels", "options"), REFUSED.values(), ids=REFUSED)

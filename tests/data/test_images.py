@@ -14,28 +14,11 @@ def test_bytes_become_values_between_0_and_1():
     assert to_tensor(np.full((1, 1, 1, 3), 255, np.uint8)).max() == 1
 
 
-def test_floats_keep_their_values():
-    images = np.array([-0.25, 0.5, 1.5], np.float16).reshape(1, 1, 1, 3)
-    assert to_tensor(images).flatten().tolist() == [-0.25, 0.5, 1.5]
-
-
 def test_tensor_and_array_give_the_same():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
     assert torch.equal(to_tensor(images), to_tensor(torch.from_numpy(images)))
 
 
-def test_every_byte_comes_back():
-    images = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    np.testing.assert_array_equal(to_bytes(to_tensor(images)), images)
-
-
 def test_bytes_are_clipped_and_rounded():
     values = torch.tensor([-0.5, 1.5, 0.4999 / 255, 0.501 / 255]).reshape(4, 1, 1, 1).expand(4, 3, 1, 1)
     assert to_bytes(values)[:, 0, 0, 0].tolist() == [0, 255, 0, 1]
-
-
-def test_mapped_arrays_are_read(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
-    np.save(tmp_path / "a.npy", images)
-    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
-    assert torch.equal(to_tensor(mapped), to_tensor(images))

@@ -1,4 +1,3 @@
-import helpers
 import numpy as np
 import pytest
 
@@ -42,11 +41,6 @@ def test_places_follow_from_seed_and_name(places):
     assert first == corners(cut(255 - (255 - places), 20, 16, seed=0, name="a"))
     others = [(0, "b"), (1, "a"), (0, "a/a"), (0, ""), (0, "ä"), (0, "\udce4")]
     assert all(first != corners(cut(places, 20, 16, seed=seed, name=name)) for seed, name in others)
-
-
-def test_patch_as_large_as_the_image_is_the_image():
-    image = helpers.patches(1, size=20)[0]
-    np.testing.assert_array_equal(cut(image, 3, 20, seed=0, name="a"), np.stack([image] * 3))
 
 
 def test_order_is_shuffled_by_the_seed():
