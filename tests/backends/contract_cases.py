@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
@@ -208,29 +207,11 @@ cases("normalisation", {
 
 
 @case
-def normalisations_of_another_rate(call):
-    for norm in call.norms:
-        norm.momentum = 0.6
-
-
-@case
 def statistics_in_one_memory(call):
     first, *others = call.norms or [None]
     for norm in others:
         if norm.num_features == first.num_features:
             norm.running_mean = first.running_mean
-
-
-@case
-def statistics_in_a_parameter_s_memory(call):
-    for norm in call.norms[:1]:
-        norm.running_mean = norm.bias.detach()
-
-
-@case
-def one_normalisation_twice(call):
-    if isinstance(call.model, DnCNN):
-        call.model.dncnn[6] = call.model.dncnn[3]
 
 
 # Other modules.
@@ -271,12 +252,6 @@ def another_layer_at_the_end(call):
     name = "dncnn" if isinstance(call.model, DnCNN) else "conv" if isinstance(call.model, LambdaNet) else None
     if name:
         getattr(call.model, name).append(nn.Tanh())
-
-
-@case
-def a_layer_less(call):
-    if isinstance(call.model, DnCNN):
-        del call.model.dncnn[4]
 
 
 @case
@@ -338,12 +313,6 @@ def parameters_in_one_memory(call):
 def parameters_tied(call):
     if isinstance(call.model, DnCNN):
         call.model.dncnn[5].weight = call.model.dncnn[2].weight
-
-
-@case
-def all_of_float64(call):
-    call.model.double()
-    call.noisy = call.noisy.double()
 
 
 def of_a_convolution(change):
@@ -452,33 +421,8 @@ def weight_changed_before_backward(call):
 
 
 @run
-def bias_changed_before_backward(call):
-    loss = weighted(call.model(call.noisy))
-    with torch.no_grad():
-        for norm in call.norms:
-            norm.bias.add_(1)
-    loss.backward()
-    return {}
-
-
-@run
-def two_calls_then_backward(call):
-    losses = [weighted(call.model(call.noisy)), 2 * weighted(call.model(call.noisy.flip(0)))]
-    for loss in losses:
-        loss.backward()
-    return {}
-
-
-@run
 def expanded_gradient(call):
     call.model(call.noisy).sum().backward()
-    return {}
-
-
-@run
-def negated_gradient(call):
-    output = call.model(call.noisy)
-    torch.view_as_real((output * (1 + 1j)).conj())[..., 1].sum().backward()
     return {}
 
 
@@ -517,13 +461,6 @@ def vmapped(call):
 
 
 @run
-def forward_derivative(call):
-    with forward_ad.dual_level():
-        output = call.model(forward_ad.make_dual(call.noisy, torch.ones_like(call.noisy)))
-        return {"output": forward_ad.unpack_dual(output).tangent.detach()}
-
-
-@run
 def second_derivative_by_the_images(call):
     call.noisy.requires_grad_()
     (first,) = torch.autograd.grad(weighted(call.model(call.noisy)), call.noisy, create_graph=True)
@@ -542,20 +479,10 @@ def with_a_context_of_another_shape(call):
 
 
 @run
-def with_a_context_of_another_count(call):
-    return {"output": call.model(call.noisy, torch.ones(3, 4, 4)).detach()}
-
-
-@run
 def with_a_context_with_a_gradient(call):
     context = torch.ones(4, 4, 4, requires_grad=True)
     weighted(call.model(call.noisy, context)).backward()
     return {"output": context.grad}
-
-
-@run
-def without_images(call):
-    return {"output": call.model()}
 
 
 def usual(call):

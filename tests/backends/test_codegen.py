@@ -28,31 +28,6 @@ def run(write, lanes, x, size):
 
 
 @pytest.mark.parametrize("lanes", [8, 16])
-def test_a_matrix_of_vectors_is_transposed(lanes):
-    def write(k):
-        rows = k.transposed([k.load("x", i * k.lanes) for i in range(k.lanes)])
-        for i, row in enumerate(rows):
-            k.store(row, "y", i * k.lanes)
-
-    matrix = np.arange(lanes**2, dtype=np.float32).reshape(lanes, lanes)
-    assert np.array_equal(run(write, lanes, matrix, lanes**2).reshape(lanes, lanes), matrix.T)
-
-
-@pytest.mark.parametrize("lanes", [8, 16])
-def test_bounds_leave_what_is_no_number(lanes):
-    def write(k):
-        x = k.load("x", 0)
-        k.store(k.at_least(x, k.constant(-0.5)), "y", 0)
-        k.store(k.at_most(x, k.constant(0.5)), "y", k.lanes)
-        k.store(k.at_least(x, k.constant(0.0)), "y", 2 * k.lanes)
-
-    x = np.resize([np.nan, -2, -0.5, -0.0, 0.25, 0.5, 3, np.inf], lanes).astype(np.float32)
-    found = run(write, lanes, x, 3 * lanes).reshape(3, lanes)
-    expected = [np.maximum(x, -0.5), np.minimum(x, 0.5), np.maximum(x, 0)]
-    assert np.array_equal(found, expected, equal_nan=True)
-
-
-@pytest.mark.parametrize("lanes", [8, 16])
 def test_whole_lines_are_streamed_and_waited_for(lanes):
     def write(k):
         with k.loop(64) as i:

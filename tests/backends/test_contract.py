@@ -84,16 +84,3 @@ def test_what_is_known_of_a_network_does_not_outlive_a_change(name, training):
     assert not {which: pair for which, pair in found.items() if pair[0] != pair[1]}
     names = [pair[0] for pair in found.values()]
     assert min(names.count(contract_cases.KERNELS[name]), names.count(backends.REFERENCE)) > 10
-
-
-def test_a_call_in_which_the_process_dies_is_told_and_the_others_go_on(monkeypatch, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import json, os, sys\n"
-        "for name in json.load(sys.stdin):\n"
-        "    print('begins', flush=True)\n"
-        "    os.abort() if name == 'bad' else print(json.dumps(name), flush=True)\n"
-    )
-    monkeypatch.setattr(contract_cases, "__file__", str(script))
-    found = run_calls(["a", "bad", "b"])
-    assert found == {"a": "a", "bad": {"the process": {"wrong": ["ended with -6"], "taken": []}}, "b": "b"}

@@ -40,11 +40,6 @@ def images(b, h, w, seed=0):
     return clean, clean + 0.1 * torch.randn(b, 3, h, w, generator=generator)
 
 
-def plain(model, noisy):
-    with backends.forced(backends.REFERENCE):
-        return model(noisy)
-
-
 def learn(model, backend, clean, noisy, dtype=torch.float32):
     """Output, gradients and running statistics of a training step, and then an evaluation's output."""
     model = copy.deepcopy(model).to(dtype).train()
@@ -111,15 +106,6 @@ def test_architecture_s_variants_take_a_backend_that_covers_them(options, backen
     assert not {key: found[key] for key, limit in limits.items() if key in found and found[key] >= limit}
 
 
-@pytest.mark.parametrize("sizes", [(1, 23), (4, 7)], ids=str)
-def test_portable_in_float64_is_the_reference(sizes):
-    clean, noisy = images(6, 20, 26)
-    model = network(*sizes)
-    reference = learn(model, backends.REFERENCE, clean, noisy, torch.float64)
-    found = error(learn(model, backends.PORTABLE, clean, noisy, torch.float64), reference)
-    assert max(found.values()) < 1e-11
-
-
 @pytest.mark.parametrize("size", [(67, 71), (9, 75), (5, 3)], ids=str)  # some smaller than the window
 def test_transform_of_whole_images_is_the_convolution(size):
     generator = torch.Generator().manual_seed(0)
@@ -147,29 +133,6 @@ def test_portable_of_images_with_many_columns_is_exact(monkeypatch):
     limits = {"evaluation": 1e-6, "output": 1e-6, "statistics": 1e-6, "gradient": 5e-6}
     assert len(calls) == 4  # training and evaluation, each in float64 and float32
     assert not {key: found[key] for key, limit in limits.items() if found[key] >= limit}
-
-
-def losses(backend, dtype=torch.float32, steps=24):
-    model = network().to(dtype).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    found = []
-    with backends.forced(backend):
-        for step in range(steps):
-            clean, noisy = (part.to(dtype) for part in images(16, 32, 32, step))
-            optimizer.zero_grad()
-            loss = F.mse_loss(model(noisy), clean)
-            loss.backward()
-            optimizer.step()
-            found.append(loss.item())
-    return found
-
-
-def test_loss_stays_with_the_reference():
-    reference = losses(backends.REFERENCE, torch.float64)
-    assert reference[-1] < 0.97 * reference[0]
-    for backend in (backends.PORTABLE, backends.FUSED):
-        for ours, theirs in zip(losses(backend), reference, strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.fixture
@@ -243,31 +206,6 @@ def test_kernels_are_taken_where_they_fit():
     assert backends.select(model, noisy).name == backends.REFERENCE  # which refuses two types
     assert backends.select(network(u=2, d=256), noisy).name == backends.PORTABLE
     assert backends.select(network(), noisy, None).name == backends.FUSED
-
-
-def test_reference_is_taken_where_reassociation_does_not_pay():
-    assert (
-        backends.select(network(), torch.zeros(1, 3, 32, 32)).name == backends.REFERENCE
-    )  # too little to do
-    photograph = torch.zeros(1, 3, 256, 256)
-    assert backends.select(network(), photograph).name == backends.PORTABLE
-    assert backends.select(network(u=4, m=7), photograph).name == backends.REFERENCE
-    assert backends.select(network(u=4, m=7, d=64), photograph).name == backends.PORTABLE
-
-
-@pytest.mark.parametrize(
-    ("backend", "shape"), [*itertools.product(backends.NAMES, [(1, 3, 9, 13), (4, 3, 32, 32)])]
-)
-def test_every_forced_backend_gives_an_output(backend, shape):
-    model = network().eval()
-    noisy = images(shape[0], *shape[2:])[1]
-    with torch.no_grad(), backends.forced(backend):
-        torch.testing.assert_close(model(noisy), plain(model, noisy), rtol=1e-5, atol=1e-6)
-
-
-def test_unknown_backend_is_named():
-    with pytest.raises(ValueError, match="unknown backend 'gpu'; choose one of auto, reference"):
-        backends.force("gpu")
 
 
 def test_dncnn_takes_its_kernels_on_a_gpu_where_they_run(monkeypatch):

@@ -29,18 +29,6 @@ def test_few_are_kept_the_last_ones():
     assert list(kept) == list(range(2, workspace.MOST + 2))
 
 
-def test_what_cannot_be_made_leaves_nothing():
-    kept = Workspaces()
-
-    def fails():
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        kept.borrow("kind", fails)
-    assert not kept
-    assert kept.borrow("kind", lambda: 1).workspace == 1
-
-
 def test_threads_never_share_one():
     kept, failed, taken = Workspaces(), [], set()
 
@@ -96,12 +84,3 @@ def test_kernels_get_no_other_arrays(tensor):
     assert contract.enter("x", right, counts) == (right.data_ptr(), 32, 0)
     with pytest.raises(TypeError, match=r"^x: a kernel takes \(3, 4, 2\) of torch.float32"):
         contract.enter("x", tensor, counts)
-
-
-def test_arrays_are_as_kernels_take_them():
-    torch.set_default_dtype(torch.float64)
-    try:
-        for make in (workspace.zeros, workspace.empty):
-            assert (make(2, 3).dtype, make(2, 3).shape) == (torch.float32, (2, 3))
-    finally:
-        torch.set_default_dtype(torch.float32)

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from torch import nn
 
 from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
@@ -69,26 +68,6 @@ def test_misfit_is_the_same_again_and_of_each_image_alone():
     torch.rand(3)
     assert torch.equal(blind.misfit(noisy, network, noise), first)
     torch.testing.assert_close(blind.misfit(noisy[:1], network, noise), first[:1])
-
-
-def test_only_the_middle_of_a_large_photograph_counts():
-    network, noise = trained("gaussian-01", "autoencoder")
-    image = torch.rand(1, 3, 300, 270, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(
-        blind.misfit(image, network, noise), blind.misfit(image[..., 22:278, 7:263], network, noise)
-    )
-
-
-class Kept(nn.Module):
-    """Takes nothing away."""
-
-    def forward(self, noisy):
-        return noisy
-
-
-def test_denoiser_that_takes_nothing_away_fits_no_noise_but_none():
-    image = as_a_file(torch.rand(1, 3, 16, 16))
-    assert blind.misfit(image, Kept(), lambda clean, generator: clean).item() == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)], ids=str)

@@ -22,11 +22,6 @@ def versions(*denoisers):
     return found
 
 
-def test_one_is_the_champion_and_the_best_of_its_architecture():
-    assert aliases([]) == {}
-    assert versions(denoiser(1)) == {"champion": 1, "dncnn": 1}
-
-
 def test_best_psnr_wins_each_alias():
     assert versions(
         denoiser(1, psnr=24.0),

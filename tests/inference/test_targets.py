@@ -64,13 +64,3 @@ def test_what_does_not_fit_is_one_line(here, images, out, says):
     with pytest.raises(ValueError, match=r"name|leave out") as caught:
         plan(*images, out=out)
     assert says in str(caught.value)
-
-
-def test_folder_without_images_says_what_it_holds(here):
-    (here / "texts").mkdir()
-    for i in range(12):
-        (here / "texts" / f"{i:02}.txt").touch()
-    with pytest.raises(ValueError, match=r"texts holds no images \(.png, .*\); texts: not taken: ") as caught:
-        plan("texts", out="new")
-    said = str(caught.value).partition("not taken: ")[2]
-    assert said == ", ".join(f"{i:02}.txt" for i in range(10)) + " and 2 more"

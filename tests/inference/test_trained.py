@@ -51,7 +51,7 @@ def network(values):
     return denoise(load_weights(FILE)[0], noisy)[0].clamp(0, 1).permute(1, 2, 0).double().numpy()
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32])
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
 def test_array_gives_an_array_of_its_kind(denoiser, dtype, channels):
     image = picture(channels or 1, dtype)
@@ -75,7 +75,7 @@ def test_array_gives_an_array_of_its_kind(denoiser, dtype, channels):
     assert np.abs(found - expected).max() <= step
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
 @pytest.mark.parametrize("shape", [(3,), (1,), (2, 3), (2, 1)])
 def test_tensor_gives_a_tensor_of_its_kind(denoiser, dtype, shape):
     values = torch.from_numpy(picture(3, np.float32)).permute(2, 0, 1)[: shape[-1]]
@@ -100,16 +100,6 @@ def test_values_are_those_of_the_command(denoiser, tmp_path, dtype, channels):
     np.testing.assert_array_equal(denoiser(image), written)
 
 
-def test_memory_layout_does_not_matter(denoiser):
-    image = picture()
-    expected = denoiser(image)
-    np.testing.assert_array_equal(denoiser(np.asfortranarray(image)), expected)
-    np.testing.assert_array_equal(denoiser(image[::-1][::-1]), expected)
-    readonly = image.copy()
-    readonly.flags.writeable = False
-    np.testing.assert_array_equal(denoiser(readonly), expected)
-
-
 @given(strength=st.floats(0, 1), dtype=st.sampled_from([np.uint8, np.uint16, np.float32]))
 @settings(max_examples=20, deadline=None)
 def test_strength_scales_what_is_removed(denoiser, strength, dtype):
@@ -122,27 +112,16 @@ def test_strength_scales_what_is_removed(denoiser, strength, dtype):
     np.testing.assert_array_equal(denoiser(image, strength=1), whole)
 
 
-def test_strength_of_tensors(denoiser):
-    image = torch.from_numpy(picture()).permute(2, 0, 1)
-    half = denoiser(image, strength=0.5)
-    assert half.dtype == torch.uint8
-    assert (half.double() - (image.double() + denoiser(image)) / 2).abs().max() <= 0.5
-    assert torch.equal(denoiser(image, strength=0), image)
-
-
 @pytest.mark.parametrize(
     ("image", "says"),
     [
         ([[1]], "the image is a list, must be a numpy array or a torch tensor"),
         (np.zeros((4, 4), bool), "the image holds bool, must be uint8, uint16 or float"),
-        (np.zeros((4, 4), np.int32), "the image holds int32"),
         (np.zeros((1, 4, 4, 3), np.uint8), r"the image has the shape \(1, 4, 4, 3\), must be \(h, w\) or "),
-        (np.zeros((4, 4, 5), np.uint8), r"the image has the shape \(4, 4, 5\)"),
         (np.zeros((0, 4, 3), np.uint8), r"the image has the shape \(0, 4, 3\)"),
         (np.full((4, 4), 255.0), r"values reach 255; floats must be from 0 \(black\) to 1 \(white\)"),
         (np.full((4, 4), np.nan), "values reach nan"),
         (torch.zeros(4, 4), r"the tensor has the shape \(4, 4\), must be "),
-        (torch.zeros(2, 4, 4), r"the tensor has the shape \(2, 4, 4\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "the tensor holds torch.int64"),
         (torch.full((3, 4, 4), 128.0), "values reach 128"),
     ],

@@ -12,45 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from lambdanet import models
 from lambdanet.data.corruption import corrupt
-from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation.evaluator import evaluate
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import MODELS, count_parameters, create_model, load_weights, save_weights
-from lambdanet.models.lambdanet import correlate
-from lambdanet.training.loop import LOSSES
-
-# Every hyperparameter once, at a value that is not its default: the parameters that it leads to.
-OTHERWISE = {
-    ("autoencoder", "width", 6): 12_159,
-    ("cnn", "width", 8): 2_195,
-    ("cnn", "slope", 0.1): 29_507,
-    ("dncnn", "depth", 5): 114_432,
-    ("dncnn", "width", 8): 9_312,
-    ("dncnn", "residual", True): 558_336,
-    ("dncnn", "outer_bias", True): 558_403,
-    ("lambda-resnet", "blocks", "ccc"): 7_843,
-    ("lambda-resnet", "width", 8): 2_791,
-    ("lambda-resnet", "k", 8): 9_739,
-    ("lambda-resnet", "heads", 2): 8_723,
-    ("lambda-resnet", "m", 7): 9_051,
-    ("lambda-resnet", "content", False): 8_723,
-    ("lambdanet", "u", 2): 17_615,
-    ("lambdanet", "m", 7): 1_403,
-    ("lambdanet", "k", 8): 4_667,
-    ("lambdanet", "heads", 2): 8_943,
-    ("lambdanet", "d", 32): 9_575,
-    ("lambdanet", "embedding_std", 0.5): 9_083,
-    ("lambdanet", "skip", False): 9_026,
-    ("lambdanet", "inner_skip", True): 9_083,
-    ("lambdanet", "decoder", "connected"): 1_257_229,
-    ("lambdanet", "side", 16): 9_083,
-    ("lambdanet", "norm", "layer"): 9_083,
-    ("lambdanet", "activation", "elu"): 9_083,
-    ("skip-autoencoder", "width", 8): 21_395,
-    ("skip-autoencoder", "levels", 2): 75_843,
-}
-
 
 SMALL = {  # where the default takes long
     "cnn": {"width": 16},
@@ -79,17 +44,6 @@ def test_code_is_found_by_the_models_name(name):
     file = Path(models.__file__).parent / f"{name.replace('-', '_')}.py"
     assert file.resolve() == Path(inspect.getfile(MODELS[name])).resolve()
     assert f"class {MODELS[name].__name__}(" in models.source(name)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_initial_weights_follow_from_the_seed(name):
-    states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        states.append(create_model(name).state_dict())
-    first, again, other = states
-    assert all(torch.equal(again[key], value) for key, value in first.items())
-    assert sum(not torch.equal(other[key], value) for key, value in first.items()) >= 3
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -130,6 +84,7 @@ TILES = [(name, *case) for name in TILED for case in zip(TILED[name], REACH[name
 
 @pytest.mark.parametrize(("name", "setting", "reach"), TILES, ids=str)
 def test_output_pixels_see_no_further_than_the_halo(name, setting, reach):
+    torch.manual_seed(0)
     model = create_model(name, **setting)
     assert (*helpers.reach(model), model.halo) == reach
 
@@ -143,22 +98,6 @@ def test_tiles_give_what_the_whole_gives(name, setting, reach, size):
         for parameter in list(model.parameters())[-2:]:  # of the last layer: a spread that shows
             parameter *= 10
     helpers.assert_tiles_fit(model, size)
-
-
-@pytest.mark.parametrize(
-    ("name", "loss"), [("cnn", "mse"), ("cnn", "bce"), ("lambda-resnet", "mse"), ("skip-autoencoder", "mse")]
-)
-def test_it_learns_to_denoise(name, loss):
-    clean = to_tensor(helpers.patches(16))
-    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(0)
-    model = create_model(name, **SMALL[name])
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for _ in range(50):
-        optimizer.zero_grad()
-        LOSSES[loss](model(noisy), clean).backward()
-        optimizer.step()
-    assert F.mse_loss(denoise(model, noisy), clean) < 0.6 * F.mse_loss(noisy, clean)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (8, 8, 3)])
@@ -196,24 +135,6 @@ def test_every_parameter_gets_a_gradient(name):
 )
 def test_parameter_counts_are_the_papers(config, count):
     assert count_parameters(create_model(**config)) == count
-
-
-def test_every_hyperparameter_is_tried():
-    known = {(name, key) for name, kind in MODELS.items() for key in inspect.signature(kind).parameters}
-    assert {(name, key) for name, key, _ in OTHERWISE} == known
-    for name, key, value in OTHERWISE:
-        assert inspect.signature(MODELS[name]).parameters[key].default != value
-
-
-@pytest.mark.parametrize(("case", "count"), OTHERWISE.items(), ids=str)
-def test_hyperparameter_at_another_value(case, count):
-    name, key, value = case
-    model = create_model(name, **{key: value})
-    assert count_parameters(model) == count
-    side = 32 if key == "decoder" else 16
-    output = model(images(2, 3, side, side))
-    assert output.shape == (2, 3, side, side)
-    assert output.isfinite().all()
 
 
 def test_parts_of_lambdanet_do_what_they_say():
@@ -303,29 +224,15 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
             {"name": "lambdanet", "decoder": "connected", "inner_skip": True},
             "inner_skip is for the convolutional decoder only",
         ),
-        ({"name": "autoencoder", "depth": 3}, "model 'autoencoder' has no parameter depth; it takes: width"),
-        ({"name": "autoencoder", "width": 0}, "width is 0, must be at least 1"),
-        ({"name": "cnn", "width": 0}, "width is 0, must be at least 1"),
-        ({"name": "cnn", "slope": 0}, "slope is 0, must be above 0 and below 1"),
-        ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
-        ({"name": "skip-autoencoder", "width": -1}, "width is -1, must be at least 1"),
-        ({"name": "skip-autoencoder", "levels": 0}, "levels is 0, must be from 1 to 3"),
-        ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
-        ({"name": "lambda-resnet", "blocks": "cxc"}, "blocks is 'cxc', must be letters of c, d and l"),
-        ({"name": "lambda-resnet", "blocks": ""}, "blocks is '', must be letters of c, d and l"),
-        ({"name": "lambda-resnet", "m": 4}, "m is 4, must be odd"),
-        ({"name": "lambda-resnet", "heads": 3}, "width is 16, must be a multiple of heads (3)"),
-        ({"name": "lambda-resnet", "k": 0}, "k is 0, must be at least 1"),
-        ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
-        ({"name": "dncnn", "width": 0}, "width is 0, must be at least 1"),
-        ({"name": "lambdanet", "u": 0}, "u is 0, must be at least 1"),
-        ({"name": "lambdanet", "m": -1}, "m is -1, must be at least 1"),
-        ({"name": "lambdanet", "k": 0}, "k is 0, must be at least 1"),
-        ({"name": "lambdanet", "heads": 0}, "heads is 0, must be at least 1"),
         ({"name": "lambdanet", "m": 8}, "m is 8, must be odd"),
         ({"name": "lambdanet", "d": 18}, "d is 18, must be even and a multiple of heads (4)"),
-        ({"name": "lambdanet", "d": 3, "heads": 3}, "d is 3, must be even and a multiple of heads (3)"),
         ({"name": "lambdanet", "embedding_std": 0}, "embedding_std is 0, must be above 0"),
+        ({"name": "autoencoder", "width": 0}, "width is 0, must be at least 1"),
+        ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
+        ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
+        ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
+        ({"name": "lambda-resnet", "blocks": "cxc"}, "blocks is 'cxc', must be letters of c, d and l"),
+        ({"name": "lambda-resnet", "heads": 3}, "width is 16, must be a multiple of heads (3)"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -336,24 +243,20 @@ def test_create_model_says_what_is_wrong(config, message):
 
 
 @pytest.mark.parametrize(
-    ("model", "key", "value"),
+    ("model", "hyperparameters"),
     [
-        ("lambdanet", "m", "23"),
-        ("lambdanet", "u", 1.5),
-        ("lambdanet", "embedding_std", float("nan")),
-        ("autoencoder", "width", None),
-        ("cnn", "width", 32.0),
-        ("cnn", "slope", float("nan")),
-        ("cnn", "slope", "0.2"),
-        ("skip-autoencoder", "width", "32"),
-        ("skip-autoencoder", "levels", True),
-        ("dncnn", "residual", "false"),
-        ("dncnn", "depth", True),
+        ("lambdanet", {"u": 0}), ("lambdanet", {"k": 0}), ("lambdanet", {"heads": 0}),
+        ("lambdanet", {"d": 3, "heads": 3}), ("lambdanet", {"m": "23"}), ("lambdanet", {"u": 1.5}),
+        ("lambdanet", {"embedding_std": float("nan")}), ("autoencoder", {"width": None}),
+        ("cnn", {"slope": 0}), ("cnn", {"slope": "0.2"}), ("skip-autoencoder", {"width": -1}),
+        ("skip-autoencoder", {"levels": 0}), ("skip-autoencoder", {"levels": True}), ("dncnn", {"width": 0}),
+        ("dncnn", {"residual": "false"}), ("lambda-resnet", {"blocks": ""}), ("lambda-resnet", {"k": 0}),
+        ("lambda-resnet", {"m": 4}),
     ],
-)
-def test_create_model_refuses_another_type(model, key, value):
-    with pytest.raises(ValueError, match=key):
-        create_model(model, **{key: value})
+)  # fmt: skip
+def test_create_model_refuses_other_types_and_ranges(model, hyperparameters):
+    with pytest.raises(ValueError, match=next(iter(hyperparameters))):
+        create_model(model, **hyperparameters)
 
 
 def naive_encode(model, x):
@@ -424,17 +327,6 @@ def test_lambdanet_is_a_sigmoid_of_decoder_and_shortcut():
     z = naive_encode(model, x)
     expected = torch.sigmoid(model.conv(z) + model.shortcut(z))
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_correlate_sums_over_u_for_each_value(training):
-    values = images(2, 3, 4, 6, 5, dtype=torch.float64).requires_grad_(training)
-    embedding = images(7, 3, 1, 5, 5, seed=1, dtype=torch.float64)
-    result = correlate(values, embedding)
-    assert result.shape == (2, 7, 4, 6, 5)
-    for v in range(4):
-        expected = F.conv2d(values[:, :, v], embedding[:, :, 0], padding=2)
-        torch.testing.assert_close(result[:, :, v], expected)
 
 
 # Pooled PSNR and SSIM on 10,000 (or, for u4_m7 and DnCNN, 500) test images: facts.md, measured.
@@ -512,7 +404,7 @@ def test_missing_weights_are_named(tmp_path):
     assert refusal(tmp_path / "none") == f"{tmp_path / 'none'}: no such weights file"
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 500, b"\xff" * 8 + b"{}", b"PK\x03\x04"], ids=range(4))
+@pytest.mark.parametrize("content", [b"", b"garbage" * 500, b"\xff" * 8 + b"{}"], ids=range(3))
 def test_garbage_is_no_weights_file(tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
     assert "not a readable safetensors file" in refusal(tmp_path / "w.safetensors")
@@ -531,37 +423,20 @@ def test_foreign_safetensors_are_refused(tmp_path, header):
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("model", "text"),
     [
-        5,
-        {},
-        {"name": ["lambdanet"]},
-        {"name": "resnet"},
-        {"name": "lambdanet", "m": "23"},
-        {"name": "lambdanet", "m": 4},
-        {"name": "lambdanet", "x": 1},
+        (TINY | {"k": 4}, "the weights do not fit the model they name"),
+        ({"name": "autoencoder"}, "the weights do not fit the model they name"),
+        (TINY | {"m": 4}, "m is 4, must be odd"),
+        ({"name": "resnet"}, "resnet"),
+        ({"name": ["lambdanet"]}, ""),
+        (5, ""),
     ],
     ids=str,
 )
-def test_description_of_no_model_is_refused(weights, model):
+def test_weights_of_another_model_or_of_none_are_refused(weights, model, text):
     save_file(load_file(weights), weights, metadata={"lambdanet": json.dumps({"model": model})})
-    refusal(weights)
-
-
-@pytest.mark.parametrize(
-    "change", [{"k": 4}, {"name": "autoencoder"}, {"m": 5}], ids=["other k", "other model", "other m"]
-)
-def test_weights_of_another_model_do_not_fit(weights, change):
-    config = change if "name" in change else TINY | change
-    save_file(load_file(weights), weights, metadata={"lambdanet": json.dumps({"model": config})})
-    assert "the weights do not fit the model they name" in refusal(weights)
-
-
-def test_missing_tensor_does_not_fit(weights):
-    state = load_file(weights)
-    del state["embedding"]
-    save_file(state, weights, metadata={"lambdanet": json.dumps({"model": TINY})})
-    assert "embedding" in refusal(weights)
+    assert text in refusal(weights)
 
 
 def test_pickle_named_safetensors_is_not_executed(tmp_path):
