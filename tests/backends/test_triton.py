@@ -60,11 +60,11 @@ first_convolution.fits = normalization.fits = lambda *_: given
 torch.manual_seed(0)
 network = DnCNN(depth=4, width=16).to(memory_format=torch.channels_last).train()
 plain = copy.deepcopy(network)
-noisy, clean = torch.rand(4, 3, 12, 12), torch.rand(4, 3, 12, 12)
+noisy, clean = torch.rand(2, 3, 10, 10), torch.rand(2, 3, 10, 10)
 losses = []
 for layers, run in ((network.dncnn, dncnn.run_layers), (plain.dncnn, lambda layers, images: layers(images))):
     optimizer = torch.optim.Adam(layers.parameters(), 0.01)
-    for _ in range(5):
+    for _ in range(3):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             output = run(layers, noisy)
@@ -98,10 +98,9 @@ print(json.dumps(results))
 """
 # One block and several, the last one whole, cut, and with a tile of nothing; a mean far from 0.
 NORMALISED = [
-    [3, 16, 7, 9, "float32", 1.5], [5, 64, 12, 12, "float32", 1.5], [2, 8, 32, 32, "float32", 1000],
-    [5, 64, 12, 12, "bfloat16", 1.5],
+    [3, 16, 7, 9, "float32", 1.5], [2, 8, 32, 32, "float32", 1000], [5, 64, 12, 12, "bfloat16", 1.5],
 ]  # fmt: skip
-ENTERED = [[3, 7, 9, 16], [5, 12, 12, 64], [1, 1, 1, 16]]
+ENTERED = [[5, 12, 12, 64], [1, 1, 1, 16]]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from lambdanet.data.corruption import corrupt
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation import evaluator, metrics
 
-SIZES = [(11, 11), (32, 32), (33, 47)]
+SIZES = [(11, 11), (33, 47)]
 
 
 def random(h, w, rng):
@@ -71,13 +71,6 @@ def test_metrics_are_those_of_scikit_image(make, size, sigma):
     assert_agree(clean, clean + sigma * rng.standard_normal(clean.shape))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_metrics_of_unrelated_images(size):
-    rng = np.random.default_rng(1)
-    ssim = assert_agree(photographs(*size, rng), random(*size, rng))
-    assert (ssim < 0.3).all()
-
-
 @pytest.mark.parametrize("pixels", [1, 2 * 33 * 47, 1 << 20])
 def test_images_are_compared_in_blocks_of_any_size(pixels, monkeypatch):
     rng = np.random.default_rng(2)
@@ -86,11 +79,6 @@ def test_images_are_compared_in_blocks_of_any_size(pixels, monkeypatch):
     whole = assert_agree(clean, noisy)
     monkeypatch.setattr(metrics, "BLOCK", pixels)
     np.testing.assert_allclose(assert_agree(clean, noisy), whole, rtol=0, atol=1e-14)
-
-
-def test_negative_similarity():
-    clean = random(32, 32, np.random.default_rng(2))
-    assert (assert_agree(clean, 1 - clean) < -0.5).all()
 
 
 def test_data_range_counts():
@@ -108,18 +96,11 @@ def test_float32_images_lose_nothing():
     np.testing.assert_allclose(metrics.ssim(tensor(clean), tensor(image), data_range=1), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("make", [random, smooth, photographs, constant])
-def test_identical_images(make):
-    images = tensor(make(33, 47, np.random.default_rng(6)))
-    mse = metrics.mean_squared_error(images, images)
-    assert mse.tolist() == [0] * 5
+def test_identical_images():
+    images = tensor(photographs(33, 47, np.random.default_rng(6)))
+    assert metrics.mean_squared_error(images, images).tolist() == [0] * 5
     assert metrics.psnr(0, data_range=1) == math.inf
     assert metrics.ssim(images, images, data_range=1).tolist() == pytest.approx([1] * 5, abs=1e-12)
-
-
-def test_psnr_of_known_errors():
-    assert metrics.psnr(0.01, data_range=1) == pytest.approx(20)
-    assert metrics.psnr(1, data_range=255) == pytest.approx(48.1308036)
 
 
 @pytest.mark.parametrize("size", [(10, 32), (32, 10), (1, 1)])
@@ -191,14 +172,6 @@ def test_evaluate_says_what_it_scored(scored):
     assert scores["noisy_sha256"] != scores["clean_sha256"]
 
 
-def test_evaluate_does_not_depend_on_the_chunk(scored, monkeypatch):
-    clean, noisy, scores = scored
-    monkeypatch.setattr(evaluator, "CHUNK", 1000)
-    again = evaluator.evaluate(nn.Identity(), clean, noisy, device=torch.device("cpu"))
-    for key, value in scores.items():
-        assert again[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9))
-
-
 def test_an_image_without_an_error_has_no_psnr_of_its_own(scored):
     """Speckle leaves black as it is: that image's PSNR would be infinite, which no score file can hold."""
     clean, noisy, scores = scored
@@ -219,11 +192,10 @@ def test_images_of_different_shapes_are_refused(metric, other):
         metric(torch.rand(2, 3, 16, 16), torch.rand(other))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_evaluate_refuses_images_that_are_not_finite(scored, value):
+def test_evaluate_refuses_images_that_are_not_finite(scored):
     clean, noisy, _ = scored
     noisy = noisy.copy()
-    noisy[4, 3, 2, 1] = value
+    noisy[4, 3, 2, 1] = np.nan
     for score in (evaluator.evaluate, evaluator.pooled_psnr):
         with pytest.raises(
             ValueError, match=r"^test image 4 has values that are not finite; make the images"

@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from report_helpers import row
 from skimage.io import imsave
 
-from lambdanet.config import RunKey
 from lambdanet.data import photos
 from lambdanet.report import figures, studies, tables
 from lambdanet.report.runs import Study
@@ -67,14 +65,6 @@ def test_the_dumbbell_has_ours_and_the_papers_on_a_line_with_the_interval(drawn)
     }  # fmt: skip
 
 
-def test_an_axis_shows_two_tenths_of_a_decibel_at_least(drawn):
-    entries = [row(f"e{n}", [26.0 + n / 1000], study="loss") for n in range(3)]
-    study = Study(name="loss", title="The loss", rows=entries)
-    figures.write_study(Path("a.png"), study, studies.table(study, entries))
-    low, high = drawn[0].axes[0].get_xlim()
-    assert high - low == pytest.approx(0.2)
-
-
 def test_front_labels_lie_on_no_other_and_on_no_point(drawn):
     sizes = [1_000, 1_100, 1_200, 1_250, 8_000, 8_100]
     rows = [row(f"network-{n}", [26 + n / 100], parameters=size) for n, size in enumerate(sizes)]
@@ -89,15 +79,6 @@ def test_front_labels_lie_on_no_other_and_on_no_point(drawn):
     assert not [(a, b) for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
     places = axis.transData.transform(networks[["parameters", "psnr"]].to_numpy())
     assert not [1 for box in boxes for x, y in places if box.contains(x, y)]
-
-
-def test_convergence_has_the_authors_log_dotted_in_the_models_colour(drawn):
-    history = pd.DataFrame({"epoch": [1, 2], "loss": [0.02, 0.01], "monitored_psnr": [20.0, 21.0]})
-    key = RunKey("paper", "gaussian-01", "lambdanet", 0)
-    figures.write_convergence(Path("a.png"), {key: history}, studies.authors_convergence(), {})
-    loss, _ = drawn[0].axes
-    dotted = [line for line in loss.lines if line.get_linestyle() == ":" and len(line.get_xdata())]
-    assert [(line.get_color(), len(line.get_xdata())) for line in dotted] == [(BLUE, 50)]
 
 
 def test_a_studys_figure_has_its_axis_and_the_documents_values(drawn):

@@ -61,11 +61,6 @@ def test_a_single_seed_is_compared_by_its_familys_spread():
         assert not difference_interval(*pair).known
 
 
-def test_equal_values_have_no_width():
-    assert ends(mean_interval(Sample((26.0, 26.0)))) == (26.0, 26.0)
-    assert ends(difference_interval(Sample((27.0, 27.0)), Sample((26.0, 26.0)))) == (1.0, 1.0)
-
-
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [(-0.1, 0.5, HOLDS), (-0.11, 0.5, UNSURE), (-0.5, -0.11, FAILS), (-0.5, -0.1, UNSURE)],

@@ -62,21 +62,6 @@ def test_sentences_say_what_came_out_and_whether_it_is_more_than_chance():
     assert studies.sentences(channels(entry("d4", d=4)), [BASE]) == []
 
 
-def test_a_base_that_is_the_highest_is_compared_with_the_next():
-    near = entry("small", [26.75], d=15, parameters=9_000)
-    said = studies.sentences(channels(near), [SPREAD, BASE, near])
-    assert said[1:3] == [
-        "The base is 0.05 dB above the next, small (-0.56 to +0.66 dB); that it is better: inconclusive.",
-        "small comes within 0.1 dB of the highest with 9,000 parameters.",
-    ]
-    low = entry("low", [20.0], d=14)
-    again = entry("again", [26.8], d=16)
-    said = studies.sentences(channels(low, again), [SPREAD, BASE, low, again])
-    assert said[1] == "The base and again have the same PSNR."
-    equal = entry("equal", [26.8], d=15)
-    assert studies.sentences(channels(equal), [SPREAD])[0] == "All have 26.80 dB."
-
-
 def test_settings_of_one_network_are_compared_and_networks_only_where_trained_alike():
     bce = entry("bce", [27.9, 27.91], train={"loss": "bce"})
     question = Study(name="loss", title="loss", base=entry("base", [26.8, 26.81]), rows=[bce])
@@ -113,17 +98,6 @@ def test_a_study_of_another_network_has_no_lambdanet_for_its_base():
     assert studies.sentences(dataclasses.replace(question, rows=[one]), [])[0] == (
         "Only slow with 24.73 dB and 1,000 parameters was run, so there is nothing to compare it with."
     )
-
-
-def test_the_committed_study_of_the_autoencoder_names_its_own_best():
-    known, rows = committed("paper")
-    (question,) = [one for one in runs.studies(known, rows) if one.name == "autoencoder"]
-    by_name = {one.name: one.mean("psnr") for one in question.rows}
-    gain = by_name["autoencoder-0003"] - by_name["autoencoder-0001"]
-    said = " ".join(studies.sentences(question, rows))
-    assert f"autoencoder-0003 is {gain:.2f} dB above the next, autoencoder-0001" in said
-    assert gain == pytest.approx(1.19, abs=0.01)
-    assert "base" not in said
 
 
 def test_multiply_adds_are_those_of_the_layers():

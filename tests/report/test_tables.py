@@ -52,13 +52,6 @@ def test_table_sets_ours_beside_the_papers():
     assert missing[["psnr", "parameters", "paper_psnr"]].isna().all()
 
 
-def test_the_papers_sizes_are_its_own_whatever_ours_are():
-    small = row("dncnn", [25.0], parameters=5_536)
-    table = tables.table2([small, row("dncnn", noise="speckle")], comparable=True)
-    assert table["paper_parameters"].tolist() == [558_336, 558_336]
-    assert table["parameters"].tolist()[0] == 5_536
-
-
 def test_other_images_have_nothing_beside_them():
     table = made(comparable=False)
     assert not tables.beside_paper(table)
@@ -98,16 +91,6 @@ def test_table_refuses_scores_of_different_test_images():
         tables.table2([row("lambdanet", [26.0]), other], comparable=True)
 
 
-def test_paper_has_sixteen_rows_and_names_those_that_do_not_hold():
-    paper = tables.paper_table2()
-    assert len(paper) == 16
-    noted = paper[paper["paper_note"] != ""]
-    assert sorted(zip(noted["noise"], noted["model"], strict=True)) == sorted(
-        [("gaussian-02", "autoencoder")]
-        + [(n, "dncnn") for n in ("gaussian-01", "gaussian-02", "gaussian-03", "speckle", "salt-and-pepper")]
-    )
-
-
 def test_markdown_marks_the_highest_and_what_was_not_run():
     lines = tables.as_markdown(made(), {"speckle": "Speckle 0.1"}).splitlines()
     assert lines[2] == (
@@ -120,17 +103,6 @@ def test_markdown_marks_the_highest_and_what_was_not_run():
     several = tables.as_markdown(made(first=(26.0, 26.2)), {})
     assert "| 26.10 ± 0.14 |" in several
     assert "mean of 1 or 2 training(s) each, ± the standard deviation over several." in several
-
-
-def test_readers_see_intervals_hours_and_devices_where_there_are_any():
-    logged = row("lambdanet", [26.0, 27.0], log={"hours": 1.5, "device": "cpu"})
-    shown = tables.for_readers(tables.table2([logged, row("dncnn")], comparable=True), {})
-    assert shown["hours"].tolist() == ["3.0", ""]  # of both seeds
-    assert shown["device"].tolist() == ["cpu", ""]
-    assert shown["interval"].tolist() == ["20.15 to 32.85", ""]
-    assert shown["PSNR (dB)"].tolist() == ["26.50 ± 0.71", "not run"]
-    assert not {"interval", "hours", "device"} & set(tables.for_readers(made(second=()), {}))
-    assert r"LambdaNet & 9,083 & 26.50 ± 0.71 & 20.15 to 32.85 &" in tables.as_latex(shown)
 
 
 def test_text_and_csv_say_the_same(tmp_path):
@@ -257,18 +229,6 @@ def test_unreadable_score_is_one_line(written, content):
     with pytest.raises(ValueError, match=r"gaussian-01/lambdanet-0\.json (cannot be read|is no JSON object)"):
         write(known, out)
     assert not out.exists()
-
-
-def test_history_without_its_columns_is_one_line(written):
-    known, (run, _), out = written
-    run.history.write_text("epoch,loss\n1,2\n")
-    with pytest.raises(ValueError, match="lacks the columns learning_rate, monitored_psnr"):
-        write(known, out)
-
-
-def test_read_table_names_the_missing_file(tmp_path):
-    with pytest.raises(ValueError, match=r"table2\.csv cannot be read .*dvc repro"):
-        tables.read_table(tmp_path / "table2.csv")
 
 
 def text_of(page):

@@ -12,7 +12,6 @@ import pytest
 import requests
 import torch
 
-from lambdanet import files
 from lambdanet.config import RunKey
 from lambdanet.run_log import Log
 from lambdanet.tracking import live, mlflow_runs, sync
@@ -107,16 +106,6 @@ def test_what_is_over_before_patience_is_left_to_register(client, tmp_path, monk
         helpers.wait_until(lambda: steps(client) == [1, 2])
 
 
-def test_a_log_without_a_training_of_now_makes_no_run(client, tmp_path):
-    """What failed before it began, and the log of an earlier training that was restored from a report."""
-    files.write_json(tmp_path / "log.json", [{"device": "cpu", "weights_sha256": "e" * 64}])
-    with live.follow(tmp_path / "log.json"):
-        pass
-    with live.follow(tmp_path / "log.json") as tell:
-        tell()
-    assert statuses(client) == []
-
-
 def test_whatever_mlflow_raises_costs_one_line(client, tmp_path, capsys):
     client.delete_experiment(mlflow_runs.experiment_id(client, "tiny"))
     log = begin(tmp_path)
@@ -142,14 +131,6 @@ def test_a_server_that_never_answers_is_not_waited_for(client, tmp_path, monkeyp
     for thread in threading.enumerate():
         if thread.name == "lambdanet-mlflow":
             thread.join(helpers.PATIENCE)
-
-
-def test_without_mlflow_nothing_is_logged_and_nothing_said(client, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(live.importlib.util, "find_spec", lambda name: None)
-    log = begin(tmp_path)
-    with live.follow(log.path) as tell:
-        train(log, tell, 2)
-    assert (statuses(client), capsys.readouterr().err) == ([], "")
 
 
 @pytest.fixture(scope="module")

@@ -132,22 +132,6 @@ def test_metrics_are_those_of_a_model_on_a_dataset(client, tmp_path):
     assert Path(path).read_bytes() == ones[1].weights.read_bytes()
 
 
-def test_a_runs_datasets_are_the_images_with_their_digests(client):
-    (run_id, again) = (log_training(client, of(1)), log_training(client, of(1)))
-    assert run_id == again
-    inputs = client.get_run(run_id).inputs.dataset_inputs
-    found = {
-        (one.dataset.name, one.dataset.digest): {tag.key: tag.value for tag in one.tags} for one in inputs
-    }
-    assert len(inputs) == 4
-    assert found == {
-        ("tiny/clean/train", "a" * 36): {"mlflow.data.context": "training"},
-        ("tiny/gaussian-01/train", "b" * 36): {"mlflow.data.context": "training"},
-        ("tiny/clean/test", "c" * 36): {"mlflow.data.context": "testing"},
-        ("tiny/gaussian-01/test", "d" * 36): {"mlflow.data.context": "testing"},
-    }
-
-
 @pytest.mark.parametrize("lock", ["dvc.lock", "tiny/dvc.lock"])
 def test_a_dataset_names_dvcs_digest(client, tmp_path, lock):
     (tmp_path / "tiny").mkdir()
@@ -163,28 +147,6 @@ def test_a_dataset_names_dvcs_digest(client, tmp_path, lock):
     assert sources == {}
 
 
-def test_without_a_log_the_test_images_come_from_the_scores(client):
-    scores = SCORES | {"clean_sha256": "1" * 64, "noisy_sha256": "2" * 64}
-    run_id = log_training(client, of(1, "FINISHED", record={}, scores=scores))
-    names = {one.dataset.name: one.dataset.digest for one in client.get_run(run_id).inputs.dataset_inputs}
-    assert names == {"tiny/clean/test": "1" * 36, "tiny/gaussian-01/test": "2" * 36}
-    found = mlflow_helpers.histories(client, run_id)
-    assert found["psnr"][0][:2] == (0, 25.5)
-    assert "training_seconds" not in found
-
-
-def test_logging_again_adds_nothing(client):
-    training = of(3, "FINISHED", scores=SCORES)
-    run_id = log_training(client, training)
-    before, info = mlflow_helpers.histories(client, run_id), client.get_run(run_id)
-    assert log_training(client, training) == run_id
-    after = client.get_run(run_id)
-    assert mlflow_helpers.histories(client, run_id) == before
-    assert len(mlflow_helpers.runs(client)) == 1
-    assert after.info.end_time == info.info.end_time
-    assert (after.data.tags, after.data.params) == (info.data.tags, info.data.params)
-
-
 def test_only_new_epochs_are_added(client):
     run_id = log_training(client, of(1))
     first = mlflow_helpers.histories(client, run_id)
@@ -198,13 +160,6 @@ def test_only_new_epochs_are_added(client):
         assert found[key][:1] == first[key]
     assert {len(values) for key, values in found.items() if key not in mlflow_runs.EPOCH_METRICS} == {1}
     assert client.get_run(run_id).info.status == "FINISHED"
-
-
-def test_a_long_history_arrives_whole(client):
-    history = [{"epoch": n, "learning_rate": 0.1, "loss": 1 / n, "monitored_psnr": 20} for n in range(1, 701)]
-    run_id = log_training(client, of(0, history=history))
-    losses = mlflow_helpers.histories(client, run_id)["loss"]
-    assert [(step, value) for step, value, _ in losses] == [(n, 1 / n) for n in range(1, 701)]
 
 
 def test_what_is_not_finite_is_left_out(client):
@@ -291,17 +246,6 @@ def unreachable(uri, monkeypatch):
         mlflow_runs.connect()
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def test_a_server_that_is_not_there_is_one_line_within_seconds(monkeypatch):
-    uri = f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
-    assert unreachable(uri, monkeypatch) == f"MLflow at {uri} cannot be used: Connection refused"
-
-
-def test_a_damaged_database_is_one_line(tmp_path, monkeypatch):
-    (tmp_path / "mlflow.db").write_text("no database at all, but long enough to be read as one" * 100)
-    said = unreachable(f"sqlite:///{tmp_path / 'mlflow.db'}", monkeypatch)
-    assert said.startswith(f"MLflow at sqlite:///{tmp_path}/mlflow.db cannot be used: ")
 
 
 def test_a_database_without_its_driver_or_server_is_one_line_without_the_password(monkeypatch):

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from lambdanet import config, files
 from lambdanet.cli import main
 from lambdanet.inference import catalogue
-from lambdanet.models import load_weights, save_weights
 from lambdanet.tracking import mlflow_runs, registry, sync
 
 pytestmark = mlflow_helpers.WARNINGS
@@ -136,33 +135,6 @@ def test_outputs_are_read_with_their_logs(project, grid):
     assert dncnn.weights == project / "runs/tiny/models/gaussian-01/dncnn-0/weights.safetensors"
 
 
-def test_a_log_of_other_weights_is_not_used(project, grid):
-    write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
-    path = project / "runs/tiny/logs/gaussian-01/dncnn-0.json"
-    record = json.loads(path.read_text())[0] | {"weights_sha256": "0" * 64}
-    files.write_json(path, [record])
-    (dncnn,) = (one for one in outputs(project) if one.key.model == "dncnn")
-    assert dncnn.record == {}
-    assert dncnn.history == mlflow_helpers.rows(3)
-
-
-def test_scores_of_other_weights_are_refused_in_one_line(project, grid, tmp_path):
-    write_outputs(project, grid)
-    other = mlflow_helpers.trained(tmp_path, "dncnn", seed=1)
-    weights = project / "runs/tiny/models/gaussian-01/dncnn-0/weights.safetensors"
-    shutil.copy(other.weights, weights)
-    with pytest.raises(ValueError, match="is not what was scored") as caught:
-        outputs(project)
-    assert str(caught.value) == f"{weights.relative_to(project)} is not what was scored; run `dvc repro`"
-
-    write_committed(project, grid)
-    committed = project / "weights/tiny/gaussian-01-dncnn-0.safetensors"
-    shutil.copy(other.weights, committed)
-    with pytest.raises(ValueError, match="is not what was scored") as caught:
-        sync.from_committed(project / "weights/tiny", project / "results/tiny", loaded(project))
-    assert str(caught.value) == f"{committed} is not what was scored; run `dvc repro`"
-
-
 def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     trained = outputs(project)
@@ -254,21 +226,6 @@ def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypa
         assert registry.fetch(restored, denoiser, project / f"fetched-{denoiser.version}").is_file()
 
 
-def test_better_weights_take_over_and_worse_ones_do_not(client, project, tmp_path):
-    def republish(seed, psnr):
-        one = mlflow_helpers.trained(tmp_path, "dncnn", seed=seed, psnr=psnr)
-        return sync.publish([one])
-
-    assert republish(0, 24.0).versions == ["denoiser-gaussian-01 version 1"]
-    assert republish(1, 23.0).aliases == []
-    assert republish(2, 25.0).aliases[0] == (
-        "denoiser-gaussian-01@champion -> version 3: dncnn, tiny, 25.00 dB"
-    )
-    assert republish(0, 24.0).versions == []
-    assert client.get_model_version_by_alias("denoiser-gaussian-01", "champion").version == 3
-    assert len(mlflow_helpers.runs(client)) == 3  # one for each training
-
-
 def test_the_committed_weights_of_the_project_can_be_published(client, project):
     weights, results = helpers.ROOT / "weights/paper", helpers.ROOT / "results/paper"
     everything = sync.from_committed(weights, results, loaded(helpers.ROOT))
@@ -336,20 +293,6 @@ def test_commands_pin_and_reject(client, project, grid):
     assert "has no version 9; it has 1, 2, 3" in one_line(run("models", "pin", "gaussian-01", "9"))
 
 
-def test_nothing_to_publish_or_to_list_is_one_line(client, project):
-    assert "nothing of the profile tiny is here" in one_line(run("models", "sync", "--profile", "tiny"))
-    assert "unknown profile 'huge'" in one_line(run("models", "sync", "--profile", "huge"))
-    assert "holds no denoisers" in one_line(run("models", "list"))
-    assert run("models", "list", "--json").output == "[]\n"
-
-
-def test_without_a_registry_listing_is_one_line_and_makes_none(project, monkeypatch):
-    monkeypatch.chdir(project)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert "there is no registry yet (mlflow.db)" in one_line(run("models", "list"))
-    assert sorted(path.name for path in project.iterdir()) == ["params.yaml", "profile.yaml"]
-
-
 def test_an_unreachable_server_is_one_line(project, grid, monkeypatch):
     write_outputs(project, grid)
     monkeypatch.chdir(project)
@@ -413,18 +356,3 @@ def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, p
     assert done.lines()[-1] == last
     assert [denoiser.model for denoiser, _ in registry.denoisers(client)] == ["autoencoder"]
     assert len(mlflow_helpers.runs(client)) == 2
-
-
-def test_a_network_that_the_project_no_longer_has_is_named(client, project, grid):
-    one = dataclasses.replace(
-        grid[0],
-        weights=project / "gone.safetensors",
-        description=grid[0].description | {"model": {"name": "gone"}},
-    )
-    network, _ = load_weights(grid[0].weights)
-    save_weights(one.weights, network, one.description)
-    with pytest.raises(
-        ValueError, match=r"^not registered, all else is done: .* names no model of lambdanet"
-    ):
-        sync.publish([one])
-    assert registry.denoisers(client) == []
