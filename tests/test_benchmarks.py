@@ -1,4 +1,3 @@
-import dataclasses
 import importlib.util
 import json
 
@@ -7,7 +6,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import data, formulas, gpu, measuring, methods, peers, pictures, report, tables
+from benchmarks import formulas, gpu, measuring, methods, peers, pictures, report, tables
 from benchmarks.baselines import variants
 from benchmarks.tables import Table
 from lambdanet import backends
@@ -104,12 +103,6 @@ def test_baselines_run_what_their_rows_say(name):
         torch.testing.assert_close(method.output(noisy), expected, rtol=0, atol=1e-5)
 
 
-def test_baselines_without_llvmlite(monkeypatch):
-    monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
-    *_, kernels = variants("dncnn").items()
-    assert kernels == ("float32, Winograd kernels", "not available: no llvmlite")
-
-
 def test_interleave_calls_in_turns_and_reports_each_call(monkeypatch):
     now, calls = [0.0], []
 
@@ -130,37 +123,6 @@ def test_interleave_calls_in_turns_and_reports_each_call(monkeypatch):
     assert measuring.medians(found, 4) == {"a": 0.5, "b": 4}
 
 
-def test_interleave_ends_at_the_limit_but_not_before_three_turns(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(measuring, "clock", lambda: now[0])
-
-    def call():
-        now[0] += 5
-
-    assert len(measuring.interleave({"a": call}, 9, limit=1)["a"]) == 3
-    assert len(measuring.interleave({"a": call}, 9, limit=21)["a"]) == 5
-    assert len(measuring.interleave({"a": call}, 2, limit=1)["a"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, ""),
-        (7, "7"),
-        ("a", "a"),
-        (0.0, "0"),
-        (0.0123456, "0.0123"),
-        (1.0, "1.00"),
-        (54.321, "54.3"),
-        (1234.56, "1235"),
-        (3.7e-15, "3.7e-15"),
-        (float("inf"), "inf"),
-    ],
-)
-def test_values_have_three_digits(value, text):
-    assert tables.shown(value) == text
-
-
 def test_tables():
     rows = [{"method": "a", "note": "slow", "ms": 12.5}, {"method": "bc", "ms": 1.0, "ratio": float("inf")}]
     table = Table("Title", "About.", rows, ["A note."], {"a": [1.0]})
@@ -176,12 +138,6 @@ def test_tables():
     content = tables.as_json(table)
     assert content["rows"][1] == {"method": "bc", "ms": 1.0, "ratio": None}
     assert content["seconds"] == {"a": [1.0]}
-
-
-def test_ssim_is_scikit_images():
-    clean, noisy = pictures.pairs(8)
-    ours, theirs = (data._ssims(clean.double(), noisy.double())[name] for name in (data.OURS, data.SKIMAGE))
-    assert abs(ours() - theirs()).max() < 1e-12
 
 
 def test_report_keeps_what_was_measured_when_a_part_fails(tmp_path, monkeypatch):
@@ -224,18 +180,3 @@ def test_methods_of_a_gpu_are_compared_where_there_is_none(monkeypatch):
     share = rows["float32"]["training, share of the bf16 rate"]
     assert work > 1e6
     assert share == pytest.approx(work / 1e12 / (2 * rows["float32"]["training, ms/image"] / 1000))
-
-
-def test_a_method_of_a_gpu_that_does_not_run_is_said_so(monkeypatch):
-    def refuse(_model):
-        def fails(*_images):
-            raise RuntimeError("no compiler")
-
-        return fails
-
-    clean, noisy = pictures.pairs(2)
-    method = methods.Method(pictures.trained("autoencoder"))
-    assert gpu.tried(method, clean, noisy) is method
-    broken = dataclasses.replace(method, within=refuse(None))
-    assert gpu.tried(broken, clean, noisy) == "does not run: RuntimeError"
-    assert gpu.tried("not run", clean, noisy) == "not run"

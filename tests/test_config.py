@@ -1,18 +1,16 @@
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 
 import helpers
 import pytest
 import yaml
 from helpers import PARAMS, PROFILE, changed
 
-from lambdanet import config, yaml12
+from lambdanet import config
 from lambdanet.config import Download, RunKey, Training
 from lambdanet.data.noise import create_noise
-from lambdanet.models import MODELS, create_model
+from lambdanet.models import create_model
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +103,6 @@ def test_described_leaves_out_what_stands_at_its_default(loaded):
     assert dataclasses.replace(training, optimizer="sgd").described()["optimizer"] == "sgd"
     with pytest.raises(dataclasses.FrozenInstanceError):
         training.epochs = 1
-
-
-def test_runs_of_the_table_are_every_combination_in_order(load):
-    one = load(profile=PROFILE | {"seeds": [0, 5]})
-    assert [run.key.name for run in one.table_runs] == [
-        f"{noise}-{model}-{seed}"
-        for noise in ("gaussian-01", "speckle")
-        for model in ("lambdanet", "autoencoder", "dncnn")
-        for seed in (0, 5)
-    ]
 
 
 def test_a_run_is_resolved_with_all_its_paths(load):
@@ -233,9 +221,7 @@ UNKNOWN = "is not a known key; schemas/ has those that are"
 BAD = [
     (("colour",), 1, f"colour {UNKNOWN}"),
     ((*DNCNN, "colour"), 1, f"train.dncnn.colour {UNKNOWN}"),
-    ((*DATASET, "colour"), 1, f"datasets.patches.colour {UNKNOWN}"),
     ((*DATASET, "size"), 16, "datasets.patches: photos has no key size"),
-    ((*DATASET, "patches"), 16, "datasets.patches: photos has no key patches"),
     (
         DATASET,
         {"dataset": "a", "train": 1, "test": 1, "size": 60},
@@ -243,17 +229,9 @@ BAD = [
     ),
     *(((key,), KeyError, f"{key} is missing") for key in PROFILE),
     ((*DNCNN, "epochs"), KeyError, "train.dncnn.epochs is missing"),
-    ((*BCE, "train", "loss"), KeyError, "ablations.loss-bce.train.loss is missing"),
-    ((*DATASET, "dataset"), KeyError, "datasets.patches.dataset is missing"),
     (DNCNN, KeyError, "train has lambdanet, autoencoder, must have lambdanet, autoencoder, dncnn"),
-    (
-        ("train", "resnet"),
-        PROFILE["train"]["dncnn"],
-        "train has lambdanet, autoencoder, dncnn, resnet, must have",
-    ),
     (("seeds",), [0, 1, 0], "seeds: 0 stands there twice"),
     (("seeds",), 0, "seeds is 0, must be a list"),
-    (("seeds",), [], "seeds is [], must have at least 1 item"),
     (("seeds",), [-1], "seeds.0 is -1, must be at least 0"),
     (("seeds",), [True], "seeds.0 is True, must be a valid integer"),
     *(
@@ -261,7 +239,6 @@ BAD = [
         for name in ("a/b", "..", "", "a--b")
     ),
     (("ablations", "dncnn"), ENTRY, "ablations.dncnn: a model has this name"),
-    (("ablations",), {}, "ablations is {}, must have at least 1 item"),
     ((*BCE, "study"), "lost", "ablations.loss-bce: study is 'lost', must be one of studies: base, loss"),
     (("levels",), ["dncnn"], "levels is 'dncnn', must be one of ablations: loss-bce"),
     (
@@ -287,7 +264,6 @@ BAD = [
         "pairs: patches with speckle stands there twice",
     ),
     (("pairs", "speckle", "dataset"), "x", "pairs is 'x', must be one of datasets: patches"),
-    (("dataset",), "x", "dataset is 'x', must be one of datasets: patches"),
     (("root",), "..", "root is '..', must lead from . to the project's folder"),
     (("file",), "a.yaml", "file is 'a.yaml', must be profile.yaml"),
     *(
@@ -326,7 +302,6 @@ def test_bad_value_of_a_profile_is_named_in_one_line(path, value, message, load)
 
 BAD_PARAMS = [
     (("colour",), 1, f"colour {UNKNOWN}"),
-    (("corrupt", "colour"), 1, f"corrupt.colour {UNKNOWN}"),
     *(((key,), KeyError, f"{key} is missing") for key in PARAMS if key != "studies"),
     (("corrupt", "seed"), "0", "corrupt.seed is '0', must be a valid integer"),
     (("noises", "speckle", "name"), KeyError, "noises.speckle: name is missing, or is no text"),
@@ -343,14 +318,8 @@ BAD_PARAMS = [
         "models.dncnn: unknown model 'resnet'; choose one of autoencoder, cnn",
     ),
     (("noises", "speckle"), "speckle", "noises.speckle is 'speckle', must be keys with values"),
-    (("noises",), ["speckle"], "noises is ['speckle'], must be keys with values"),
     (("table", "noises"), ["fog"], "table.noises is 'fog', must be one of noises: gaussian-01, speckle"),
     (("table", "noises"), ["speckle", "speckle"], "table.noises: speckle stands there twice"),
-    (
-        ("table", "baselines"),
-        ["unet"],
-        "table is 'unet', must be one of models: lambdanet, autoencoder, dncnn",
-    ),
     (("table", "lambdanets"), ["dncnn"], "table: 'dncnn' is no network of lambdanet/models/lambdanet.py"),
     (("studies", "loss", "title"), 1, "studies.loss.title is 1, must be a valid string"),
 ]
@@ -362,12 +331,6 @@ def test_bad_value_of_params_is_named_in_one_line(path, value, message, load):
     with pytest.raises(ValueError, match=rf"^params\.yaml: {re.escape(message)}") as caught:
         load(changed(raw, path, value))
     assert "\n" not in str(caught.value)
-
-
-def test_networks_are_in_the_file_of_their_name():
-    """Which `config` takes for granted, as it is to say what is wrong before torch is loaded."""
-    for name, network in MODELS.items():
-        assert network.__module__ == f"lambdanet.models.{name.replace('-', '_')}"
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "profile.yaml"])
@@ -390,40 +353,17 @@ def test_files_that_hold_something_else_are_named_in_one_line(name, content, mes
     assert "\n" not in str(caught.value)
 
 
-def test_yaml_is_version_1_2_as_dvc_reads_it(load, tmp_path):
-    load()
-    text = yaml.safe_dump(PROFILE).replace("learning_rate: 0.01", "learning_rate: 2e-05")
-    (tmp_path / "profile.yaml").write_text(f"\ufeff{text}", encoding="utf-8")
-    assert config.load("profile.yaml").training("dncnn").learning_rate == 2e-5
-
-
-def test_what_is_nested_too_deeply_for_python_gives_one_line():
-    deep = yaml12.load("noises: " + "[" * 5000 + "]" * 5000)
-    with pytest.raises(ValueError, match=r"^params\.yaml is nested too deeply$"):
-        config.build(config.Params, deep, "params.yaml")
-
-
 @pytest.mark.parametrize(("name", "kind"), [("params", config.Params), ("profile", config.Profile)])
 def test_schemas_for_editors_are_current(name, kind):
     """After a change: python -m lambdanet.config."""
     assert json.loads((helpers.ROOT / f"schemas/{name}.json").read_text()) == config.schema(kind)
-    for file in (
-        [f"{name}.yaml"]
-        if name == "params"
-        else ["profile.yaml", "sample/profile.yaml", "quick/profile.yaml"]
-    ):
+    files = {
+        "params": ["params.yaml"],
+        "profile": ["profile.yaml", "sample/profile.yaml", "quick/profile.yaml"],
+    }
+    for file in files[name]:
         folder = helpers.ROOT / file
         first = folder.read_text().splitlines()[0]
         assert (folder.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve() == (
             helpers.ROOT / f"schemas/{name}.json"
         )
-
-
-def test_configuration_loads_without_torch(tmp_path):
-    code = (
-        "import sys; from lambdanet import config; config.load('profile.yaml'); print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=helpers.ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"

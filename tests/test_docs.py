@@ -170,11 +170,6 @@ def runnable():
     return [(page, block) for page, block in found if not block.startswith(tuple(NOT_RUN))]
 
 
-def test_every_reason_not_to_run_a_block_is_needed():
-    blocks = [block for page in PAGES for block in blocks_of(page)]
-    assert [start for start in NOT_RUN if not any(block.startswith(start) for block in blocks)] == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), runnable(), ids=lambda value: getattr(value, "name", None))
 def test_blocks_of_commands_run(tmp_path, page, block):

@@ -34,20 +34,6 @@ def test_failed_write_leaves_the_old_content_alone(tmp_path, monkeypatch, step, 
     assert helpers.contents(tmp_path) == {"f": b"old"}
 
 
-def test_content_that_is_no_bytes_leaves_the_old(tmp_path):
-    files.write_bytes(tmp_path / "f", b"old")
-    with pytest.raises(TypeError):
-        files.write_bytes(tmp_path / "f", "text")
-    assert helpers.contents(tmp_path) == {"f": b"old"}
-
-
-def test_write_makes_folders_and_replaces(tmp_path):
-    path = tmp_path / "a/b/f"
-    files.write_bytes(path, b"old")
-    files.write_bytes(path, b"new")
-    assert helpers.contents(tmp_path) == {"a/b/f": b"new"}
-
-
 def mode(path):
     return oct(path.stat().st_mode & 0o7777)
 
@@ -72,15 +58,6 @@ def test_modes_are_those_of_the_umask_or_of_what_was_there(tmp_path, umask):
         with files.new_folder(tmp_path / "out"):
             pass
         assert [mode(tmp_path / "f"), mode(tmp_path / "out")] == [oct(kept), oct(kept | 0o100)]
-
-
-def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path):
-    names = ["f" * 255, "é" * 127, "d" * 255]
-    for name in names[:2]:
-        files.write_bytes(tmp_path / name, b"new")
-    with files.new_folder(tmp_path / names[2]):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
 def test_parts_that_a_killed_process_left_are_discarded_and_no_others(tmp_path):
@@ -137,20 +114,6 @@ def test_csv_keeps_full_precision(tmp_path):
     assert (tmp_path / "f").read_bytes() == b"x,y\n0.30000000000000004,1\n1e-17,2\n"
 
 
-def test_array_comes_back_and_can_be_mapped(tmp_path):
-    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4).transpose(2, 0, 1)
-    files.write_array(tmp_path / "f.npy", array)
-    mapped = np.load(tmp_path / "f.npy", mmap_mode="r")
-    assert mapped.dtype == np.float16
-    np.testing.assert_array_equal(mapped, array)
-
-
-def test_array_of_objects_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
-        files.write_array(tmp_path / "f.npy", np.array([[1], [2, 3]], dtype=object))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_new_folder_takes_the_place_of_the_old(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("old")
@@ -205,12 +168,6 @@ def test_what_a_killed_process_moved_aside_goes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_failed_new_folder_leaves_nothing_where_nothing_was(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.new_folder(tmp_path / "a/out"):
-        _ = 1 / 0
-    assert list((tmp_path / "a").iterdir()) == []
-
-
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock."""
@@ -246,35 +203,6 @@ def test_lock_waits_for_a_holder_that_ends(holder, tmp_path):
     with files.sole_writer(tmp_path / "locks/lock", wait=10):
         assert timer.finished.is_set()
     timer.join()
-
-
-def test_lock_is_free_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.sole_writer(tmp_path / "lock", wait=0.1):
-        _ = 1 / 0
-    with files.sole_writer(tmp_path / "lock", wait=0.1):
-        pass
-
-
-def test_locks_of_other_outputs_do_not_count(holder, tmp_path):
-    with files.sole_writer(tmp_path / "other/lock", wait=0.1):
-        pass
-
-
-def test_sha256_is_of_the_bytes(tmp_path):
-    (tmp_path / "f").write_bytes(b"abc")
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert files.sha256(tmp_path / "f") == expected
-
-
-def test_call_with_known():
-    def function(*, width=1, depth=2):
-        return width, depth
-
-    assert files.call_with_known(function, "f", {"depth": 5}) == (1, 5)
-    with pytest.raises(ValueError, match=r"^model 'f' has no parameter x, y; it takes: width, depth$"):
-        files.call_with_known(function, "model 'f'", {"x": 1, "width": 2, "y": 3})
-    with pytest.raises(ValueError, match=r"^f has no parameter x; it takes: none$"):
-        files.call_with_known(lambda: 1, "f", {"x": 1})
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".txt", "\N{CAT FACE}" * 63 + "abc", "\N{EURO SIGN}" * 85])

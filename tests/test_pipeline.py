@@ -74,30 +74,6 @@ def test_mlflow_holds_one_whole_run_of_each_training(clone):
         assert [name for name, _ in run["inputs"]] == folders
 
 
-def test_registry_holds_the_table_and_its_aliases_follow_the_scores(clone):
-    models = clone.mlflow()["models"]
-    assert sorted(models) == ["denoiser-gaussian-01", "denoiser-speckle"]
-    for noise in NOISES:
-        held = models[f"denoiser-{noise}"]
-        networks = {number: tags["model"] for number, _, tags, _, _ in held["versions"]}
-        # With the CNN of another document, but no ablation of LambdaNet.
-        documents = {3: "cnn-bce"} if noise == "gaussian-01" else {}
-        assert networks == {1: "lambdanet-u4-m7", 2: "autoencoder"} | documents
-        scores = {}
-        for number, run, tags, description, status in held["versions"]:
-            assert run == f"{noise}-{networks[number]}-0"
-            folder = "ablations/cnn-bce/0" if number == 3 else f"{noise}/{networks[number]}-0"
-            score = json.loads((clone.folder / f"runs/sample/scores/{folder}.json").read_text())
-            assert (tags["psnr"], tags["noise"], status) == (str(score["psnr"]), noise, "READY")
-            assert "64 images of photos" in description
-            assert f"PSNR {score['psnr']:.2f} dB" in description
-            scores[number] = score["psnr"]
-        best = max(scores, key=scores.get)
-        small = max((number for number in scores if number != 2), key=scores.get)
-        aliases = {"champion": best, "compact": small, "lambdanet-u4-m7": 1, "autoencoder": 2}
-        assert held["aliases"] == aliases | {name: number for number, name in documents.items()}
-
-
 def test_registered_denoisers_denoise_a_photograph(clone):
     command = [sys.executable, "-m", "lambdanet"]
     photo, out = clone.folder / "photo.png", clone.folder / "out.png"

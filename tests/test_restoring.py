@@ -174,11 +174,3 @@ def test_weights_that_are_not_those_scored_are_refused(made):
     save_weights(path, create_model("cnn"), {"model": {"name": "cnn"}})
     with pytest.raises(ValueError, match=rf"^{path} is not what {RESULTS} scored$"):
         restoring.restore(loaded, RESULTS, WEIGHTS)
-
-
-def test_the_committed_results_of_the_paper_are_of_runs_that_there_are(monkeypatch):
-    monkeypatch.chdir(helpers.ROOT)
-    loaded = config.load("profile.yaml")
-    digests = json.loads((loaded.folders.results / "digests.json").read_text())
-    names = {run.key.name for run in loaded.runs}
-    assert set(digests) <= names

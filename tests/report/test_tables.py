@@ -105,6 +105,17 @@ def test_markdown_marks_the_highest_and_what_was_not_run():
     assert "mean of 1 or 2 training(s) each, ± the standard deviation over several." in several
 
 
+def test_readers_see_intervals_hours_and_devices_where_there_are_any():
+    logged = row("lambdanet", [26.0, 27.0], log={"hours": 1.5, "device": "cpu"})
+    shown = tables.for_readers(tables.table2([logged, row("dncnn")], comparable=True), {})
+    assert shown["hours"].tolist() == ["3.0", ""]  # of both seeds
+    assert shown["device"].tolist() == ["cpu", ""]
+    assert shown["interval"].tolist() == ["20.15 to 32.85", ""]
+    assert shown["PSNR (dB)"].tolist() == ["26.50 ± 0.71", "not run"]
+    assert not {"interval", "hours", "device"} & set(tables.for_readers(made(second=()), {}))
+    assert r"LambdaNet & 9,083 & 26.50 ± 0.71 & 20.15 to 32.85 &" in tables.as_latex(shown)
+
+
 def test_text_and_csv_say_the_same(tmp_path):
     table = made(second=())
     (tmp_path / "t.csv").write_text(table.to_csv(index=False))
