@@ -154,7 +154,6 @@ def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, say
     assert sorted(project.rglob("*")) == before
 
 
-UNKNOWN = "unknown profile 'nope'; there are sample"
 DENOISE = ["denoise", "a.png", "-o", "b.png"]
 TRAIN = ["train", "speckle", "dncnn", "--out", "x"]
 MISTAKES = [  # words, exit status, what is said

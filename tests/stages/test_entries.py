@@ -65,10 +65,6 @@ def refused(stage, project):
     return refused
 
 
-def replaced(words, old, new):
-    return [new if word == old else word for word in words]
-
-
 @pytest.mark.parametrize("name", WORDS)
 def test_wrong_words_give_the_usage(name, refused):
     script = helpers.ROOT / "stages" / f"{name}.py"
@@ -132,10 +128,6 @@ def test_damaged_data_is_named(name, folder, damage, refused, project):
 def test_data_of_different_shapes_is_refused(name, refused, project):
     np.save(project / NOISY / "test.npy", np.zeros((3, 16, 16, 3), np.float16))
     assert refused(name) == "clean and noisy images differ in shape: (8, 16, 16, 3) and (3, 16, 16, 3)"
-
-
-def wanted(project, **keys):
-    helpers.write_config(project, profile=changed(PROFILE, ("datasets", "patches"), keys))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02cos\nsystem\nU\x0ctouch marker\x85R."])
