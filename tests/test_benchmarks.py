@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import formulas, gpu, measuring, methods, peers, pictures, report, tables
+from benchmarks import formulas, gpu, measuring, peers, pictures, report, tables
 from benchmarks.baselines import variants
 from benchmarks.tables import Table
 from lambdanet import backends
@@ -69,18 +69,6 @@ def test_peers_compute_the_reference(name):
     torch.testing.assert_close(peer(x), plain(reference.eval(), x), rtol=0, atol=1e-9)
 
 
-def test_a_missing_peer_is_named_and_stops_nothing():
-    with pytest.raises(ImportError, match="not installed"):
-        peers.load("no_such_peer.inner")
-    assert peers.attempt(lambda: peers.load("no_such_peer")) == "not installed"
-    found = {"first": methods.Method(LambdaNet(m=3)), "absent": "not installed"}
-    clean, noisy = pictures.pairs(2)
-    rows, seconds = methods.compare(found, clean, noisy, 1, formulas=("first", "absent"), exact=True)
-    assert rows[1] == {"method": "absent", "note": "not installed"}
-    assert (rows[0]["training, speed"], rows[0]["inference / best"], rows[0]["difference"]) == (1, 1, 0)
-    assert set(seconds) == {"training: first", "inference: first"}
-
-
 def by_layers(name, model, noisy):
     return noisy - model.dncnn(noisy) if name == "dncnn" else model.decoder(model.encoder(noisy))
 
@@ -101,26 +89,6 @@ def test_baselines_run_what_their_rows_say(name):
     for method in kernels:
         assert not torch.equal(method.output(noisy), expected)
         torch.testing.assert_close(method.output(noisy), expected, rtol=0, atol=1e-5)
-
-
-def test_interleave_calls_in_turns_and_reports_each_call(monkeypatch):
-    now, calls = [0.0], []
-
-    def method(name, durations):
-        remaining = iter(durations)
-
-        def call():
-            calls.append(name)
-            now[0] += next(remaining)
-
-        return call
-
-    monkeypatch.setattr(measuring, "clock", lambda: now[0])
-    found = measuring.interleave({"a": method("a", [100, 1, 2, 4]), "b": method("b", [200, 8, 16, 32])}, 3)
-    assert found == {"a": [1, 2, 4], "b": [8, 16, 32]}
-    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
-    assert measuring.medians(found) == {"a": 2, "b": 16}
-    assert measuring.medians(found, 4) == {"a": 0.5, "b": 4}
 
 
 def test_tables():

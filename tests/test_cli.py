@@ -265,19 +265,6 @@ def test_report_prints_the_table_and_commands_that_work_here(lambdanet, project,
     assert opened == [(results / "paper/report.html").resolve().as_uri()]
 
 
-def test_the_command_is_named_by_its_path_where_the_environment_is_not_active(tmp_path, monkeypatch):
-    for name in ("python", "lambdanet"):
-        (tmp_path / name).touch()
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(sys, "base_prefix", "/usr")
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    assert cli.command_name() == f"{tmp_path}/lambdanet"
-    monkeypatch.chdir(tmp_path.parent)
-    assert cli.command_name() == f"{tmp_path.name}/lambdanet"
-    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
-    assert cli.command_name() == "lambdanet"
-
-
 def test_status_counts_runs_and_stages(monkeypatch):
     monkeypatch.chdir(ROOT)
     reasons = {"sample/dvc.yaml:train@a": "", "sample/dvc.yaml:train@b": "", "sample/dvc.yaml:plot": ""}

@@ -1,8 +1,3 @@
-import ctypes
-import platform
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -46,32 +41,3 @@ def test_a_batch_beyond_all_memory_is_one_line():
     with pytest.raises(ValueError, match="out of memory"):  # noqa: SIM117
         with devices.memory_errors_in_one_line(torch.device("cpu"), "lower batch_size"):
             torch.empty(2**60)
-
-
-FAULTS = """
-import resource, sys, torch
-from lambdanet import devices
-if sys.argv[1:]:
-    devices.keep_freed_memory()
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(10, 1024, 1024)  # more than what glibc itself would ever keep
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(*(faults() for _ in range(12)))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to")
-def test_freed_memory_is_used_again():
-    if not ctypes.CDLL(None).mallopt(devices.M_MMAP_THRESHOLD, devices.KEPT):
-        pytest.skip("this glibc keeps tensors of up to 32 MB only, which it may do by itself")
-
-    def faults(*words):
-        done = subprocess.run([sys.executable, "-c", FAULTS, *words], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return [int(count) for count in done.stdout.split()]
-
-    first, *_, last = faults("keep")  # the next few may still find a gap that is too small
-    assert first > 10  # of huge pages, where the system gives those
-    assert last < first / 5
-    assert min(faults()) > first / 2

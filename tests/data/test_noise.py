@@ -103,25 +103,6 @@ def test_gaussian_moments(sigma, value):
     assert (n**4).mean().item() == pytest.approx(3, rel=0.02)
 
 
-@pytest.mark.parametrize("variance", [0.01, 0.05])
-@pytest.mark.parametrize("value", [0.2, 0.5])
-def test_speckle_moments(variance, value):
-    """Where clipping is rare: beyond 4 standard deviations."""
-    noisy = create_noise("speckle", variance=variance)(flat(value), generator()).double()
-    n = (noisy - value) / value
-    assert abs(n.mean()) < 0.01 * variance**0.5
-    assert n.var().item() == pytest.approx(variance, rel=0.02)
-
-
-def test_speckle_is_clipped_and_leaves_black_alone():
-    noise = create_noise("speckle", variance=0.1)
-    white = noise(flat(1.0), generator())
-    assert white.min() >= 0
-    assert white.max() == 1
-    assert (white == 1).float().mean().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(noise(flat(0.0), generator()), flat(0.0))
-
-
 def salted(images, generator):
     return create_noise("salt-and-pepper", amount=0.05)(images, generator)
 

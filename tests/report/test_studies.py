@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 from report_helpers import committed, row
 from scipy import stats
@@ -133,16 +132,6 @@ def test_only_those_trained_alike_form_a_front():
     alone = studies.pareto(rows[3:6], {})
     assert not alone["front"].any()
     assert studies.pareto([entry("not-run")], {}).empty
-
-
-def test_authors_losses_are_means_of_the_longest_runs():
-    logged = studies.authors_convergence()
-    lengths = logged.groupby(["model", "noise"])["epoch"].agg(["min", "max", "size"])
-    assert set(map(tuple, lengths.loc["lambdanet"].to_numpy())) == {(1, 50, 50)}
-    assert set(map(tuple, lengths.loc["autoencoder"].to_numpy())) == {(1, 300, 300)}
-    assert ("autoencoder", "gaussian-03") not in lengths.index
-    last = logged[(logged["model"] == "lambdanet") & (logged["noise"] == "gaussian-01")].iloc[-1]
-    assert last["loss"] == pytest.approx(0.259708 / 125)
 
 
 def test_a_documents_numbers_stand_beside_its_own_images_only():

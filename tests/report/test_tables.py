@@ -116,16 +116,6 @@ def test_readers_see_intervals_hours_and_devices_where_there_are_any():
     assert r"LambdaNet & 9,083 & 26.50 ± 0.71 & 20.15 to 32.85 &" in tables.as_latex(shown)
 
 
-def test_text_and_csv_say_the_same(tmp_path):
-    table = made(second=())
-    (tmp_path / "t.csv").write_text(table.to_csv(index=False))
-    text = tables.as_text(tables.read_table(tmp_path / "t.csv"))
-    assert text == tables.as_text(table)
-    assert text.splitlines()[1].split() == [
-        "gaussian-01", "lambdanet", "9,083", "27.00", "26.88", "0.800", "0.88", "20.30"
-    ]  # fmt: skip
-
-
 def project(table, profile="sample", ablations=(), seeds=(0,)):
     """The project's own configuration, with this table and these ablations, in the current folder."""
     raw = yaml12.read(helpers.ROOT / config.PARAMS) | {"table": table}

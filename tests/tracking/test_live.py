@@ -106,6 +106,16 @@ def test_what_is_over_before_patience_is_left_to_register(client, tmp_path, monk
         helpers.wait_until(lambda: steps(client) == [1, 2])
 
 
+def test_a_log_without_a_training_of_now_makes_no_run(client, tmp_path):
+    """What failed before it began, and the log of an earlier training that was restored from a report."""
+    files.write_json(tmp_path / "log.json", [{"device": "cpu", "weights_sha256": "e" * 64}])
+    with live.follow(tmp_path / "log.json"):
+        pass
+    with live.follow(tmp_path / "log.json") as tell:
+        tell()
+    assert statuses(client) == []
+
+
 def test_whatever_mlflow_raises_costs_one_line(client, tmp_path, capsys):
     client.delete_experiment(mlflow_runs.experiment_id(client, "tiny"))
     log = begin(tmp_path)

@@ -132,11 +132,12 @@ def test_metrics_are_those_of_a_model_on_a_dataset(client, tmp_path):
     assert Path(path).read_bytes() == ones[1].weights.read_bytes()
 
 
-@pytest.mark.parametrize("lock", ["dvc.lock", "tiny/dvc.lock"])
-def test_a_dataset_names_dvcs_digest(client, tmp_path, lock):
+def test_a_dataset_names_dvcs_digest(client, tmp_path):
     (tmp_path / "tiny").mkdir()
     out = "    - path: runs/tiny/data/patches/{}\n      hash: md5\n      md5: {}.dir\n      size: 1\n"
-    (tmp_path / lock).write_text(out.format("clean", "1" * 32) + out.format("gaussian-01", "2" * 32))
+    (tmp_path / "tiny/dvc.lock").write_text(
+        out.format("clean", "1" * 32) + out.format("gaussian-01", "2" * 32)
+    )
     one = mlflow_helpers.trained(tmp_path)
     inputs = client.get_run(log_training(client, one)).inputs.dataset_inputs
     sources = {one.dataset.name: json.loads(one.dataset.source) for one in inputs}
@@ -160,6 +161,13 @@ def test_only_new_epochs_are_added(client):
         assert found[key][:1] == first[key]
     assert {len(values) for key, values in found.items() if key not in mlflow_runs.EPOCH_METRICS} == {1}
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_long_history_arrives_whole(client):
+    history = [{"epoch": n, "learning_rate": 0.1, "loss": 1 / n, "monitored_psnr": 20} for n in range(1, 701)]
+    run_id = log_training(client, of(0, history=history))
+    losses = mlflow_helpers.histories(client, run_id)["loss"]
+    assert [(step, value) for step, value, _ in losses] == [(n, 1 / n) for n in range(1, 701)]
 
 
 def test_what_is_not_finite_is_left_out(client):
@@ -254,22 +262,6 @@ def test_a_database_without_its_driver_or_server_is_one_line_without_the_passwor
     assert said.startswith(f"MLflow at {uri.replace('secret', '***')} cannot be used: ")
     assert "secret" not in said
     assert "its database's driver is not installed (No module named 'psycopg" in said or "refused" in said
-
-
-@pytest.mark.parametrize(
-    ("uri", "file"),
-    [
-        ("sqlite:///mine.db", "mine.db"),
-        ("sqlite:////x/my%2520project/50%25%20%3F%23.db", "/x/my%20project/50% ?#.db"),
-        ("", "mlflow.db"),
-        ("sqlite://", None),
-        ("http://127.0.0.1:5000", None),
-        ("mlruns", None),
-    ],
-)
-def test_the_file_of_a_uri_is_the_one_that_mlflow_opens(monkeypatch, uri, file):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert mlflow_runs.sqlite_file() == (file and Path(file))
 
 
 def python(code, folder):

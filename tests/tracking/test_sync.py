@@ -120,21 +120,6 @@ def state(client):
     return found, versions
 
 
-def test_outputs_are_read_with_their_logs(project, grid):
-    write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
-    (project / "runs/tiny/scores/gaussian-01/lambdanet-0.json").unlink()  # trained, not scored
-    autoencoder, dncnn = outputs(project)
-    assert [one.key.model for one in (autoencoder, dncnn)] == ["autoencoder", "dncnn"]
-    assert autoencoder.history == mlflow_helpers.rows(3)
-    assert (autoencoder.record, autoencoder.evaluation) == ({}, {})
-    assert dncnn.history == mlflow_helpers.rows(3, images=32)
-    assert dncnn.record["seconds"] == 9.5
-    assert dncnn.evaluation["inference_seconds_per_image"] == 0.002
-    assert dncnn.scores["psnr"] == 25.0
-    assert dncnn.status == "FINISHED"
-    assert dncnn.weights == project / "runs/tiny/models/gaussian-01/dncnn-0/weights.safetensors"
-
-
 def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     trained = outputs(project)
@@ -224,23 +209,6 @@ def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypa
     assert after[1] == before[1]
     for denoiser, _ in after[1]:
         assert registry.fetch(restored, denoiser, project / f"fetched-{denoiser.version}").is_file()
-
-
-def test_the_committed_weights_of_the_project_can_be_published(client, project):
-    weights, results = helpers.ROOT / "weights/paper", helpers.ROOT / "results/paper"
-    everything = sync.from_committed(weights, results, loaded(helpers.ROOT))
-    scored = json.loads((results / "digests.json").read_text())
-    scored.pop("gaussian-01-skip-autoencoder-0", None)  # no longer of the table
-    assert {one.key.name: one.weights_sha256 for one in everything} == {
-        name: digests["weights"] for name, digests in scored.items()
-    }
-    small = [one for one in everything if one.key.model == "lambdanet-u4-m7" and "s" in one.key.noise[:2]]
-    done = sync.publish(small)
-    assert (len(done.versions), done.without_log) == (2, done.runs)
-    assert [(one.noise, one.psnr, one.train_images, names) for one, names in registry.denoisers(client)] == [
-        (one.key.noise, one.scores["psnr"], 50_000, ("champion", "compact", "lambdanet-u4-m7"))
-        for one in sorted(small, key=lambda one: one.key.noise)
-    ]
 
 
 def run(*words):
