@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
@@ -204,6 +205,12 @@ cases("normalisation", {
 
 
 @case
+def normalisations_of_another_rate(call):
+    for norm in call.norms:
+        norm.momentum = 0.6
+
+
+@case
 def statistics_in_one_memory(call):
     first, *others = call.norms or [None]
     for norm in others:
@@ -212,6 +219,18 @@ def statistics_in_one_memory(call):
 
 
 # Other modules.
+@case
+def statistics_in_a_parameter_s_memory(call):
+    for norm in call.norms[:1]:
+        norm.running_mean = norm.bias.detach()
+
+
+@case
+def one_normalisation_twice(call):
+    if isinstance(call.model, DnCNN):
+        call.model.dncnn[6] = call.model.dncnn[3]
+
+
 class Convolution(nn.Conv2d):
     def forward(self, x):
         return super().forward(x) + 0.1
@@ -413,6 +432,14 @@ def weight_changed_before_backward(call):
 
 
 @run
+def two_calls_then_backward(call):
+    losses = [weighted(call.model(call.noisy)), 2 * weighted(call.model(call.noisy.flip(0)))]
+    for loss in losses:
+        loss.backward()
+    return {}
+
+
+@run
 def expanded_gradient(call):
     call.model(call.noisy).sum().backward()
     return {}
@@ -453,6 +480,13 @@ def vmapped(call):
 
 
 @run
+def forward_derivative(call):
+    with forward_ad.dual_level():
+        output = call.model(forward_ad.make_dual(call.noisy, torch.ones_like(call.noisy)))
+        return {"output": forward_ad.unpack_dual(output).tangent.detach()}
+
+
+@run
 def second_derivative_by_the_images(call):
     call.noisy.requires_grad_()
     (first,) = torch.autograd.grad(weighted(call.model(call.noisy)), call.noisy, create_graph=True)
@@ -468,6 +502,11 @@ def with_a_context(call):
 @run
 def with_a_context_of_another_shape(call):
     return {"output": call.model(call.noisy, torch.ones(4, 3, 4)).detach()}
+
+
+@run
+def with_a_context_of_another_count(call):
+    return {"output": call.model(call.noisy, torch.ones(3, 4, 4)).detach()}
 
 
 @run

@@ -12,6 +12,7 @@ import pytest
 import requests
 import torch
 
+from lambdanet import files
 from lambdanet.config import RunKey
 from lambdanet.run_log import Log
 from lambdanet.tracking import live, mlflow_runs, sync
