@@ -27,7 +27,7 @@ from lambdanet.data import cifar10
 
 STAGES = Path(__file__).resolve().parents[1] / "stages"
 
-LONGEST = ("test_pipeline.py", "test_pipeline_beside.py", "test_live.py", "test_publish.py")
+LONGEST = ("test_pipeline.py", "test_loop.py", "test_contract.py", "test_lambdanet_backends.py")
 
 torch.set_num_threads(1)
 

@@ -129,10 +129,11 @@ def train_words(model="lambdanet", seed="0", noise="gaussian-01", profile="profi
     return [profile, noise, model, seed]
 
 
-def start(stage, words, folder, code=None, **environment):
-    """Start a stage script as its own process, or `code` in its place with the same words."""
+def start(stage, words, folder, code=None, parent=None, **environment):
+    """Start a stage script as its own process, or `code` or the script `parent` with the same words."""
     script = str(ROOT / "stages" / f"{stage}.py")
-    command = [sys.executable, "-c", code, script] if code else [sys.executable, script]
+    instead = ["-c", code] if code else [str(parent)] if parent else []
+    command = [sys.executable, *instead, script]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     return subprocess.Popen(
         [*command, *map(str, words)],
@@ -234,21 +235,6 @@ def assert_tiles_fit(model, size):
     tiles = denoise_photograph(model, image, cpu, tile=16)
     assert np.abs(tiles.astype(int) - whole.astype(int)).max() <= 1
     assert whole.std() > 100
-
-
-def start_dvc(script, stage, words, folder):
-    """Start a stage below a process that looks like DVC."""
-    command = [sys.executable, str(script), str(ROOT / "stages" / f"{stage}.py"), *words]
-    environment = os.environ | {"DVC_STAGE": stage}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def lives(pid):

@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import formulas, gpu, measuring, peers, pictures, report, tables
+from benchmarks import formulas, gpu, measuring, peers, pictures, report
 from benchmarks.baselines import variants
 from benchmarks.tables import Table
 from lambdanet import backends
@@ -89,23 +89,6 @@ def test_baselines_run_what_their_rows_say(name):
     for method in kernels:
         assert not torch.equal(method.output(noisy), expected)
         torch.testing.assert_close(method.output(noisy), expected, rtol=0, atol=1e-5)
-
-
-def test_tables():
-    rows = [{"method": "a", "note": "slow", "ms": 12.5}, {"method": "bc", "ms": 1.0, "ratio": float("inf")}]
-    table = Table("Title", "About.", rows, ["A note."], {"a": [1.0]})
-    assert table.columns == ["method", "ms", "ratio", "note"]
-    assert tables.markdown(table) == (
-        "## Title\n\nAbout.\n\n| method | ms | ratio | note |\n| --- | ---: | ---: | --- |\n"
-        "| a | 12.5 |  | slow |\n| bc | 1.00 | inf |  |\n\n- A note.\n"
-    )
-    assert tables.text(table) == (
-        "Title\nAbout.\n\nmethod    ms  ratio  note\n"
-        "a       12.5         slow\nbc      1.00    inf\n\nA note.\n"
-    )
-    content = tables.as_json(table)
-    assert content["rows"][1] == {"method": "bc", "ms": 1.0, "ratio": None}
-    assert content["seconds"] == {"a": [1.0]}
 
 
 def test_report_keeps_what_was_measured_when_a_part_fails(tmp_path, monkeypatch):

@@ -7,10 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
-from torch import nn
 
 from lambdanet.devices import describe_device
-from lambdanet.evaluation import scoring
 from lambdanet.run_log import Log, find_record, read_records
 
 CPU = torch.device("cpu")
@@ -141,24 +139,3 @@ def test_newest_record_with_the_details_is_found(path):
     assert find_record(path, weights_sha256="ab", n=1)["n"] == 1
     assert find_record(path, weights_sha256="cd") is None
     assert find_record(path.with_name("none.json"), weights_sha256="ab") is None
-
-
-class Clock(nn.Module):
-    """A network by which time passes: the n-th call takes n seconds."""
-
-    def __init__(self):
-        super().__init__()
-        self.now, self.batches = 0, []
-
-    def forward(self, noisy):
-        self.batches.append(len(noisy))
-        self.now += len(self.batches)
-        return noisy
-
-
-@pytest.mark.parametrize(("images", "batch"), [(40, 32), (10, 10)])
-def test_time_of_an_image_is_the_median_of_five_runs_after_one(monkeypatch, images, batch):
-    clock = Clock()
-    monkeypatch.setattr(scoring.time, "perf_counter", lambda: clock.now)
-    assert scoring.inference_seconds(clock, torch.zeros(images, 3, 8, 8)) == 4 / batch  # of 2, 3, 4, 5, 6
-    assert clock.batches == [batch] * 6

@@ -1,5 +1,4 @@
 import io
-import json
 
 import helpers
 import numpy as np
@@ -8,7 +7,7 @@ from PIL import Image
 
 from lambdanet import files
 from lambdanet.config import Download
-from lambdanet.data import arrays, bsds500, datasets
+from lambdanet.data import bsds500, datasets
 from lambdanet.data.patches import cut
 
 COUNTS = {"train": 3, "test": 2, "val": 4}
@@ -123,25 +122,6 @@ def test_fewer_images_are_the_first_of_more(source):
     np.testing.assert_array_equal(some["train"], every["train"][:12])
     np.testing.assert_array_equal(some["test"], every["test"][:3])
     assert some_notes["photographs"]["train"] == notes["photographs"]["train"][:2]
-
-
-def test_another_seed_is_another_order_and_other_places(source):
-    first, second = load(source), load(source, seed=1)
-    assert first[1]["photographs"] != second[1]["photographs"]
-    patches = [{patch.tobytes() for patch in each["train"]} for each, _ in (first, second)]
-    assert not patches[0] & patches[1]
-
-
-def test_prepare_writes_arrays_and_a_card(source, tmp_path):
-    card = datasets.prepare(wanted(train=2), tmp_path / "clean", source=str(source), downloads=tmp_path)
-    images = {split: arrays.load_images(tmp_path / "clean", split) for split in arrays.SPLITS}
-    assert json.loads((tmp_path / "clean/card.json").read_text()) == card
-    assert list(card) == ["dataset", "origin", "images", "sha256", "made", "photographs"]
-    assert (card["dataset"], card["origin"]) == ("bsds500", "BSDS500")
-    assert card["images"] == {"train": 12, "test": 4}
-    assert card["sha256"] == {split: arrays.digest(each) for split, each in images.items()}
-    assert "6 patches of 40 x 40 of each of 2 images" in card["made"]
-    assert "turned by 90 degrees counter-clockwise" in card["made"]
 
 
 def test_digest_is_that_of_sha256sum(tmp_path):

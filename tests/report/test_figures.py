@@ -65,22 +65,6 @@ def test_the_dumbbell_has_ours_and_the_papers_on_a_line_with_the_interval(drawn)
     }  # fmt: skip
 
 
-def test_front_labels_lie_on_no_other_and_on_no_point(drawn):
-    sizes = [1_000, 1_100, 1_200, 1_250, 8_000, 8_100]
-    rows = [row(f"network-{n}", [26 + n / 100], parameters=size) for n, size in enumerate(sizes)]
-    for one in rows:
-        one.hyperparameters["name"] = "autoencoder"
-    networks = studies.pareto(rows, {})
-    assert networks["front"].all()
-    figures.write_pareto(Path("a.png"), networks, tables.paper_table2()[:0], "Gaussian 0.1")
-    axis = drawn[0].axes[0]
-    boxes = [text.get_window_extent() for text in axis.texts]
-    assert len(boxes) >= 4
-    assert not [(a, b) for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
-    places = axis.transData.transform(networks[["parameters", "psnr"]].to_numpy())
-    assert not [1 for box in boxes for x, y in places if box.contains(x, y)]
-
-
 def test_a_studys_figure_has_its_axis_and_the_documents_values(drawn):
     base = row("base", [26.7, 26.9], study="base", hyperparameters={"d": 16})
     wide = row("d32", [26.95], study="channels", hyperparameters={"name": "lambdanet", "d": 32})

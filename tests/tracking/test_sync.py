@@ -192,25 +192,6 @@ def test_a_pin_survives_publish(client, project, grid):
     assert held == pinned | {"lambdanet": "lambdanet"}
 
 
-def test_a_lost_database_is_made_again_as_it_was(client, project, grid, monkeypatch):
-    write_outputs(project, grid[:2], logged=[one.key.name for one in grid])
-    sync.publish(outputs(project))
-    before = state(client)
-    # A file of another name, because this process still has the deleted one open.
-    (project / "mlflow.db").unlink()
-    shutil.rmtree(project / "mlartifacts")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_helpers.write_database(project / "again.db"))
-    sync.publish(outputs(project))
-    restored = mlflow_runs.connect()
-    after = state(restored)
-    assert after[0].keys() == before[0].keys()
-    for run_key in ("gaussian-01-dncnn-0", "gaussian-01-autoencoder-0"):
-        assert after[0][run_key] == before[0][run_key], run_key
-    assert after[1] == before[1]
-    for denoiser, _ in after[1]:
-        assert registry.fetch(restored, denoiser, project / f"fetched-{denoiser.version}").is_file()
-
-
 def run(*words):
     return CliRunner().invoke(main, list(words))
 

@@ -500,7 +500,7 @@ def test_death_of_dvc_ends_the_trainer(tmp_path):
     (project / "dvc").write_text(
         "import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]], check=False)\n"
     )
-    dvc = helpers.start_dvc(project / "dvc", "train", WORDS, project)
+    dvc = helpers.start("train", WORDS, project, parent=project / "dvc", DVC_STAGE="train")
     try:
         helpers.wait_for_line(dvc, "epoch 1/")
         trainer = int((project / CHECKPOINTS / "lock.pid").read_text())
