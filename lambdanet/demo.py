@@ -32,6 +32,7 @@ def serve(host: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="lambdanet-demo-") as folder:
         # Before Gradio is loaded, which reads them then.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        os.environ["MPLCONFIGDIR"] = folder  # Gradio loads matplotlib
         page(Path(folder)).queue(default_concurrency_limit=1).launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, run_history=False,
             footer_links=[], quiet=True,
