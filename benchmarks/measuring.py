@@ -17,7 +17,8 @@ from pipelines.placement import available
 FEWEST = 3  # turns, however long they take
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve")
 PACKAGES = (
-    "torch", "numpy", "scikit-image", "llvmlite", "lambda-networks", "timm", "torchmetrics",
+    "torch", "numpy", "scikit-image", "llvmlite", "lambda-networks", "timm", "torchmetrics", "bm3d",
+    "opencv-python-headless", "PyWavelets",
 )  # fmt: skip
 VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "LD_PRELOAD")
 

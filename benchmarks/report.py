@@ -3,7 +3,7 @@
     python -m benchmarks [--quick] [--out results]
 
 Prints the tables and writes them to benchmarks.json and benchmarks.md, anew after each part, so that
-what was measured is kept if a later part fails. About five minutes on two idle cores. Peers that are
+what was measured is kept if a later part fails. About ten minutes on two idle cores. Peers that are
 not installed are listed as such; `pip install -e '.[bench]'` brings them.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import baselines, data, gpu, measuring, networks, photographs, sizes, tables
+from benchmarks import baselines, data, denoisers, gpu, measuring, networks, photographs, sizes, tables
 from benchmarks.tables import Measure, Table
 from lambdanet import files
 from lambdanet.run_log import commit
@@ -24,6 +24,7 @@ PARTS: dict[str, Measure] = {
     "baselines": baselines.measure,
     "data": data.measure,
     "photographs": photographs.measure,
+    "denoisers": denoisers.measure,
     "sizes": sizes.measure,
     "gpu": gpu.measure,
 }

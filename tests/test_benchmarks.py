@@ -1,12 +1,15 @@
 import importlib.util
 import json
+import sys
 
+import numpy as np
 import pytest
+import skimage.metrics
 import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import formulas, gpu, measuring, peers, pictures, report
+from benchmarks import denoisers, formulas, gpu, measuring, peers, pictures, report
 from benchmarks.baselines import variants
 from benchmarks.tables import Table
 from lambdanet import backends
@@ -131,3 +134,30 @@ def test_methods_of_a_gpu_are_compared_where_there_is_none(monkeypatch):
     share = rows["float32"]["training, share of the bf16 rate"]
     assert work > 1e6
     assert share == pytest.approx(work / 1e12 / (2 * rows["float32"]["training, ms/image"] / 1000))
+
+
+def test_denoisers_are_compared_on_the_same_noisy_photographs():
+    clean = denoisers.images(64, 2)["scikit-image"]
+    noisy = [denoisers.add_noise(image, 25, seed=number) for number, image in enumerate(clean)]
+    assert np.std(noisy[0].astype(float) - clean[0]) == pytest.approx(25, rel=0.1)
+    given = {"halved": lambda image: image // 2, "absent": "the package x is not installed"}
+    rows, seconds = denoisers.compare(given, clean, 25)
+    assert rows[2] == {"method": "absent", "note": "not run: the package x is not installed"}
+    for row, images in ((rows[0], noisy), (rows[1], [image // 2 for image in noisy])):
+        pairs = list(zip(clean, images, strict=True))
+        psnrs = [skimage.metrics.peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs]
+        assert row["PSNR"] == pytest.approx(np.mean(psnrs), abs=1e-4)
+    assert len(seconds["halved"]) == 2
+
+
+def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packages(monkeypatch):
+    found = denoisers.networks(50 / 255)
+    assert "weights/paper/gaussian-02-lambdanet-0.safetensors" in found
+    assert not any("gaussian-01" in name or "speckle" in name for name in found)
+    assert "weights/paper/ablations/gaussian-01-lambda-resnet-0.safetensors" in denoisers.networks(25 / 255)
+    for name in denoisers.PACKAGES:
+        monkeypatch.setitem(sys.modules, name, None)
+    classical = denoisers.classical(0.1)
+    assert classical["BM3D"] == "the package bm3d is not installed"
+    output = classical["scikit-image: TV, Chambolle"](denoisers.images(64, 1)["scikit-image"][0])
+    assert (output.dtype, output.shape) == (np.uint8, (64, 64, 3))
