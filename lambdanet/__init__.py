@@ -19,7 +19,8 @@ def load(name: str | Path, *, device: str = "auto") -> "TrainedDenoiser":
     """Load a trained denoiser: a function of one image, or of a batch of tensors.
 
     Args:
-        name: a noise ("gaussian-01"), a noise and a model ("gaussian-01-lambdanet"), or a weights file.
+        name: "photographs" (Gaussian noise of any strength), a noise ("gaussian-01"), a noise and a model
+            ("gaussian-01-lambdanet"), or a weights file.
         device: "auto", "cpu" or "cuda".
 
     Returns:

@@ -250,7 +250,9 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
     help="PNG file, or folder of such; - is standard output.",
 )  # fmt: skip
 @click.option(
-    "--noise", help="Noise on the image, one of params.yaml; by default found out, by trying all denoisers."
+    "--noise",
+    help="Noise on the image, one of params.yaml. Default: Gaussian noise of any strength; with --alias or "
+    "--weights, it is found out by trying all denoisers.",
 )
 @click.option("--alias", help="Which denoiser of MLflow's registry: champion, compact or a model.")
 @click.option(
@@ -296,7 +298,7 @@ def denoise(
     from lambdanet.inference import photographs  # after the words were checked: torch takes seconds
 
     found = (
-        contextlib.nullcontext(photographs.shipped(noise))
+        contextlib.nullcontext([photographs.shipped(noise)])
         if shipped
         else photographs.denoisers(weights, alias or "champion", noise)
     )

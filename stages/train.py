@@ -8,7 +8,7 @@ from lambdanet.tracking import live
 
 def main(profile: str, noise: str, model: str, seed: str) -> None:
     run = config.load(profile).run(noise, model, seed)
-    with live.follow(run.log) as tell:  # MLflow loads in a thread of its own
+    with live.follow(run.log) as tell:  # MLflow loads in another thread
         from lambdanet.training import experiment  # after the words were checked: torch takes seconds
 
         experiment.train_run(run, device=entry.device(), on_news=tell)

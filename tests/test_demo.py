@@ -120,8 +120,8 @@ def test_a_photograph_is_denoised_and_downloaded_in_a_browser(tmp_path, served, 
     page.goto(served)
     page.locator("input[type=file]").set_input_files(tmp_path / "cat.png")
     head = "72 x 64 pixels, 16 bits; denoiser:"
-    output = downloaded(f"{head} gaussian-01, strength 1")
-    np.testing.assert_array_equal(output, lambdanet.load("gaussian-01")(values))
+    output = downloaded(f"{head} photographs, strength 1")
+    np.testing.assert_array_equal(output, lambdanet.load("photographs")(values))
     shown = page.locator("img").evaluate_all("images => images.map(image => image.src)")
     pictures = [np.asarray(Image.open(urllib.request.urlopen(one))) for one in shown]
     assert any(np.array_equal(one, values >> 8) for one in pictures)

@@ -8,7 +8,7 @@ import zipfile
 import helpers
 import pytest
 
-BASE = "torch numpy pillow safetensors click filelock psutil pydantic ruamel.yaml tifffile tqdm"
+BASE = "torch numpy pillow safetensors click filelock psutil pydantic ruamel-yaml tifffile tqdm"
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,14 @@ class Choice:
     weights: Path
 
 
-def shipped(noise: str | None) -> list[Choice]:
-    """The denoisers that come with the package: for a noise, or one for each where it is None.
+def shipped(noise: str | None) -> Choice:
+    """The denoiser that comes with the package: for a noise, or for photographs where it is None.
 
     Raises:
         ValueError: there is none for this noise.
     """
-    paths = [trained.find(name) for name in ([noise] if noise else trained.DEFAULTS)]
-    return [Choice(path.stem, path) for path in paths]
+    path = trained.find(noise or trained.PHOTOGRAPHS)
+    return Choice(path.stem, path)
 
 
 @contextlib.contextmanager

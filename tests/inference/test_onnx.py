@@ -72,7 +72,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path):
     before = helpers.contents(tmp_path)
     for name, says in (
         (weights, f"{weights}: this network takes images of 8 x 8 only, not of any size"),
-        ("rain", "there is no denoiser 'rain'; name a noise (gaussian-01, "),
+        ("rain", "there is no denoiser 'rain'; name one of photographs, gaussian-01, "),
         (tmp_path / "none.safetensors", f"{tmp_path}/none.safetensors: no such weights file"),
     ):
         done = run(name, "-o", tmp_path / "m.onnx")

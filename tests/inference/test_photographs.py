@@ -188,6 +188,12 @@ def test_bad_words_are_one_line(project, words, says):
     assert says in refusal(project, "in.png", "-o", "out.png", *words)
 
 
+def test_without_a_noise_it_is_the_denoiser_for_photographs(project):
+    save(project / "in.png", noisy(side=24))
+    assert lines("in.png", "-o", "out.png") == ["out.png: written, by gaussian-25-photographs-0"]
+    np.testing.assert_array_equal(pixels_of("out.png"), lambdanet.load("photographs")(pixels_of("in.png")))
+
+
 def test_a_noise_alone_takes_the_denoiser_that_comes_with_the_package(project):
     save(project / "in.png", noisy(side=24))
     (line,) = lines("in.png", "-o", "out.png", "--noise", "speckle", "--strength", "0.5")

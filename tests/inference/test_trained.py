@@ -146,12 +146,22 @@ def test_names_of_denoisers():
     assert trained.find("gaussian-01-lambda-resnet").parent == paper / "ablations"
     assert trained.find("other.safetensors").name == "other.safetensors"
     with pytest.raises(
-        ValueError, match=r"^there is no denoiser 'rain'; name a noise \(gaussian-01, .*file$"
+        ValueError, match=r"^there is no denoiser 'rain'; name one of photographs, gaussian-01, .*file$"
     ):
         trained.find("rain")
 
 
-@pytest.mark.parametrize("noise", trained.DEFAULTS)
+@pytest.mark.parametrize("sigma", [15, 50])
+def test_photographs_lose_gaussian_noise_of_any_strength(sigma):
+    clean = skimage.data.astronaut()[100:228, 100:228]
+    noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
+    noisy = np.rint((clean + noise).clip(0, 255)).astype(np.uint8)
+    output = lambdanet.load("photographs", device="cpu")(noisy)
+    before, after = (np.mean((one - clean.astype(float)) ** 2) for one in (noisy, output))
+    assert after < 0.3 * before
+
+
+@pytest.mark.parametrize("noise", [name for name in trained.DEFAULTS if name != trained.PHOTOGRAPHS])
 def test_default_of_each_noise_removes_it_from_photographs_of_any_size(noise):
     one = lambdanet.load(noise, device="cpu")
     assert one.description["cell"]["noise"] == noise
