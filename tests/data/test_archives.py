@@ -148,7 +148,7 @@ def test_every_mirrors_reason_is_named(mirror, tmp_path):
         load(None, tmp_path / "downloads", [*map(mirror, FAILURES), gone])
     message = str(caught.value)
     assert "\n" not in message
-    assert "choose profile: sample" in message
+    assert "run the profile sample" in message
     reasons = message.partition("Tried ")[2].split("; http")
     for (how, text), reason in zip((*FAILURES.items(), ("closed", "refused")), reasons, strict=True):
         assert f"/{how}/" in reason
