@@ -338,30 +338,35 @@ def _epoch_metrics(row: dict, record: dict) -> list[Metric]:
 
 
 def _log_results(client: MlflowClient, run: Run, training: Training, tests: Dataset | None) -> None:
-    """Log what there is one value of, at the end, with the model and the test images that it is of.
+    """Log what there is one value of, at the end: the run's, and the model's on the test images.
 
     What is there with the same value is not logged again; of scores made anew, MLflow shows the newest.
     """
-    model_id, present = model_of(run), run.data.metrics
+    model_id, of_model = model_of(run), run.data.metrics
     if not model_id and training.weights and training.scores:
-        model_id, present = _log_model(client, run, training), {}
+        model_id, of_model = _log_model(client, run, training), {}
     of_images = {"dataset_name": tests.name, "dataset_digest": tests.digest} if tests else {}
     scores = {
         key: value
         for key, value in training.scores.items()
         if isinstance(value, int | float) and key not in ("seed", "images") and math.isfinite(value)
     }
-    record = training.record | {"training_seconds": training.record.get("seconds")} | training.evaluation
-    keys = ("training_seconds", "peak_memory_bytes", "inference_seconds_per_image")
-    others = {key: record[key] for key in keys if record.get(key) is not None}
-    now = _milliseconds(None)
+    peak = (training.evaluation | training.record).get("peak_memory_bytes")
+    of_run = {"training_seconds": training.record.get("seconds"), "peak_memory_bytes": peak}
+    inference = {"inference_seconds_per_image": training.evaluation.get("inference_seconds_per_image")}
+    now, run_id = _milliseconds(None), run.info.run_id
     metrics = [
-        Metric(key, value, now, 0, model_id, run_id=run.info.run_id, **(of_images if key in scores else {}))
-        for key, value in (scores | others).items()
-        if present.get(key) != value
+        Metric(key, value, now, 0, run_id=run_id)
+        for key, value in of_run.items()
+        if value is not None and run.data.metrics.get(key) != value
+    ]
+    metrics += [
+        Metric(key, value, now, 0, model_id, run_id=run_id, **(of_images if key in scores else {}))
+        for key, value in (scores | inference).items()
+        if value is not None and of_model.get(key) != value
     ]
     if metrics:
-        client.log_batch(run.info.run_id, metrics=metrics)
+        client.log_batch(run_id, metrics=metrics)
 
 
 def model_of(run: Run) -> str | None:

@@ -104,6 +104,19 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     }  # and no infinite noisy_psnr, and neither the seed nor the number of images
 
 
+def test_a_training_that_was_followed_is_scored_without_a_second_point(client, tmp_path):
+    one = mlflow_helpers.trained(tmp_path)
+    record = one.record | {"seconds": 9.5, "peak_memory_bytes": 1000}
+    scored = dataclasses.replace(one, record=record, evaluation={"peak_memory_bytes": 5000})
+    followed = dataclasses.replace(scored, evaluation={}, scores={}, weights=None)
+    for known in (followed, scored, scored):
+        run_id = log_training(client, known)
+    found = mlflow_helpers.histories(client, run_id)
+    points = {key: [point[:2] for point in found[key]] for key in ("training_seconds", "peak_memory_bytes")}
+    assert points == {"training_seconds": [(0, 9.5)], "peak_memory_bytes": [(0, 1000)]}
+    assert len(found["psnr"]) == 1
+
+
 def test_metrics_are_those_of_a_model_on_a_dataset(client, tmp_path):
     ones = [
         mlflow_helpers.trained(tmp_path, seed=0, psnr=25.0),
