@@ -292,17 +292,11 @@ def denoise(
         click.echo(note, err=True)
     if noise is not None:
         _need_known(noise)
-    shipped = weights is None and alias is None
     if weights is None and alias is not None:
         _need_registry()
     from lambdanet.inference import photographs  # after the words were checked: torch takes seconds
 
-    found = (
-        contextlib.nullcontext([photographs.shipped(noise)])
-        if shipped
-        else photographs.denoisers(weights, alias or "champion", noise)
-    )
-    with found as choices:
+    with photographs.denoisers(weights, alias, noise) as choices:
         for line in photographs.denoise_files(planned, choices, device=device, strength=strength):
             click.echo(line, err=out == targets.STREAM)
 

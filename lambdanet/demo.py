@@ -45,7 +45,7 @@ def page(folder: Path) -> "gr.Blocks":
     """The page; each result goes to a new folder in `folder`."""
     import gradio as gr
 
-    noises = [(TITLES.get(name, name.replace("-", " ")), name) for name in (*trained.DEFAULTS, BLIND)]
+    noises = [(TITLES.get(name, name.replace("-", " ")), name) for name in (*trained.NAMES, BLIND)]
     with gr.Blocks(title="lambdanet", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(ABOUT)
         with gr.Row():
@@ -88,7 +88,7 @@ def denoised(path: Path, noise: str, strength: float) -> tuple[Photograph, Photo
         MemoryError: there is not enough memory for it.
     """
     photograph = imagefile.decode(path.read_bytes(), path.name)
-    names = [name for name in trained.DEFAULTS if name != trained.PHOTOGRAPHS] if noise == BLIND else [noise]
+    names = trained.DEFAULTS if noise == BLIND else [noise]
     loaded = {name: load(name) for name in names}
     name = photographs.best(photograph, loaded) if noise == BLIND else noise
     h, w, _ = photograph.rgb.shape

@@ -30,31 +30,25 @@ class Choice:
     weights: Path
 
 
-def shipped(noise: str | None) -> Choice:
-    """The denoiser that comes with the package: for a noise, or for photographs where it is None.
-
-    Raises:
-        ValueError: there is none for this noise.
-    """
-    path = trained.find(noise or trained.PHOTOGRAPHS)
-    return Choice(path.stem, path)
-
-
 @contextlib.contextmanager
-def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[list[Choice]]:
+def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Iterator[list[Choice]]:
     """The denoisers to use: one, or one for each noise where `noise` is None.
 
     Args:
         weights: a weights file; a folder like weights/paper, with the scores in results/paper beside
-            weights/; or None: MLflow's registry.
-        alias: of the catalogue.
-        noise: which noise they shall be for; None: one for each.
+            weights/; or None.
+        alias: of the catalogue, for a folder "champion" by default; without `weights`, that of MLflow's
+            registry, or where it is None too, the denoiser of `lambdanet.load`.
+        noise: which noise they shall be for; None: one for each, of `lambdanet.load` that for photographs.
 
     Raises:
         ValueError: there is no such denoiser; the line says what there is.
         UnreachableError: MLflow does not answer.
     """
-    if weights is None:
+    if weights is None and alias is None:
+        path = trained.find(noise or trained.PHOTOGRAPHS)
+        yield [Choice(path.stem, path)]
+    elif weights is None:
         from lambdanet.tracking import mlflow_runs, registry
 
         with tempfile.TemporaryDirectory() as temporary:
@@ -80,7 +74,8 @@ def denoisers(weights: Path | None, alias: str, noise: str | None) -> Iterator[l
         for name in dict.fromkeys(denoiser.noise for denoiser in paths):
             of_noise = catalogue.aliases([denoiser for denoiser in paths if denoiser.noise == name])
             held |= {(name, key): denoiser for key, denoiser in of_noise.items()}
-        yield [Choice(_label(one, str(paths[one])), paths[one]) for one in _chosen(held, alias, noise)]
+        chosen = _chosen(held, alias or "champion", noise)
+        yield [Choice(_label(one, str(paths[one])), paths[one]) for one in chosen]
     else:
         read_description(weights)
         yield [Choice(str(weights), weights)]

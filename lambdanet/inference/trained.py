@@ -18,17 +18,17 @@ Image = TypeVar("Image", np.ndarray, Tensor)
 
 # In an installed package; in a clone, the committed ones.
 FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights/paper")
-# What a name alone stands for: for a noise, the best PSNR of the networks with fewer than 10,000 parameters
-# that denoise a photograph in tiles; see docs/results.md.
-PHOTOGRAPHS = "photographs"  # Gaussian noise of any strength
+# For a noise's name: the best PSNR of the networks with fewer than 10,000 parameters that denoise a
+# photograph in tiles; see docs/results.md.
 DEFAULTS = {
-    PHOTOGRAPHS: "gaussian-25-photographs-0",
     "gaussian-01": "gaussian-01-lambda-resnet-convolutions-0",
     "gaussian-02": "gaussian-02-lambdanet-0",
     "gaussian-03": "gaussian-03-lambdanet-0",
     "speckle": "speckle-lambdanet-u4-m7-0",
     "salt-and-pepper": "salt-and-pepper-lambdanet-u4-m7-0",
 }
+PHOTOGRAPHS = "photographs"  # Gaussian noise of any strength
+NAMES = {PHOTOGRAPHS: "gaussian-25-photographs-0"} | DEFAULTS
 SMALLEST_TILE = 64  # a multiple of every stride; what is read around it is larger soon
 LARGEST_VALUE = 10  # of floats: noise may leave [0, 1], but not that far
 
@@ -50,12 +50,12 @@ def find(name: str | Path) -> Path:
     if isinstance(name, Path) or name.endswith(".safetensors"):
         return Path(name)
     stems = {path.stem: path for folder in FOLDERS for path in sorted(folder.rglob("*.safetensors"))}
-    for stem in (name, f"{name}-0", DEFAULTS.get(name)):
+    for stem in (name, f"{name}-0", NAMES.get(name)):
         if stem in stems:
             return stems[stem]
     names = sorted({stem.rpartition("-")[0] for stem in stems})
     raise ValueError(
-        f"there is no denoiser {name!r}; name one of {', '.join(DEFAULTS)}, a noise and a model "
+        f"there is no denoiser {name!r}; name one of {', '.join(NAMES)}, a noise and a model "
         f"({', '.join(names)}), or a .safetensors file"
     )
 

@@ -161,7 +161,7 @@ def test_photographs_lose_gaussian_noise_of_any_strength(sigma):
     assert after < 0.3 * before
 
 
-@pytest.mark.parametrize("noise", [name for name in trained.DEFAULTS if name != trained.PHOTOGRAPHS])
+@pytest.mark.parametrize("noise", trained.DEFAULTS)
 def test_default_of_each_noise_removes_it_from_photographs_of_any_size(noise):
     one = lambdanet.load(noise, device="cpu")
     assert one.description["cell"]["noise"] == noise
