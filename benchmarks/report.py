@@ -3,8 +3,9 @@
     python -m benchmarks [--quick] [--out results]
 
 Prints the tables and writes them to benchmarks.json and benchmarks.md, anew after each part, so that
-what was measured is kept if a later part fails. About ten minutes on two idle cores. Peers that are
-not installed are listed as such; `pip install -e '.[bench]'` brings them.
+what was measured is kept if a later part fails. About five minutes on two idle cores without `denoisers`,
+whose BM3D takes longer. Peers that are not installed are listed as such; `pip install -e '.[bench]'`
+brings them.
 """
 
 import sys
