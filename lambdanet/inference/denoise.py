@@ -17,7 +17,25 @@ BATCH_PIXELS = 128 * 32 * 32
 TILE = 512
 CONVOLUTIONAL = tuple(network for network in MODELS.values() if network is not LambdaNet)
 
+SMALLEST = 8  # pixels a side of what `AnySize` takes: what the largest stride reflects must be there
+
 Area = tuple[slice, slice]
+
+
+class AnySize(nn.Module):
+    """A trained network that can be exported: padding to its stride and the clip to [0, 1] are part of it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.cpu().requires_grad_(False)
+        self.stride = getattr(network, "stride", 1)
+        self.eval()
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        h, w = noisy.shape[-2:]
+        if self.stride > 1:
+            noisy = F.pad(noisy, (0, -w % self.stride, 0, -h % self.stride), mode="reflect")
+        return self.network(noisy)[..., :h, :w].clamp(0, 1)
 
 
 @torch.no_grad()

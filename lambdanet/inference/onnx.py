@@ -7,36 +7,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from lambdanet import backends, files
-from lambdanet.inference.denoise import denoise
+from lambdanet.inference.denoise import SMALLEST, AnySize, denoise
 from lambdanet.models import load_weights
 
 OPSET = 20
-SMALLEST = 8  # pixels a side: what the largest stride reflects must be there
 CONTRACT = (
     "Input `noisy`: float32, (n, 3, height, width), RGB, black 0 and white 1 (noise may go beyond), any n, "
     f"height and width from {SMALLEST}. Output `clean`: the same shape, in [0, 1]."
 )
 CHECKED_SIZES = ((1, 8, 8), (3, 15, 32), (2, 64, 49))
 TOLERANCE = 1e-5
-
-
-class _Program(nn.Module):
-    """A network of any size's images: padding to its stride and the clip to [0, 1] included."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.stride = getattr(network, "stride", 1)
-
-    def forward(self, noisy: Tensor) -> Tensor:
-        h, w = noisy.shape[-2:]
-        if self.stride > 1:
-            noisy = F.pad(noisy, (0, -w % self.stride, 0, -h % self.stride), mode="reflect")
-        return self.network(noisy)[..., :h, :w].clamp(0, 1)
 
 
 def export(weights: Path, path: Path) -> float:
@@ -72,7 +55,7 @@ def export(weights: Path, path: Path) -> float:
 
 def _traced(network: nn.Module) -> onnx.ModelProto:
     program = torch.onnx.export(
-        _Program(network.requires_grad_(False)).eval(),
+        AnySize(network),
         (torch.rand(2, 3, 43, 37),),  # sides that no network takes unpadded
         dynamo=True,
         dynamic_shapes={"noisy": {0: "n", 2: "height", 3: "width"}},

@@ -10,17 +10,15 @@ import mlflow
 import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic
-import torch.nn.functional as F
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
-from lambdanet.inference.denoise import denoise
+from lambdanet.inference.denoise import SMALLEST, AnySize, denoise
 from lambdanet.models import load_weights
 from lambdanet.tracking.mlflow_runs import WEIGHTS
 
 PROGRAM = "data/model.pt2"
-SMALLEST = 8  # pixels a side
 # Far beyond what noise adds to [0, 1], far below the white of 8-bit images.
 LARGEST_VALUE = 10
 CONTRACT = (
@@ -32,13 +30,8 @@ CONTRACT = (
 CHECKED_SIZES = ((1, 8, 8), (2, 8, 9), (3, 15, 32), (1, 33, 31), (2, 64, 48))
 
 
-class Portable(nn.Module):
-    """A trained network with its contract: padding, checks and the clip to [0, 1] included."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.eval().cpu().requires_grad_(False)
-        self.stride = getattr(network, "stride", 1)
+class Portable(AnySize):
+    """A trained network with its contract: other values and smaller images are refused."""
 
     def forward(self, noisy: Tensor) -> Tensor:
         torch._assert_async(
@@ -48,9 +41,7 @@ class Portable(nn.Module):
         h, w = noisy.shape[-2:]
         torch._check(h >= SMALLEST)
         torch._check(w >= SMALLEST)
-        if self.stride > 1:
-            noisy = F.pad(noisy, (0, -w % self.stride, 0, -h % self.stride), mode="reflect")
-        return self.network(noisy)[..., :h, :w].clamp(0, 1)
+        return super().forward(noisy)
 
 
 def build(weights: Path, folder: Path, **ids: str) -> None:
