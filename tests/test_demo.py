@@ -59,7 +59,7 @@ def test_without_gradio_one_line_says_what_to_install(tmp_path):
 
 @pytest.fixture
 def served(tmp_path):
-    """The address of a page in a process of its own, which writes to tmp_path/temporary only."""
+    """The address of a page in another process, which writes to tmp_path/temporary only."""
     pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
