@@ -279,15 +279,15 @@ def log_training(client: MlflowClient, training: Training) -> Run:
 
 
 def _find(client: MlflowClient, experiment: str, training: Training) -> Run | None:
-    same = {"run": training.key.name}
-    digest = training.weights_sha256
-    if digest and (found := find_run(client, experiment, weights_sha256=digest, **same)):
+    run, digest = {"run": training.key.name}, training.weights_sha256
+    here = run | {"training_sha256": _identity(training)} if "data" in training.record else {}
+    # An earlier training may have had the same weights; this one's run has to end nevertheless.
+    if here and (found := find_run(client, experiment, " and attributes.status = 'RUNNING'", **here)):
+        return found
+    if digest and (found := find_run(client, experiment, weights_sha256=digest, **run)):
         return found
     # One that was killed here, and is resumed or completed now; on another machine the same may be running.
-    if "data" in training.record:
-        same["training_sha256"] = _identity(training)
-        return find_run(client, experiment, " and attributes.status != 'FINISHED'", **same)
-    return None
+    return find_run(client, experiment, " and attributes.status != 'FINISHED'", **here) if here else None
 
 
 def _create(client: MlflowClient, experiment: str, training: Training) -> Run:

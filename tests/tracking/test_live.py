@@ -73,6 +73,16 @@ def test_a_training_is_logged_while_it_runs(client, tmp_path):
     assert run.data.metrics["training_seconds"] == log.record["seconds"]
 
 
+def test_the_same_training_again_ends_its_own_run(client, tmp_path):
+    for ended in (["FINISHED"], ["FINISHED", "FINISHED"]):
+        log = begin(tmp_path)
+        with live.follow(log.path) as tell:
+            train(log, tell, 1)
+            helpers.wait_until(lambda: "RUNNING" in statuses(client))
+            log.finish("e" * 64)
+        assert statuses(client) == ended
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")],
