@@ -1,13 +1,7 @@
-"""Calls of networks that a backend may get, and what it gives beside the plain network.
-
-As a script: reads names of cases from stdin, says each before it starts, and what was found after it, so that
-whoever started it knows in which case it died.
-"""
+"""Calls of networks that a backend may get, and what each gives."""
 
 import contextlib
 import copy
-import json
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,19 +24,15 @@ NETWORKS = {
     "cnn": {"width": 4},
     "skip-autoencoder": {"width": 4, "levels": 2},
 }
-KERNELS = {"lambdanet": backends.FUSED, "lambdanet-u2": backends.FUSED, "dncnn": backends.WINOGRAD}
-# Forcing the kernels takes what is taken anyway; `portable` is behind them.
-FORCED = {"lambdanet": [backends.PORTABLE], "lambdanet-u2": [backends.PORTABLE]}
-# By norm; a hidden unit next to 0 may be on the other side of it, which changes gradients.
-LIMITS = {"output": 1e-4, "gradients": 5e-3, "statistics": 1e-4}
-# All that is left of equal images is rounding, which normalisation makes as large as anything.
-LOOSER = {"images, all alike": {"output": 0.2, "gradients": None, "statistics": 1e-2}}
-# For one image, torch 2.15's batch normalisation gives a wrong gradient where it gets one with the strides
-# (channels, 1, ...), as LambdaNet's queries do: the plain network is no measure.
-LOOSER |= {"shape, (1, 3, 8, 8)": {"gradients": None}}
-# The plain network refuses, as it keeps the very weights; a copy of them is as good.
-MAY_COMPUTE = {(backends.PORTABLE, "weight changed before backward")}
 CASES = {}
+
+
+def usual(call):
+    output = call.model(call.noisy, *call.more)
+    if output.requires_grad and not output.is_meta:
+        loss = weighted(output)
+        (loss.real if loss.is_complex() else loss).backward()
+    return output
 
 
 @dataclass
@@ -51,9 +41,9 @@ class Call:
 
     model: nn.Module
     noisy: Any
-    more: tuple = ()
+    more: tuple = ()  # arguments behind the images
     within: Any = contextlib.nullcontext
-    how: Any = None
+    how: Any = usual
     seen: list = field(default_factory=list)  # what hooks saw
 
     @property
@@ -383,16 +373,6 @@ def default_type():
         torch.set_default_dtype(torch.float32)
 
 
-@contextlib.contextmanager
-def threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 # What torch does around the call.
 cases("within", {
     name: (lambda call, within=within: setattr(call, "within", within))
@@ -400,8 +380,19 @@ cases("within", {
         "no_grad": torch.no_grad, "inference_mode": torch.inference_mode,
         "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
         "autocast of float16": lambda: torch.autocast("cpu", torch.float16),
-        "another default type": default_type, "three threads": threads,
+        "another default type": default_type,
     }.items()
+})  # fmt: skip
+
+
+# Behind the images: the content lambda of LambdaNet.
+def with_context(*shape, **options):
+    return lambda call: setattr(call, "more", (images(*shape).requires_grad_(**options),))
+
+
+cases("context", {
+    "that fits": with_context(4, 4, 4, requires_grad=False), "with a gradient": with_context(4, 4, 4),
+    "of another shape": with_context(4, 3, 4), "of another count": with_context(3, 4, 4),
 })  # fmt: skip
 
 
@@ -419,7 +410,6 @@ def backward_twice(call):
     loss = weighted(call.model(call.noisy))
     loss.backward(retain_graph=True)
     loss.backward()
-    return {}
 
 
 @run
@@ -428,7 +418,6 @@ def weight_changed_before_backward(call):
     with torch.no_grad():
         next(one for one in call.model.parameters() if one.ndim == 4).add_(1)
     loss.backward()
-    return {}
 
 
 @run
@@ -436,32 +425,29 @@ def two_calls_then_backward(call):
     losses = [weighted(call.model(call.noisy)), 2 * weighted(call.model(call.noisy.flip(0)))]
     for loss in losses:
         loss.backward()
-    return {}
 
 
 @run
 def expanded_gradient(call):
     call.model(call.noisy).sum().backward()
-    return {}
 
 
 @run
 def recomputed(call):
     weighted(checkpoint(call.model, call.noisy, use_reentrant=False)).backward()
-    return {}
 
 
 @run
 def traced(call):
     call.model.eval().requires_grad_(False)
     program = torch.jit.trace(call.model, (call.noisy,), check_trace=False)
-    return {"output": program(images(6, 3, 8, 8))}
+    return program(images(6, 3, 8, 8))
 
 
 @run
 def exported(call):
     call.model.eval().requires_grad_(False)
-    return {"output": torch.export.export(call.model, (call.noisy,)).module()(call.noisy)}
+    return torch.export.export(call.model, (call.noisy,)).module()(call.noisy)
 
 
 @run
@@ -471,19 +457,19 @@ def functional_gradient(call):
     def loss(parameters):
         return weighted(torch.func.functional_call(call.model, parameters, (call.noisy,)))
 
-    return {"output": torch.cat([one.flatten() for one in torch.func.grad(loss)(parameters).values()])}
+    return torch.cat([one.flatten() for one in torch.func.grad(loss)(parameters).values()])
 
 
 @run
 def vmapped(call):
-    return {"output": torch.func.vmap(call.model)(torch.stack([call.noisy, call.noisy.flip(0)])).detach()}
+    return torch.func.vmap(call.model)(torch.stack([call.noisy, call.noisy.flip(0)])).detach()
 
 
 @run
 def forward_derivative(call):
     with forward_ad.dual_level():
         output = call.model(forward_ad.make_dual(call.noisy, torch.ones_like(call.noisy)))
-        return {"output": forward_ad.unpack_dual(output).tangent.detach()}
+        return forward_ad.unpack_dual(output).tangent.detach()
 
 
 @run
@@ -491,129 +477,37 @@ def second_derivative_by_the_images(call):
     call.noisy.requires_grad_()
     (first,) = torch.autograd.grad(weighted(call.model(call.noisy)), call.noisy, create_graph=True)
     first.square().sum().backward()
-    return {}
-
-
-@run
-def with_a_context(call):
-    return {"output": call.model(call.noisy, torch.linspace(-1, 1, 4 * 4 * 4).view(4, 4, 4)).detach()}
-
-
-@run
-def with_a_context_of_another_shape(call):
-    return {"output": call.model(call.noisy, torch.ones(4, 3, 4)).detach()}
-
-
-@run
-def with_a_context_of_another_count(call):
-    return {"output": call.model(call.noisy, torch.ones(3, 4, 4)).detach()}
-
-
-@run
-def with_a_context_with_a_gradient(call):
-    context = torch.ones(4, 4, 4, requires_grad=True)
-    weighted(call.model(call.noisy, context)).backward()
-    return {"output": context.grad}
-
-
-def usual(call):
-    output = call.model(call.noisy, *call.more)
-    if output.requires_grad and output.device.type != "meta":
-        loss = weighted(output)
-        (loss.real if loss.is_complex() else loss).backward()
-    return {"output": output.detach()}
 
 
 CASES["as it is"] = lambda call: None
 
 
-def found(name, which, training, backend):
-    """What a call gives, or its error; with the seed of the case, so that what is random is the same."""
+def result(name, which, training, backend):
+    """What a call gives and leaves, or its error; what is random is the same for the same case."""
     torch.manual_seed(0)
     call = Call(network(name, training), images(4, 3, 8, 8))
-    result = {}
     try:
         CASES[which](call)
         torch.manual_seed(0)
         with backends.forced(backend), call.within():
-            result |= (call.how or usual)(call)
+            output = call.how(call)
     except Exception as error:
-        return {"error": type(error).__name__, "text": str(error)[:200]}
-    model, noisy = call.model, call.noisy
-    leaf = isinstance(noisy, torch.Tensor) and noisy.is_leaf
-    result["gradients"] = {key: one.grad for key, one in model.named_parameters()}
-    result["gradients"]["images"] = noisy.grad if leaf else None
-    result["statistics"] = dict(model.named_buffers())
-    return result | {"seen": len(call.seen)}
+        return {"error": type(error)}
+    leaves = dict(call.model.named_parameters())
+    leaves |= {f"argument {i}": one for i, one in enumerate((call.noisy, *call.more))}
+    gradients = {key: one.grad for key, one in leaves.items() if getattr(one, "is_leaf", False)}
+    return {
+        "output": there({"": output}),
+        "gradients": there(gradients),
+        "statistics": there(dict(call.model.named_buffers())),
+        "hooks": len(call.seen),
+    }
 
 
-def differences(ours, plain, limits):
-    """What is not alike, in words."""
-    if "error" in ours or "error" in plain:
-        both = [one.get("error") for one in (ours, plain)]
-        return (
-            [] if both[0] == both[1] else [f"{ours.get('text', 'a value')} != {plain.get('text', 'a value')}"]
-        )
-    wrong = [] if ours["seen"] == plain["seen"] else ["hooks"]
-    for key, limit in limits.items():
-        pair = [one.get(key) for one in (ours, plain)]
-        pair = [one if isinstance(one, dict) else {"": one} for one in pair]
-        there = [{name for name, value in one.items() if value is not None} for one in pair]
-        if there[0] != there[1]:
-            wrong.append(f"{key}: not of the same: {sorted(there[0] ^ there[1])}")
-            continue
-        values = [one[name] for one in pair for name in sorted(there[0]) if one[name].device.type != "meta"]
-        apart = distance(values[: len(values) // 2], values[len(values) // 2 :])
-        if limit is not None and not apart <= limit:
-            wrong.append(f"{key}: {apart:.2g} apart")
-    return wrong
-
-
-def distance(ours, plain):
-    """By norm; of what is no number, whether it is at the same places."""
-    if not ours:
-        return 0
-    if [(one.shape, one.dtype) for one in ours] != [(one.shape, one.dtype) for one in plain]:
-        return float("nan")
-    ours, plain = (
-        torch.cat([one.detach().to_dense().to(torch.complex128).flatten() for one in each])
-        for each in (ours, plain)
-    )
-    if not torch.equal(ours.isfinite(), plain.isfinite()):
-        return float("inf")
-    ours, plain = (torch.where(one.isfinite(), one, 0) for one in (ours, plain))
-    return ((ours - plain).norm() / plain.norm().clamp(min=1e-12)).item() if len(ours) else 0
-
-
-def compare(name, which, training):
-    """Differences of each backend that can be forced, and of what is taken of itself; by backend."""
-    plain = found(name, which, training, backends.REFERENCE)
-    result = {}
-    for backend in (backends.AUTO, *FORCED.get(name, [])):
-        taken, real = [], backends._find
-
-        def spy(*given, real=real, taken=taken, **named):
-            chosen = real(*given, **named)
-            taken.extend([chosen.name] if chosen else [])
-            return chosen
-
-        backends._find = spy
-        try:
-            ours = found(name, which, training, backend)
-        finally:
-            backends._find = real
-        limits = LIMITS | LOOSER.get(which, {})
-        wrong = [] if (backend, which) in MAY_COMPUTE else differences(ours, plain, limits)
-        result[backend] = {"wrong": wrong, "taken": sorted(set(taken))}
-    return result
-
-
-def main():
-    torch.set_num_threads(1)
-    for name, which, training in json.load(sys.stdin):
-        print("begins", flush=True)
-        print(json.dumps(compare(name, which, training)), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def there(tensors):
+    """Those that there are; zeros instead of those without values."""
+    return {
+        key: torch.zeros_like(one, device="cpu") if one.is_meta else one.detach()
+        for key, one in tensors.items()
+        if one is not None
+    }

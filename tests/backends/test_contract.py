@@ -1,78 +1,97 @@
 """Every backend gives what the plain network gives, or its error, whatever it is called with.
 
-The calls run in a process of its own, which is started again behind a call in which it died.
+A kernel that reads or writes beyond its arrays may end the process: pytest-xdist names the test in which.
 """
-
-import json
-import os
-import subprocess
-import sys
 
 import contract_cases
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lambdanet import backends
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # the plain network's, of what it should not be called with
+
+KERNELS = {"lambdanet": backends.FUSED, "lambdanet-u2": backends.FUSED, "dncnn": backends.WINOGRAD}
 FEW = [  # of the networks with the kernels of another, or none
     "as it is", "shape, (4, 1, 8, 8)", "shape, (0, 3, 8, 8)", "images, float64", "images, with a gradient",
     "normalisation, 1 in the other mode", "normalisation, momentum None", "within, autocast", "traced",
     "parameters, all frozen",
 ]  # fmt: skip
-CALLS = {
-    "lambdanet": [("lambdanet", which) for which in contract_cases.CASES],
-    "dncnn": [("dncnn", which) for which in contract_cases.CASES],
-    "others": [
-        (name, which) for name in sorted({*contract_cases.NETWORKS} - {"lambdanet", "dncnn"}) for which in FEW
-    ],
-}
+CALLS = [
+    (name, which)
+    for name in contract_cases.NETWORKS
+    for which in (contract_cases.CASES if name in ("lambdanet", "dncnn") else FEW)
+]
+TAKES_KERNELS = (("as it is", True), ("parameters, all frozen", False))
+# Of the largest value; a hidden unit next to 0 may be on the other side of it, which changes gradients.
+LIMITS = {"output": 1e-4, "gradients": 5e-3, "statistics": 1e-4}
+# All that is left of equal images is rounding, which normalisation makes as large as anything.
+LOOSER = {"images, all alike": {"output": 0.4, "gradients": None, "statistics": 1e-2}}
+# For one image, torch 2.15's batch normalisation gives a wrong gradient where it gets one with the strides
+# (channels, 1, ...), as LambdaNet's queries do: the plain network is no measure.
+LOOSER |= {"shape, (1, 3, 8, 8)": {"gradients": None}}
 
 
-def run_calls(calls):
-    """What each call gives; of one in which the process died, its exit status."""
-    found, waiting = {}, list(calls)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    while waiting:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", contract_cases.__file__], input=json.dumps(waiting),
-            capture_output=True, text=True, env=environment,
-        )  # fmt: skip
-        lines = done.stdout.splitlines()
-        given = [json.loads(line) for line in lines if line != "begins"]
-        found |= dict(zip(waiting, given, strict=False))
-        if done.returncode == 0:
-            break
-        died = len(given)
-        assert lines.count("begins") == died + 1, done.stderr[-2000:]
-        found[waiting[died]] = {"the process": {"wrong": [f"ended with {done.returncode}"], "taken": []}}
-        waiting = waiting[died + 1 :]
-    return found
-
-
-@pytest.mark.parametrize("group", CALLS)
-def test_backends_give_what_the_plain_network_gives(group):
-    calls = [(*call, training) for call in CALLS[group] for training in (True, False)]
-    found = run_calls(calls)
-    wrong = {
-        (*call, backend): one["wrong"]
-        for call, by_backend in found.items()
-        for backend, one in by_backend.items()
-        if one["wrong"]
-    }
-    assert not wrong
-    for name in {name for name, _ in CALLS[group]}:
-        kernels = [contract_cases.KERNELS[name]] if name in contract_cases.KERNELS else []
-        for which, training in (("as it is", True), ("parameters, all frozen", False)):
-            assert found[name, which, training]["auto"]["taken"] == kernels
+def assert_alike(ours, plain, limits):
+    assert (ours.get("error"), ours.get("hooks")) == (plain.get("error"), plain.get("hooks"))
+    for key, limit in limits.items() if "error" not in plain else ():
+        expected = plain[key]
+        if limit is None:
+            assert ours[key].keys() == expected.keys()
+        else:
+            values = [one.to_dense().abs().nan_to_num(0, 0).max() for one in expected.values() if one.numel()]
+            atol = limit * float(max(values, default=0))
+            torch.testing.assert_close(ours[key], expected, rtol=0, atol=atol, equal_nan=True)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", contract_cases.KERNELS)
+@pytest.mark.parametrize(("name", "which"), CALLS)
+def test_backends_give_what_the_plain_network_gives(name, which, training):
+    plain = contract_cases.result(name, which, training, backends.REFERENCE)
+    ours = contract_cases.result(name, which, training, backends.AUTO)
+    limits = LIMITS | LOOSER.get(which, {})
+    assert_alike(ours, plain, limits)
+    if (which, training) in TAKES_KERNELS:
+        assert torch.equal(ours["output"][""], plain["output"][""]) == (name not in KERNELS)
+    # Of LambdaNet's weights, `portable` keeps a copy, where the plain network refuses that they change.
+    if name.startswith("lambdanet") and which != "weight changed before backward":
+        assert_alike(contract_cases.result(name, which, training, backends.PORTABLE), plain, limits)
+
+
+CHANNELS = st.sampled_from([3] * 9 + [0, 1, 2, 4, 7])
+SIDES = {"lambdanet": st.integers(0, 10), "lambdanet-u2": st.integers(0, 6), "dncnn": st.integers(0, 40)}
+
+
+@st.composite
+def drawn_calls(draw):
+    name = draw(st.sampled_from(sorted(SIDES)))
+    whole = st.tuples(st.integers(0, 18), CHANNELS, SIDES[name], SIDES[name])
+    shape = draw(st.one_of(whole, whole, whole, st.lists(st.integers(0, 5), max_size=5).map(tuple)))
+    return name, shape, draw(st.booleans())
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(400, marks=pytest.mark.slow)])
+def test_any_shape_is_as_the_plain_network_takes_it(count, monkeypatch):
+    def check(call):
+        name, shape, training = call
+        monkeypatch.setitem(contract_cases.CASES, "drawn", contract_cases.shaped(*shape))
+        monkeypatch.setitem(LOOSER, "drawn", {"gradients": None} if shape[:1] == (1,) else {})  # as above
+        test_backends_give_what_the_plain_network_gives(name, "drawn", training)
+
+    options = {"derandomize": True, "deadline": None, "database": None}
+    some = settings(max_examples=count, suppress_health_check=list(HealthCheck), **options)
+    some(given(drawn_calls())(check))()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", KERNELS)
 def test_what_is_known_of_a_network_does_not_outlive_a_change(name, training):
     def chosen(which, known):
         call = contract_cases.Call(contract_cases.network(name, training), contract_cases.images(4, 3, 8, 8))
         if known:
-            assert backends.select(call.model, call.noisy).name == contract_cases.KERNELS[name]
+            assert backends.select(call.model, call.noisy).name == KERNELS[name]
         try:
             contract_cases.CASES[which](call)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -83,4 +102,4 @@ def test_what_is_known_of_a_network_does_not_outlive_a_change(name, training):
         found = {which: [chosen(which, known) for known in (True, False)] for which in contract_cases.CASES}
     assert not {which: pair for which, pair in found.items() if pair[0] != pair[1]}
     names = [pair[0] for pair in found.values()]
-    assert min(names.count(contract_cases.KERNELS[name]), names.count(backends.REFERENCE)) > 10
+    assert min(names.count(KERNELS[name]), names.count(backends.REFERENCE)) > 10
