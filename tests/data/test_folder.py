@@ -98,22 +98,6 @@ def test_16_bits_are_rounded_to_8(tmp_path):
     assert patch[0, :2].tolist() == [[0, 0, 1], [255, 254, 255]]
 
 
-@pytest.fixture
-def refused(tmp_path):
-    """Prepare from a bad folder: the message, after a look that nothing was written."""
-
-    def refused(config):
-        place = tmp_path / "place"
-        place.mkdir()
-        with pytest.raises(ValueError, match=r"^") as caught:
-            datasets.prepare(config, place / "clean", source=None, downloads=place / "downloads")
-        assert list(place.iterdir()) == []
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    return refused
-
-
 @pytest.mark.parametrize("name", ["nowhere", "~nobody/photos", "a\0b", "notes.txt"])
 def test_name_of_nothing_is_refused(name, refused, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("a file, no folder")

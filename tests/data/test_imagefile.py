@@ -54,18 +54,17 @@ def saved(path, image, **options):
     return imagefile.read(path)
 
 
-def thrice(plane):
-    return np.stack([plane] * 3, -1)
-
-
-def equal(photograph, rgb, alpha=None, grey=False):
+def equal(photograph, pixels):
+    """Whether a photograph holds these, (h, w, 1 to 4): grey or colours, and of 2 or 4 the last is alpha."""
+    grey, with_alpha = pixels.shape[-1] < 3, pixels.shape[-1] in (2, 4)
+    rgb = np.repeat(pixels[..., :1], 3, axis=-1) if grey else pixels[..., :3]
     assert (photograph.rgb.dtype, photograph.rgb.shape) == (rgb.dtype, rgb.shape)
     np.testing.assert_array_equal(photograph.rgb, rgb)
     assert photograph.grey is grey
-    assert (photograph.alpha is None) == (alpha is None)
-    if alpha is not None:
+    assert (photograph.alpha is not None) == with_alpha
+    if with_alpha:
         assert photograph.alpha.dtype == rgb.dtype
-        np.testing.assert_array_equal(photograph.alpha, alpha)
+        np.testing.assert_array_equal(photograph.alpha, pixels[..., -1])
 
 
 KINDS = {"a.png": COLOURS, "a.PNG": [3], "a.tif": COLOURS, "a.bmp": [3], "a.webp": [3, 4]}
@@ -73,16 +72,14 @@ KINDS = {"a.png": COLOURS, "a.PNG": [3], "a.tif": COLOURS, "a.bmp": [3], "a.webp
 
 @pytest.mark.parametrize(("name", "channels"), [(name, each) for name in KINDS for each in KINDS[name]])
 def test_lossless_files_of_8_bits(tmp_path, name, channels):
-    pixels, grey = noise(5, 7, channels), channels < 3
+    pixels = noise(5, 7, channels)
     pixels[..., -1] |= 1  # WebP does not keep colours that are not seen
-    read = saved(tmp_path / name, Image.fromarray(pixels.squeeze()), **LOSSLESS.get(name, {}))
-    rgb = thrice(pixels[..., 0]) if grey else pixels[..., :3]
-    equal(read, rgb, pixels[..., -1] if channels in (2, 4) else None, grey)
+    equal(saved(tmp_path / name, Image.fromarray(pixels.squeeze()), **LOSSLESS.get(name, {})), pixels)
 
 
 def test_one_bit_is_grey(tmp_path):
     bits = noise(9, 11) > 127
-    equal(saved(tmp_path / "a.png", Image.fromarray(bits)), thrice(255 * bits.astype(np.uint8)), grey=True)
+    equal(saved(tmp_path / "a.png", Image.fromarray(bits)), 255 * bits[..., None].astype(np.uint8))
 
 
 def test_palette_with_transparent_colours(tmp_path):
@@ -90,9 +87,10 @@ def test_palette_with_transparent_colours(tmp_path):
     image = Image.fromarray(indices)
     image.putpalette(palette.tobytes())
     equal(saved(tmp_path / "a.png", image), palette[indices])
-    equal(saved(tmp_path / "b.png", image, transparency=alphas.tobytes()), palette[indices], alphas[indices])
-    one = np.where(indices == 2, 0, 255).astype(np.uint8)
-    equal(saved(tmp_path / "c.png", image, transparency=2), palette[indices], one)
+    one = np.where(np.arange(4) == 2, 0, 255).astype(np.uint8)
+    for given, alpha in ((alphas.tobytes(), alphas), (2, one)):
+        read = saved(tmp_path / "b.png", image, transparency=given)
+        equal(read, np.dstack([palette[indices], alpha[indices]]))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -130,11 +128,8 @@ def test_images_are_turned_upright(tmp_path, orientation):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_what_is_written_is_read_bit_by_bit(tmp_path, dtype, channels, size):
     pixels, path = noise(*size, channels, dtype=dtype), tmp_path / "a.png"
-    grey = channels < 3
-    rgb = thrice(pixels[..., 0]) if grey else pixels[..., :3]
-    alpha = pixels[..., -1] if channels in (2, 4) else None
-    imagefile.write_png(path, Photograph(rgb, alpha, grey))
-    equal(imagefile.read(path), rgb, alpha, grey)
+    imagefile.write_png(path, imagefile.from_values(pixels))
+    equal(imagefile.read(path), pixels)
     with Image.open(path) as image:  # which checks each chunk's sum
         image.verify()
 
@@ -144,7 +139,7 @@ def test_grey_is_the_mean_of_what_a_network_made_of_it(tmp_path, dtype):
     white = np.iinfo(dtype).max
     rgb = np.array([[[0, 1, 2], [white, white, white - 3], [white, white, white]]], dtype)
     imagefile.write_png(tmp_path / "a.png", Photograph(rgb, grey=True))
-    equal(imagefile.read(tmp_path / "a.png"), thrice(np.array([[1, white - 1, white]], dtype)), grey=True)
+    equal(imagefile.read(tmp_path / "a.png"), np.array([[[1], [white - 1], [white]]], dtype))
 
 
 def png(pixels):
@@ -247,10 +242,7 @@ def test_16_bits_as_other_programs_write_them(tmp_path, channels, form):
         "interlaced": interlaced(pixels, kind),
     }
     (tmp_path / "a.png").write_bytes(content[form])
-    expected, grey = UPRIGHT[6](pixels) if form == "turned" else pixels, channels < 3
-    rgb = thrice(expected[..., 0]) if grey else expected[..., :3]
-    alpha = expected[..., -1] if channels in (2, 4) else None
-    equal(imagefile.read(tmp_path / "a.png"), rgb, alpha, grey)
+    equal(imagefile.read(tmp_path / "a.png"), UPRIGHT[6](pixels) if form == "turned" else pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -262,8 +254,7 @@ def test_a_transparent_colour_of_16_bits_is_alpha(tmp_path, channels):
     (tmp_path / "a.png").write_bytes(png16(pixels, COLOURS[channels], key))
     alpha = np.full((6, 5), 65535, np.uint16)
     alpha[1, 1] = alpha[4, 2] = 0
-    rgb = thrice(pixels[..., 0]) if channels == 1 else pixels
-    equal(imagefile.read(tmp_path / "a.png"), rgb, alpha, channels == 1)
+    equal(imagefile.read(tmp_path / "a.png"), np.dstack([pixels, alpha]))
 
 
 SAID = {
@@ -344,21 +335,22 @@ def test_pages_of_tiff_are_counted(tmp_path):
     assert imagefile.read(tmp_path / "b.tif").frames == 2
 
 
-COLOUR16, GREY16, GREY8 = noise(6, 5, 3, dtype=np.uint16), noise(6, 5, dtype=np.uint16), noise(6, 5)
+COLOUR16, GREY16, GREY8 = noise(6, 5, 3, dtype=np.uint16), noise(6, 5, 1, dtype=np.uint16), noise(6, 5, 1)
 EXTRA16 = np.dstack([COLOUR16, GREY16])
 FRACTIONS = (COLOUR16 / np.float32(65535)).astype(np.float32)
 PLANES = {"photometric": "rgb", "planarconfig": "separate"}
+PLANES8 = np.repeat(GREY8[None, ..., 0], 3, axis=0)
 TIFFS = {
     "colours": (COLOUR16, {"photometric": "rgb"}, COLOUR16),
     "with something else": (EXTRA16, {"photometric": "rgb", "extrasamples": [0]}, COLOUR16),
     "planes": (np.moveaxis(COLOUR16, -1, 0), PLANES, COLOUR16),
-    "planes of 8 bits": (np.stack([GREY8] * 3), PLANES, thrice(GREY8)),
+    "planes of 8 bits": (PLANES8, PLANES, np.moveaxis(PLANES8, 0, -1)),
     "alpha": (EXTRA16, {"photometric": "rgb", "extrasamples": [2]}, EXTRA16),
-    "grey": (GREY16, {"photometric": "minisblack"}, thrice(GREY16)),
-    "white is 0 of 8 bits": (GREY8, {"photometric": "miniswhite"}, thrice(255 - GREY8)),
+    "grey": (GREY16[..., 0], {"photometric": "minisblack"}, GREY16),
+    "white is 0 of 8 bits": (GREY8[..., 0], {"photometric": "miniswhite"}, 255 - GREY8),
     "fractions": (FRACTIONS, {"photometric": "rgb"}, COLOUR16),
     "double": (FRACTIONS.astype(float), {"photometric": "rgb"}, COLOUR16),
-    "grey fractions": (FRACTIONS[..., 0], {"photometric": "minisblack"}, thrice(COLOUR16[..., 0])),
+    "grey fractions": (FRACTIONS[..., 0], {"photometric": "minisblack"}, COLOUR16[..., :1]),
     "BigTIFF": (COLOUR16, {"photometric": "rgb", "bigtiff": True}, COLOUR16),
 }  # fmt: skip
 
@@ -368,13 +360,7 @@ TIFFS = {
 @pytest.mark.parametrize(("pixels", "options", "expected"), TIFFS.values(), ids=TIFFS)
 def test_kinds_of_tiff(tmp_path, pixels, options, expected, order, compression):
     tifffile.imwrite(tmp_path / "a.tif", pixels, byteorder=order, compression=compression, **options)
-    read = imagefile.read(tmp_path / "a.tif")
-    assert read.rgb.dtype == (np.uint8 if pixels.dtype == np.uint8 else np.uint16)
-    np.testing.assert_array_equal(read.rgb, expected[..., :3])
-    assert (read.alpha is not None) == (expected.shape[-1] == 4)
-    if read.alpha is not None:
-        np.testing.assert_array_equal(read.alpha, expected[..., 3])
-    assert read.grey == (pixels.ndim == 2)
+    equal(imagefile.read(tmp_path / "a.tif"), expected)
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -397,7 +383,7 @@ def test_fractions_beyond_0_to_1_are_refused(tmp_path, value):
 
 REFUSED = {
     **{str(dtype): (np.ones((4, 4), dtype), {}) for dtype in ("uint32", "int32", "int16", "complex64")},
-    "white is 0": (GREY16, {"photometric": "miniswhite"}),
+    "white is 0": (GREY16[..., 0], {"photometric": "miniswhite"}),
     "premultiplied": (EXTRA16, {"photometric": "rgb", "extrasamples": [1]}),
 }
 
