@@ -107,32 +107,22 @@ def test_name_of_nothing_is_refused(name, refused, tmp_path, monkeypatch):
     assert message == f"dataset is {name!r}, neither one of {known} nor a folder that exists"
 
 
-def test_folder_without_images_is_refused(refused, tmp_path):
+def test_what_a_folder_lacks_is_named(photographs, refused, tmp_path):
+    small = photographs / "trip/f.jpeg"
+    Image.fromarray(photograph(1, 40, 23)).save(small)
     (tmp_path / "empty/.git").mkdir(parents=True)
     (tmp_path / "empty/a.txt").write_text("")
-    assert refused(wanted(tmp_path / "empty")) == (
-        f"{tmp_path / 'empty'} holds no images ({', '.join(imagefile.SUFFIXES)})"
-    )
-
-
-def test_too_few_images_are_counted(photographs, refused):
-    assert refused(wanted(photographs, train=6)) == (
-        f"{photographs} holds 7 images, train: 6 and test: 2 ask for 8"
-    )
-
-
-def test_small_image_is_named(photographs, refused):
-    Image.fromarray(photograph(1, 40, 23)).save(photographs / "trip/f.jpeg")
-    assert refused(wanted(photographs, train=5, size=24)) == (
-        f"{photographs / 'trip/f.jpeg'} has 23 x 40 pixels, less than a patch of 24 x 24"
-    )
-
-
-def test_broken_file_is_named(photographs, refused):
-    path = photographs / "trip/f.jpeg"
-    path.write_bytes(path.read_bytes()[:400])
-    message = refused(wanted(photographs, train=5))
-    assert message.startswith(f"{path}: cannot be read as an image (")
+    for config, says in (
+        (
+            wanted(tmp_path / "empty"),
+            f"{tmp_path / 'empty'} holds no images ({', '.join(imagefile.SUFFIXES)})",
+        ),
+        (wanted(photographs, train=6), f"{photographs} holds 7 images, train: 6 and test: 2 ask for 8"),
+        (wanted(photographs, train=5, size=24), f"{small} has 23 x 40 pixels, less than a patch of 24 x 24"),
+    ):
+        assert refused(config) == says
+    small.write_bytes(small.read_bytes()[:400])
+    assert refused(wanted(photographs, train=5)).startswith(f"{small}: cannot be read as an image (")
 
 
 def test_path_is_relative_to_the_current_folder_or_the_home(photographs, monkeypatch):

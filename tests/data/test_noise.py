@@ -65,24 +65,16 @@ def test_every_noise_is_tried():
 
 
 @every
-def test_same_seed_gives_the_same_bytes(name, parameters):
+def test_same_seed_gives_the_same_bytes_and_leaves_the_images_alone(name, parameters):
     noise, images = create_noise(name, **parameters), torch.rand(4, 3, 16, 16, generator=generator(9))
+    before = images.clone()
     torch.manual_seed(1)
     first, other = (noise(images, generator(seed)) for seed in (1, 2))
     torch.manual_seed(2)  # the global seed does not count
     assert torch.equal(noise(images, generator(1)), first)
     assert not torch.equal(first, other)
-
-
-@every
-def test_images_are_left_as_they_were(name, parameters):
-    images = torch.rand(4, 3, 16, 16, generator=generator(9))
-    before = images.clone()
-    noisy = create_noise(name, **parameters)(images, generator())
     assert torch.equal(images, before)
-    assert noisy.shape == images.shape
-    assert noisy.dtype == images.dtype
-    assert not torch.equal(noisy, images)
+    assert (first.shape, first.dtype) == (images.shape, images.dtype)
 
 
 @every
