@@ -44,13 +44,17 @@ def test_train_and_evaluate_run_alone(tmp_path):
     clean, noisy = (np.load(project / helpers.DATA / name / "test.npy") for name in ("clean", "gaussian-01"))
     weights = project / helpers.OUT / "weights.safetensors"
     model, description = load_weights(weights)
-    assert description["model"] == helpers.LAMBDANET
+    run_key = {"profile": "tiny", "noise": "gaussian-01", "model": "lambdanet", "seed": 0}
+    assert description == {
+        "cell": run_key, "model": helpers.LAMBDANET, "noise": helpers.GAUSSIAN,
+        "training": helpers.TRAIN | {"epochs": 2},
+    }  # fmt: skip
+    assert json.loads((project / helpers.OUT / "model.json").read_text()) == description
     expected = evaluator.evaluate(model, clean, noisy, device=torch.device("cpu"))
     for key, value in expected.items():
         assert scores[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
     assert scores["noisy_psnr"] == pytest.approx(20, abs=0.7)
     assert scores["weights_sha256"] == files.sha256(weights)
-    run_key = {"profile": "tiny", "noise": "gaussian-01", "model": "lambdanet", "seed": 0}
     assert {key: scores[key] for key in run_key} == run_key
     shown = project / "runs/tiny/samples/gaussian-01/lambdanet-0"
     assert sorted(path.name for path in shown.iterdir()) == sorted(
