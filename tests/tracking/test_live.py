@@ -29,11 +29,10 @@ DETAILS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def client(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def tracking(monkeypatch):
     monkeypatch.setenv("LAMBDANET_TRACKING", "on")
     monkeypatch.setattr(live, "WAIT_SECONDS", helpers.PATIENCE)  # the machine may be busy with other tests
-    return mlflow_helpers.use_database(tmp_path, monkeypatch)
 
 
 def begin(folder):

@@ -58,11 +58,6 @@ def milliseconds(text):
     return round(1000 * datetime.fromisoformat(text).timestamp())
 
 
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    return mlflow_helpers.use_database(tmp_path, monkeypatch)
-
-
 def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     evaluation = {"inference_seconds_per_image": 0.002}
     run_id = log_training(client, of(3, "FINISHED", scores=SCORES, evaluation=evaluation))
@@ -161,67 +156,52 @@ def test_a_dataset_names_dvcs_digest(client, tmp_path):
     assert sources == {}
 
 
-def test_only_new_epochs_are_added(client):
-    run_id = log_training(client, of(1))
-    first = mlflow_helpers.histories(client, run_id)
+def test_a_long_history_arrives_whole_but_for_what_is_not_finite(client):
+    history = [{"epoch": n, "learning_rate": 0.1, "loss": 1 / n, "monitored_psnr": 20} for n in range(1, 701)]
+    history[1] |= {"monitored_psnr": math.inf, "loss": math.nan}
+    run_id = log_training(client, of(0, history=history))
+    found = {
+        key: [(step, value) for step, value, _ in values]
+        for key, values in mlflow_helpers.histories(client, run_id).items()
+    }
+    finite = [1, *range(3, 701)]
+    assert found["loss"] == [(n, 1 / n) for n in finite]
+    assert found["monitored_psnr"] == [(n, 20) for n in finite]
+    assert found["learning_rate"] == [(n, 0.1) for n in range(1, 701)]
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED", "FAILED"])
+def test_an_unfinished_run_of_the_same_training_is_resumed_by_its_new_epochs(client, status):
+    run_id = log_training(client, of(1, status))
+    first, info = mlflow_helpers.histories(client, run_id), client.get_run(run_id).info
+    assert info.status == status
+    ended = None if status == "RUNNING" else pytest.approx(1000 * time.time(), abs=60_000)
+    assert info.end_time == ended
+    assert log_training(client, of(2)) == log_training(client, of(3)) == run_id
     assert client.get_run(run_id).info.status == "RUNNING"
-    assert client.get_run(run_id).info.end_time is None
-    for training in (of(2), of(3), of(3, "FINISHED")):
-        assert log_training(client, training) == run_id
+    assert log_training(client, of(3, "FINISHED")) == run_id
+    info = client.get_run(run_id).info
+    assert (info.status, info.end_time) == ("FINISHED", milliseconds(RECORD["finished"]))
     found = mlflow_helpers.histories(client, run_id)
     for key in mlflow_runs.EPOCH_METRICS:
         assert [step for step, _, _ in found[key]] == [1, 2, 3], key
-        assert found[key][:1] == first[key]
-    assert {len(values) for key, values in found.items() if key not in mlflow_runs.EPOCH_METRICS} == {1}
-    assert client.get_run(run_id).info.status == "FINISHED"
+        assert found.pop(key)[:1] == first[key]
+    assert {len(values) for values in found.values()} == {1}
 
 
-def test_a_long_history_arrives_whole(client):
-    history = [{"epoch": n, "learning_rate": 0.1, "loss": 1 / n, "monitored_psnr": 20} for n in range(1, 701)]
-    run_id = log_training(client, of(0, history=history))
-    losses = mlflow_helpers.histories(client, run_id)["loss"]
-    assert [(step, value) for step, value, _ in losses] == [(n, 1 / n) for n in range(1, 701)]
-
-
-def test_what_is_not_finite_is_left_out(client):
-    history = mlflow_helpers.rows(3)
-    history[1] |= {"monitored_psnr": math.inf, "loss": math.nan}
-    run_id = log_training(client, of(0, history=history))
-    found = mlflow_helpers.histories(client, run_id)
-    assert [step for step, _, _ in found["monitored_psnr"]] == [1, 3]
-    assert [step for step, _, _ in found["loss"]] == [1, 3]
-    assert [step for step, _, _ in found["learning_rate"]] == [1, 2, 3]
-
-
-@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
-def test_an_unfinished_run_of_the_same_training_is_resumed(client, status):
-    run_id = log_training(client, of(1, status))
-    assert client.get_run(run_id).info.status == status
-    assert client.get_run(run_id).info.end_time == pytest.approx(1000 * time.time(), abs=60_000)
-    assert log_training(client, of(2)) == run_id
-    assert client.get_run(run_id).info.status == "RUNNING"
-    assert log_training(client, of(3, "FINISHED")) == run_id
-    run = client.get_run(run_id)
-    assert (run.info.status, run.info.end_time) == ("FINISHED", milliseconds(RECORD["finished"]))
-    assert [step for step, _, _ in mlflow_helpers.histories(client, run_id)["loss"]] == [1, 2, 3]
-
-
-def test_a_killed_training_on_other_data_or_by_other_code_is_not_resumed(client):
-    killed = log_training(client, of(1, "KILLED"))
-    for change in ({"commit": "another"}, {"data": {**RECORD["data"], "test": {}}}):
-        changed = dataclasses.replace(of(2), record=RECORD | change)
-        assert log_training(client, changed) != killed
-
-
-def test_another_workspaces_run_or_another_training_is_left_alone(client, tmp_path, monkeypatch):
+def test_a_killed_run_of_another_training_or_workspace_is_left_alone(client, tmp_path, monkeypatch):
     here = log_training(client, of(1, "KILLED"))
+    changes = [
+        {"record": RECORD | {"commit": "another"}},
+        {"record": RECORD | {"data": {**RECORD["data"], "test": {}}}},
+        {"description": helpers.changed(DESCRIPTION, ["training", "epochs"], 4)},
+    ]
+    others = [log_training(client, of(2, **change)) for change in changes]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    there = log_training(client, of(2))
+    others.append(log_training(client, of(2)))
     monkeypatch.chdir(tmp_path)
-    changed = helpers.changed(DESCRIPTION, ["training", "epochs"], 4)
-    other = log_training(client, of(2, description=changed))
-    assert len({here, there, other}) == 3
+    assert len({here, *others}) == 5
     assert client.get_run(here).info.status == "KILLED"
     assert [step for step, _, _ in mlflow_helpers.histories(client, here)["loss"]] == [1]
     assert log_training(client, of(2)) == here

@@ -19,12 +19,6 @@ pytestmark = mlflow_helpers.WARNINGS
 NAME = "denoiser-gaussian-01"
 
 
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    mlflow_helpers.trace_once(monkeypatch)
-    return mlflow_helpers.use_database(tmp_path, monkeypatch)
-
-
 def assign(client):
     return registry.assign_aliases(client, "gaussian-01")
 
@@ -120,26 +114,6 @@ def test_weights_that_are_scored_anew_keep_their_version_and_show_the_new_scores
     assert assign(client)["champion"].model == "dncnn"
     (run,) = [one for one in mlflow_helpers.runs(client) if one.data.tags["model"] == "dncnn"]
     assert run.data.metrics["psnr"] == 26.0
-
-
-def test_aliases_follow_the_scores(client, tmp_path):
-    def add(seed, images=32, **scores):
-        register(client, trained(tmp_path, seed=seed, **scores), images)
-        return set(assign(client))
-
-    every = {"champion", "compact", "dncnn"}
-    assert add(0, psnr=24.0) == every
-    assert add(1, psnr=23.9) == set()  # worse
-    assert holders(client) == dict.fromkeys(every, 1)
-    assert add(2, psnr=24.1, parameters=10_000) == {"champion", "dncnn"}  # better, and not compact
-    assert holders(client) == {"champion": 3, "dncnn": 3, "compact": 1}
-    assert add(3, images=33, psnr=20.0) == every  # of more training images
-    assert add(4, images=33, psnr=19.0, noisy_sha256="9" * 64) == every  # other test images: the newest's
-    assert holders(client) == dict.fromkeys(every, 5)
-    assert assign(client) == {}
-    assert [(one.version, names) for one, names in registry.denoisers(client) if names] == [
-        (5, ("champion", "compact", "dncnn"))
-    ]
 
 
 def test_an_alias_that_nothing_qualifies_for_any_more_goes_and_users_versions_stay(client, tmp_path):

@@ -182,16 +182,6 @@ def test_the_best_seed_is_registered_with_the_mean_of_all(client, project, tmp_p
     assert len(client.search_logged_models([experiment])) == 5  # one for each training
 
 
-def test_a_pin_survives_publish(client, project, grid):
-    sync.publish(grid)
-    registry.pin(client, "gaussian-01", model="autoencoder")
-    registry.reject(client, "gaussian-01", model="dncnn")
-    assert sync.publish(grid).aliases == []
-    held = {name: one.model for one, names in registry.denoisers(client) for name in names}
-    pinned = dict.fromkeys(("champion", "compact", "autoencoder"), "autoencoder")
-    assert held == pinned | {"lambdanet": "lambdanet"}
-
-
 def run(*words):
     return CliRunner().invoke(main, list(words))
 
