@@ -13,6 +13,7 @@ def here(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "in/g.png").symlink_to("nowhere")
+    (tmp_path / "same").symlink_to("in")
     return tmp_path
 
 
@@ -50,6 +51,7 @@ def test_where_each_image_goes_and_what_is_left_out(here, images, out, expected,
         (["a.png"], "./in/../a.png", "in/../a.png is the image a.png itself; name another output"),
         (["full"], ".", "a.png is the image"),
         (["in"], "in", "in is the folder of the images themselves; name another one"),
+        (["in"], "same", "same is the folder of the images themselves; name another one"),
         (["in"], "a.png", "a.png is a file; for several images, or those of a folder, name a folder"),
         (["a.png", "full/a.png"], "new", "a.png, full/a.png would be written to the same file; rename one"),
         (["a.png", "-"], "new", STREAM),

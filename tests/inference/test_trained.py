@@ -90,14 +90,17 @@ def test_tensor_gives_a_tensor_of_its_kind(denoiser, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_values_are_those_of_the_command(denoiser, tmp_path, dtype, channels):
     image = picture(channels, dtype)
     imagefile.write_png(tmp_path / "in.png", imagefile.from_values(image))
     words = ["denoise", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "--weights", str(FILE)]
     assert CliRunner().invoke(main, words).exit_code == 0
     written = imagefile.to_values(imagefile.read(tmp_path / "out.png"))
+    assert written.dtype == dtype
     np.testing.assert_array_equal(denoiser(image), written)
+    if dtype == np.uint16:
+        assert len(np.unique(written[..., 0] % 257)) > 100  # 16 bits, not 8 on the way
 
 
 @given(strength=st.floats(0, 1), dtype=st.sampled_from([np.uint8, np.uint16, np.float32]))
