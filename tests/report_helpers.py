@@ -1,13 +1,6 @@
-"""Rows of a report, made up or as committed."""
+"""Rows of a report, made up."""
 
-import json
-
-import pytest
-from helpers import ROOT
-from safetensors import safe_open
-
-from lambdanet import config
-from lambdanet.report.runs import Row, Run, collect
+from lambdanet.report.runs import Row, Run
 
 CIFAR = {"dataset": "cifar10", "images": 50_000, "noise": {"name": "gaussian", "sigma": 0.1}}
 NOISES = {f"gaussian-0{tenths}": {"name": "gaussian", "sigma": tenths / 10} for tenths in (1, 2, 3)} | {
@@ -46,21 +39,3 @@ def row(name, psnrs=(), *, noise="gaussian-01", parameters=None, train=None, out
     return Row(
         name=name, noise=noise, runs=tuple(runs), **({"data": CIFAR | {"noise": NOISES[noise]}} | changes)
     )
-
-
-def committed(profile):
-    """The rows of a committed report, and what its trainings.json says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        loaded = config.load(config.find(profile))
-    kept = json.loads((ROOT / "results" / profile / "trainings.json").read_text())
-    runs = [run for run in loaded.runs if run.key.name in kept]
-    logs = {run.key: kept[run.key.name]["log"] for run in runs}
-    described = {}
-    for run_key in (run.key for run in runs):
-        path = ROOT / "weights" / profile / f"{run_key.name}.safetensors"
-        if path.is_file():
-            with safe_open(path, "np") as file:
-                described[run_key] = json.loads(file.metadata()["lambdanet"])
-    scores = {run.key: kept[run.key.name]["scores"] for run in runs}
-    return loaded, collect(loaded, scores, described, logs)

@@ -24,12 +24,8 @@ KINDS = ("scores", "models", "samples", "logs")
 RESULTS, WEIGHTS = Path("results/tiny"), Path("weights/tiny")
 
 
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def outputs():
-    return {kind: contents(Path("runs/tiny", kind)) for kind in KINDS}
+    return {kind: helpers.contents(Path("runs/tiny", kind)) for kind in KINDS}
 
 
 def loss():
@@ -100,17 +96,17 @@ def report(loaded):
 
 def test_a_report_gives_back_what_it_was_made_of(made):
     loaded, (table, *_) = made
-    before, shown = outputs(), contents(RESULTS)
+    before, shown = outputs(), helpers.contents(RESULTS)
     loss()
     assert restoring.restore(loaded, RESULTS, WEIGHTS) == restoring.Restored(scores=3, trainings=3, samples=2)
     after = outputs()
     assert {kind: after[kind] for kind in KINDS[:3]} == {kind: before[kind] for kind in KINDS[:3]}
     (record,) = json.loads(table.log.read_text())
-    (whole,) = json.loads(before["logs"][table.log.relative_to("runs/tiny/logs")])
+    (whole,) = json.loads(before["logs"][table.log.relative_to("runs/tiny/logs").as_posix()])
     kept = {key: value for key, value in whole.items() if key not in ("history", "seconds")}
     assert record == kept | {"hours": 0.0}
     report(loaded)
-    assert contents(RESULTS) == shown
+    assert helpers.contents(RESULTS) == shown
 
 
 def test_exported_weights_have_a_readme_with_a_row_for_each(made):
@@ -140,16 +136,16 @@ def test_trainings_without_weights_in_git_get_their_histories(made):
     shutil.rmtree(WEIGHTS / "ablations")
     loss()
     restoring.restore(loaded, RESULTS, WEIGHTS)
-    assert contents(ablation.folder) == {Path("history.csv"): HISTORY.encode()}
+    assert helpers.contents(ablation.folder) == {"history.csv": HISTORY.encode()}
 
 
 def test_weights_of_another_training_than_was_scored_are_not_exported(made):
     loaded, (_, ablation, _) = made
-    before = contents(WEIGHTS)
+    before = helpers.contents(WEIGHTS)
     save_weights(ablation.weights, create_model("cnn"), {"model": {"name": "cnn"}})
     with pytest.raises(ValueError, match=rf"^{ablation.weights} is missing or is not what was scored; "):
         restoring.export_weights(loaded, WEIGHTS)
-    assert contents(WEIGHTS) == before
+    assert helpers.contents(WEIGHTS) == before
     (RESULTS / "trainings.json").write_text("[]")
     with pytest.raises(ValueError, match=r"trainings\.json cannot be read"):
         restoring.export_weights(loaded, WEIGHTS)
@@ -157,14 +153,14 @@ def test_weights_of_another_training_than_was_scored_are_not_exported(made):
 
 def test_committed_weights_stay_where_the_training_is_not_here(made):
     loaded, (table, ablation, document) = made
-    before = contents(WEIGHTS)
+    before = helpers.contents(WEIGHTS)
     for run in (table, ablation):
         shutil.rmtree(run.folder)
     assert restoring.export_weights(loaded, WEIGHTS) == 3
-    assert contents(WEIGHTS) == before
+    assert helpers.contents(WEIGHTS) == before
     (WEIGHTS / f"ablations/{ablation.key.name}.safetensors").unlink()  # neither here nor there
     assert restoring.export_weights(loaded, WEIGHTS) == 2
-    assert f"ablations/{document.key.name}.safetensors" in map(str, contents(WEIGHTS))
+    assert f"ablations/{document.key.name}.safetensors" in helpers.contents(WEIGHTS)
 
 
 def test_weights_that_are_not_those_scored_are_refused(made):

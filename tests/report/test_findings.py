@@ -1,9 +1,8 @@
-"""Which of the paper's claims hold, by scores that are made up and by those that are committed."""
+"""Which of the paper's claims hold, by scores that are made up."""
 
 import dataclasses
 
-import pytest
-from report_helpers import committed, row
+from report_helpers import row
 from scipy import stats
 
 from lambdanet.report.findings import Part, findings
@@ -112,28 +111,3 @@ def test_networks_are_compared_only_where_they_were_trained_alike():
     assert one.parts[0].of == "base (26.81 dB) and size (27.41 dB with 7,924 parameters)"
     larger = dataclasses.replace(baseline(better), runs=row("x", better, parameters=20_000).runs)
     assert found([ours, larger])[SIZE].verdict == "not run"
-
-
-@pytest.fixture(scope="module")
-def paper():
-    return committed("paper")[1]
-
-
-def test_committed_claims_have_the_verdicts_of_their_intervals(paper):
-    claims = found(paper)
-    by_place = {(one.noise, one.name): one for one in paper}
-    if not any(one.name == "dncnn" and one.done for one in paper):
-        for title in (AS_GOOD_DNCNN, f"{AS_GOOD_DNCNN}, SSIM", reached("DnCNN")):
-            assert claims[title].verdict == "not run"
-    noises = list(dict.fromkeys(one.noise for one in paper if not one.study))
-    for noise, part in zip(noises, claims[SMALL].parts, strict=True):
-        small, large = (by_place[noise, name].values("psnr") for name in ("lambdanet-u4-m7", "lambdanet"))
-        if len(small) > 1:
-            ends = stats.ttest_ind(small, large, equal_var=False).confidence_interval(0.95)
-            low, high = ends.low, ends.high
-        else:
-            middle = small[0] - sum(large) / 3
-            half = stats.t.ppf(0.975, 2) * (stats.tvar(large) * (1 + 1 / 3)) ** 0.5
-            low, high = middle - half, middle + half
-        expected = "holds" if low >= -0.3 else "does not hold" if high < -0.3 else "inconclusive"
-        assert (part.of, part.verdict) == (part.of, expected)

@@ -1,12 +1,8 @@
 """Which settings make two trainings unlike, in words."""
 
-from lambdanet.report import settings
+from report_helpers import CIFAR, TABLE_1
 
-TABLE_1 = {
-    "epochs": 50, "batch_size": 256, "learning_rate": 0.001, "schedule": "exponential", "decay": 0.99,
-    "warmup": 0.1, "weight_decay": 1e-5, "loss": "mse", "fresh_noise": True, "monitored": 500,
-}  # fmt: skip
-CIFAR = {"dataset": "cifar10", "images": 50_000, "noise": {"name": "gaussian", "sigma": 0.1}}
+from lambdanet.report import settings
 
 
 def recipe(changes=None, data=CIFAR, **hyperparameters):

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import helpers
 import numpy as np
 import pandas as pd
 from PIL import Image
-from report_helpers import committed, row
+from report_helpers import row
 from scipy import stats
 
+from lambdanet import config
 from lambdanet.report import figures, runs, studies
 from lambdanet.report.runs import Study
 
@@ -74,8 +76,9 @@ def autoencoder(name, psnrs, **train):
     return row(name, psnrs, study="autoencoder", train=train, hyperparameters={"name": "autoencoder"})
 
 
-def test_a_study_of_another_network_has_no_lambdanet_for_its_base():
-    known, _ = committed("paper")
+def test_a_study_of_another_network_has_no_lambdanet_for_its_base(monkeypatch):
+    monkeypatch.chdir(helpers.ROOT)
+    known = config.load(config.find("paper"))
     rows = runs.collect(known, {}, {}, {})
     bases = {one.name: one.base and one.base.name for one in runs.studies(known, rows)}
     assert {name for name, base in bases.items() if base is None} == {

@@ -7,7 +7,7 @@ from pathlib import Path
 import helpers
 import numpy as np
 import pytest
-from report_helpers import row
+from report_helpers import MEASURES, row
 from skimage.io import imsave
 
 from lambdanet import config, files, yaml12
@@ -21,12 +21,8 @@ HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,
 
 
 def score(psnr, **changes):
-    values = {
-        "psnr": psnr, "ssim": 0.8, "psnr_per_image": psnr + 0.2, "noisy_psnr": 20.3, "noisy_ssim": 0.5,
-        "noisy_psnr_per_image": 20.4, "parameters": 9083, "images": 200, "clean_sha256": "c",
-        "noisy_sha256": "n", "weights_sha256": "w", "seed": 0, "noise": "gaussian-01",
-    }  # fmt: skip
-    return values | changes
+    measured = {"psnr": psnr, "parameters": 9083, "noisy_sha256": "n", "seed": 0, "noise": "gaussian-01"}
+    return MEASURES | measured | changes
 
 
 PAIRS = [("gaussian-01", "lambdanet"), ("gaussian-01", "dncnn"), ("speckle", "lambdanet-u4-m7")]
@@ -63,13 +59,21 @@ def test_other_images_have_nothing_beside_them():
     assert "paper" not in tables.as_text(table)
 
 
-def test_table_averages_over_seeds_and_has_their_interval():
-    table = tables.table2([row("lambdanet", [26.0, None, 27.0])], comparable=True)
-    assert table["psnr"].tolist() == [26.5]
-    assert table["seeds"].tolist() == [2]
+def test_table_averages_over_seeds_and_readers_see_intervals_hours_and_devices_where_there_are_any():
+    logged = row("lambdanet", [26.0, None, 27.0], log={"hours": 1.5, "device": "cpu"})
+    table = tables.table2([logged, row("dncnn")], comparable=True)
     half = 12.706205 * 0.5**0.5 / 2**0.5  # t(0.975, 1) s / sqrt(2)
-    assert table[["psnr_low", "psnr_high"]].iloc[0].tolist() == pytest.approx([26.5 - half, 26.5 + half])
+    assert table[["psnr", "seeds", "psnr_low", "psnr_high"]].iloc[0].tolist() == pytest.approx(
+        [26.5, 2, 26.5 - half, 26.5 + half]
+    )
     assert made()["psnr_low"].isna().all()
+    shown = tables.for_readers(table, {})
+    assert shown["hours"].tolist() == ["3.0", ""]  # of both seeds
+    assert shown["device"].tolist() == ["cpu", ""]
+    assert shown["interval"].tolist() == ["20.15 to 32.85", ""]
+    assert shown["PSNR (dB)"].tolist() == ["26.50 ± 0.71", "not run"]
+    assert not {"interval", "hours", "device"} & set(tables.for_readers(made(second=()), {}))
+    assert r"LambdaNet & 9,083 & 26.50 ± 0.71 & 20.15 to 32.85 &" in tables.as_latex(shown)
 
 
 def test_settings_of_another_day_are_noted_and_give_way_to_todays():
@@ -103,17 +107,6 @@ def test_markdown_marks_the_highest_and_what_was_not_run():
     several = tables.as_markdown(made(first=(26.0, 26.2)), {})
     assert "| 26.10 ± 0.14 |" in several
     assert "mean of 1 or 2 training(s) each, ± the standard deviation over several." in several
-
-
-def test_readers_see_intervals_hours_and_devices_where_there_are_any():
-    logged = row("lambdanet", [26.0, 27.0], log={"hours": 1.5, "device": "cpu"})
-    shown = tables.for_readers(tables.table2([logged, row("dncnn")], comparable=True), {})
-    assert shown["hours"].tolist() == ["3.0", ""]  # of both seeds
-    assert shown["device"].tolist() == ["cpu", ""]
-    assert shown["interval"].tolist() == ["20.15 to 32.85", ""]
-    assert shown["PSNR (dB)"].tolist() == ["26.50 ± 0.71", "not run"]
-    assert not {"interval", "hours", "device"} & set(tables.for_readers(made(second=()), {}))
-    assert r"LambdaNet & 9,083 & 26.50 ± 0.71 & 20.15 to 32.85 &" in tables.as_latex(shown)
 
 
 def project(table, profile="sample", ablations=(), seeds=(0,)):
@@ -172,8 +165,8 @@ def write(loaded, out):
 def test_report_holds_everything_and_is_the_same_when_it_is_written_again(written):
     known, _, out = written
     write(known, out)
-    first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert {str(path) for path in first} == {
+    first = helpers.contents(out)
+    assert set(first) == {
         "table2.csv", "table2.md", "table2.tex", "report.html", "digests.json", "figures/convergence.png",
         "figures/psnr.png", "figures/pareto.png", "studies/pareto.csv", "studies/pareto.tex",
         "figures/dumbbell.png", "figures/strip.png",
@@ -182,15 +175,15 @@ def test_report_holds_everything_and_is_the_same_when_it_is_written_again(writte
         "histories/gaussian-01-dncnn-0.csv", "trainings.json",
     }  # fmt: skip
     write(known, out)
-    assert first == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert (out / "histories/gaussian-01-dncnn-0.csv").read_text() == HISTORY
-    numbers = json.loads((out / "scores/gaussian-01-dncnn-0.json").read_text())
+    assert helpers.contents(out) == first
+    assert first["histories/gaussian-01-dncnn-0.csv"] == HISTORY.encode()
+    numbers = json.loads(first["scores/gaussian-01-dncnn-0.json"])
     assert numbers["psnr"] == 28.0
     assert all(isinstance(value, int | float) for value in numbers.values())
-    assert json.loads((out / "digests.json").read_text())["gaussian-01-dncnn-0"] == {
+    assert json.loads(first["digests.json"])["gaussian-01-dncnn-0"] == {
         "clean": "c", "noisy": "n", "weights": "w1",
     }  # fmt: skip
-    kept = json.loads((out / "trainings.json").read_text())
+    kept = json.loads(first["trainings.json"])
     assert kept["gaussian-01-dncnn-0"] == {
         "scores": score(28.0, weights_sha256="w1"), "log": None, "description": None
     }  # fmt: skip
