@@ -107,6 +107,11 @@ def noisy(images, config=GAUSSIAN, seed=0):
     return corrupt(images, create_noise(**config), seed)
 
 
+def images(*shape, seed=0, dtype=torch.float32):
+    """As a network takes them: (n, 3, h, w), random in [0, 1]."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
 def write_config(folder, params=PARAMS, profile=PROFILE):
     """params.yaml and profile.yaml."""
     for name, raw in (("params.yaml", params), ("profile.yaml", profile)):

@@ -8,17 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import pytest
 import yaml
 from click.testing import CliRunner
+from helpers import ROOT
 from PIL import Image
 
 from lambdanet import checking, cli
 from lambdanet.cli import main
 from pipelines import commands, graph
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 PROFILE = "sample/profile.yaml"
 
@@ -67,9 +66,8 @@ def test_trains_and_scores_without_dvc(project, lambdanet):
     scores = json.loads(done.stdout)
     assert scores["images"] == 20
     assert scores["parameters"] == 47355
-    assert scores["psnr"] == pytest.approx(
-        float(rows[-1]["monitored_psnr"]), abs=1e-3
-    )  # all 20 are monitored
+    monitored = float(rows[-1]["monitored_psnr"])  # all 20 are monitored
+    assert scores["psnr"] == pytest.approx(monitored, abs=1e-3)
 
 
 VALID = ["sample/profile.yaml is valid: 20 runs of Table 2, 8 of ablations"]
@@ -87,39 +85,22 @@ def test_the_parameters_are_checked_with_the_folders_of_photographs(project, mon
     assert checking.check() == VALID
 
 
-@pytest.mark.parametrize(
-    ("file", "path", "value", "says"),
-    [
-        (
-            "params.yaml",
-            ["noises", "speckle", "variance"],
-            -1,
-            "params.yaml: noises.speckle: variance of noise 'speckle' is -1, must be a number above 0",
-        ),
-        (
-            "params.yaml",
-            ["models", "lambdanet", "m"],
-            4,
-            "sample/profile.yaml: train.lambdanet: m is 4",
-        ),
-        ("params.yaml", ["models", "dncnn", "dept"], 4, "dncnn' has no parameter dept; it takes: depth"),
-        (PROFILE, ["train", "dncnn", "hyperparameters", "width"], 3200000, "must have at most 1,000,000,000"),
-        ("params.yaml", ["models", "lambdanet", "norm"], ["batch"], "norm of model 'lambdanet' is ['batch']"),
-        (
-            PROFILE,
-            ["ablations", "base", "hyperparameters", "m"],
-            4,
-            "sample/profile.yaml: ablations.base: m is 4, must be odd",
-        ),
-    ],
-)
+PARAMS = "params.yaml"
+WRONG = [
+    (PARAMS, ["noises", "speckle", "variance"], -1,
+     "params.yaml: noises.speckle: variance of noise 'speckle' is -1, must be a number above 0"),
+    (PARAMS, ["models", "lambdanet", "m"], 4, "sample/profile.yaml: train.lambdanet: m is 4"),
+    (PARAMS, ["models", "dncnn", "dept"], 4, "dncnn' has no parameter dept; it takes: depth"),
+    (PARAMS, ["models", "lambdanet", "norm"], ["batch"], "norm of model 'lambdanet' is ['batch']"),
+    (PROFILE, ["train", "dncnn", "hyperparameters", "width"], 3200000, "must have at most 1,000,000,000"),
+    (PROFILE, ["ablations", "base", "hyperparameters", "m"], 4,
+     "sample/profile.yaml: ablations.base: m is 4, must be odd"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "path", "value", "says"), WRONG)
 def test_what_is_wrong_in_the_parameters_is_named(project, monkeypatch, file, path, value, says):
-    raw = read(project / file)
-    inner = raw
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
-    write(project / file, raw)
+    write(project / file, helpers.changed(read(project / file), path, value))
     monkeypatch.chdir(project)
     with pytest.raises(ValueError, match=re.escape(says)):
         checking.check()

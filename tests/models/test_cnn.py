@@ -1,18 +1,10 @@
 import torch
 import torch.nn.functional as F
+from helpers import images
 from torch import nn
 
 from lambdanet.models import count_parameters, create_model
 from lambdanet.models.cnn import ConvNet
-
-
-def images(*shape, seed=0, dtype=torch.float32):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def create(seed=0, **hyperparameters):
-    torch.manual_seed(seed)
-    return ConvNet(**hyperparameters).eval()
 
 
 def test_default_is_32_channels_and_a_slope_of_a_fifth():
@@ -25,7 +17,8 @@ def test_default_is_32_channels_and_a_slope_of_a_fifth():
 
 
 def test_network_is_the_descriptions_layers():
-    model = create(width=3, slope=0.3).double()
+    torch.manual_seed(0)
+    model = ConvNet(width=3, slope=0.3).double()
     y = images(2, 3, 12, 20, dtype=torch.float64)
     weights = [one for one in model.modules() if isinstance(one, nn.Conv2d)]
 

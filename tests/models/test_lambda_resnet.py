@@ -1,12 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import images
 
 from lambdanet.models.lambda_resnet import LambdaLayer, LambdaResNet
-
-
-def images(*shape, seed=0, dtype=torch.float32):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def create(seed=0, **hyperparameters):

@@ -2,16 +2,13 @@ import helpers
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import images
 
 from lambdanet.models import count_parameters, create_model
 from lambdanet.models.skip_autoencoder import DEEPEST, SkipAutoEncoder
 from lambdanet.tracking import export
 
 LEVELS = (1, 2, 3)
-
-
-def images(*shape, seed=0, dtype=torch.float32):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def create(seed=0, **hyperparameters):
