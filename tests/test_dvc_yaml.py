@@ -40,9 +40,8 @@ def tree(path):
 @functools.cache
 def is_hashed(path):
     """Whether a module's docstring does not say that it decides nothing."""
-    return not path.startswith(BACKENDS) and MARK not in " ".join(
-        (ast.get_docstring(tree(path)) or "").split()
-    )
+    said = " ".join((ast.get_docstring(tree(path)) or "").split())
+    return not path.startswith(BACKENDS) and MARK not in said
 
 
 def is_module(name):
@@ -126,20 +125,9 @@ def test_only_plot_writes_into_git():
         "plot": [{"results/${profile}": {"cache": False, "persist": True}}],
         "register": [{"runs/${profile}/receipt.json": {"cache": False}}],
     }
-    ignored = [
-        "runs/paper/a",
-        "results/sample/a",
-        "weights/quick/a",
-        "mlflow.db",
-        "mlflow.db-wal",
-        "mlartifacts/a",
-    ]
-    kept = [
-        "results/paper/table2.md",
-        "weights/paper/a.safetensors",
-        "results/benchmarks.json",
-        "sample/dvc.lock",
-    ]
+    ignored = ["runs/paper/a", "results/sample/a", "weights/quick/a", "mlflow.db", "mlartifacts/a"]
+    kept = ["results/paper/table2.md", "weights/paper/a.safetensors", "results/benchmarks.json"]
+    kept.append("sample/dvc.lock")
     words = ["git", "check-ignore", "--no-index", *kept, *ignored]
     assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.split() == ignored
 
@@ -170,26 +158,23 @@ def below(path):
 
 def test_dvc_and_config_have_the_same_stages_and_paths(resolved):
     stages, loaded, _ = resolved
-    for run in loaded.table_runs:
-        stage = stages.pop(run.stage)
-        assert [below(out) for out in stage["outs"]] == [run.folder.as_posix()]
-        assert {run.clean.as_posix(), run.noisy.as_posix()} <= set(map(below, stage["deps"]))
-    for run in loaded.ablation_runs:
-        stage = stages.pop(run.stage, None)
-        if stage:  # of the first seed
-            assert [below(out) for out in stage["outs"]] == [run.folder.parent.as_posix()]
+    for run in loaded.runs:
+        of_table = run in loaded.table_runs
+        stage = stages.pop(run.stage) if of_table else stages.pop(run.stage, None)
+        if stage:  # an ablation's is of all its seeds
+            folder = run.folder if of_table else run.folder.parent
+            assert [below(out) for out in stage["outs"]] == [folder.as_posix()]
             assert {run.clean.as_posix(), run.noisy.as_posix()} <= set(map(below, stage["deps"]))
     for noise in [*loaded.params.table.noises, "ablations"]:
         stage = stages.pop("evaluate-ablations" if noise == "ablations" else f"evaluate@{noise}")
         folders = [loaded.folders.of(kind, noise).as_posix() for kind in ("scores", "samples")]
         assert [below(out) for out in stage["outs"]] == folders
     for name in loaded.profile.datasets:
-        assert [below(out) for out in stages.pop(f"download@{name}")["outs"]] == [
-            loaded.data(name).as_posix()
-        ]
+        outs = stages.pop(f"download@{name}")["outs"]
+        assert [below(out) for out in outs] == [loaded.data(name).as_posix()]
     for name, pair in loaded.profile.pairs.items():
-        out = loaded.data(pair.dataset, pair.noise).as_posix()
-        assert [below(each) for each in stages.pop(f"corrupt@{name}")["outs"]] == [out]
+        outs = stages.pop(f"corrupt@{name}")["outs"]
+        assert [below(out) for out in outs] == [loaded.data(pair.dataset, pair.noise).as_posix()]
     assert set(stages) == {"plot", "register"}
     assert [below(out) for out in stages["plot"]["outs"]] == [loaded.folders.results.as_posix()]
 

@@ -123,34 +123,25 @@ def test_new_folder_takes_the_place_of_the_old(tmp_path):
     assert helpers.contents(tmp_path) == {"out/f": b"new"}
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), SystemExit(143)], ids=repr)
-def test_failed_new_folder_leaves_the_old(tmp_path, error):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/old").write_text("old")
-    with pytest.raises(type(error)):  # noqa: PT012, SIM117
-        with files.new_folder(tmp_path / "out") as new:
-            (new / "f").write_text("new")
-            raise error
-    assert helpers.contents(tmp_path) == {"out/old": b"old"}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()], ids=repr)
-def test_new_folder_that_fails_between_its_renames_leaves_the_old(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt(), SystemExit(143)], ids=repr)
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_new_folder_that_fails_before_or_at_a_rename_leaves_the_old(tmp_path, monkeypatch, renames, error):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("old")
     real, calls = os.replace, []
 
-    def fail_at_second(*paths):
+    def fail(*paths):
         calls.append(paths)
-        if len(calls) == 2:
+        if len(calls) == renames:
             raise error
         real(*paths)
 
-    monkeypatch.setattr(os, "replace", fail_at_second)
-    with pytest.raises(type(error)), files.new_folder(tmp_path / "out"):
-        pass
-    assert len(calls) == 3
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):  # noqa: PT012, SIM117
+        with files.new_folder(tmp_path / "out") as new:
+            (new / "f").touch()
+            if not renames:
+                raise error
     assert helpers.contents(tmp_path) == {"out/old": b"old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
