@@ -2,9 +2,11 @@
 
 import contextlib
 import copy
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+import helpers
 import torch
 from torch import nn
 from torch.autograd import forward_ad
@@ -66,20 +68,14 @@ def cases(name, changes):
     CASES.update({f"{name}, {which}": change for which, change in changes.items()})
 
 
-def images(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+images = functools.partial(helpers.images, seed=1)
 
 
 def network(name, training=True):
     """A network whose normalisations differ, and know of images."""
     torch.manual_seed(0)
     model = create_model(name.removesuffix("-u2"), **NETWORKS[name])
-    for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -0.3, 0.3)
-        nn.init.uniform_(norm.running_mean, -0.2, 0.2)
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    return model.train(training)
+    return helpers.with_history(model).train(training)
 
 
 # Images.
@@ -208,13 +204,13 @@ def statistics_in_one_memory(call):
             norm.running_mean = first.running_mean
 
 
-# Other modules.
 @case
 def statistics_in_a_parameter_s_memory(call):
     for norm in call.norms[:1]:
         norm.running_mean = norm.bias.detach()
 
 
+# Other modules.
 @case
 def one_normalisation_twice(call):
     if isinstance(call.model, DnCNN):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import images
 from torch import nn
 
 from lambdanet import backends
@@ -31,10 +32,6 @@ def network(seed=0, **options):
         nn.init.uniform_(norm.bias, -0.3, 0.3)
         norm.momentum = 0.9
     return model
-
-
-def images(b, h, w, seed=0):
-    return torch.rand(b, 3, h, w, generator=torch.Generator().manual_seed(seed))
 
 
 def learn(model, noisy, dtype=torch.float32):
@@ -76,7 +73,7 @@ def lost(size, *names, seeds=3, **options):
     """What names lose, the median over seeds: a hidden unit next to 0 may be on the other side of it."""
     found = {backend: [] for backend in names}
     for seed in range(seeds):
-        model, noisy = network(seed, **options), images(*size, seed)
+        model, noisy = network(seed, **options), images(size[0], 3, *size[1:], seed=seed)
         exact = by(backends.REFERENCE, model, noisy, torch.float64)
         for backend in names:
             ours = by(backend, model, noisy)
@@ -114,16 +111,9 @@ def test_vectors_of_another_length_give_the_same(monkeypatch):
     assert not beyond(found)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("size", [(3, 37, 41), (1, 5, 9)], ids=str)
 def test_threads(threads, size):
-    model, noisy = network(width=14, depth=4), images(*size)
+    model, noisy = network(width=14, depth=4), images(size[0], 3, *size[1:])
     exact = by(backends.REFERENCE, model, noisy, torch.float64)
     evaluated = []
     for count in (1, 2, 4):
@@ -140,7 +130,7 @@ def test_threads(threads, size):
 @pytest.mark.parametrize("count", [1, 2])
 def test_networks_of_two_threads_do_not_disturb_each_other(threads, count):
     threads(count)
-    tasks = [(network(seed, width=14, depth=4), images(2, 30, 30 + seed, seed)) for seed in range(2)]
+    tasks = [(network(seed, width=14, depth=4), images(2, 3, 30, 30 + seed, seed=seed)) for seed in range(2)]
     with backends.forced(backends.WINOGRAD), ThreadPoolExecutor(2) as pool:
         alone = [content(learn(*task)) for task in tasks]
         together = list(pool.map(lambda task: content(learn(*task)), 20 * tasks))
@@ -150,7 +140,7 @@ def test_networks_of_two_threads_do_not_disturb_each_other(threads, count):
 @pytest.mark.parametrize("forced", [backends.AUTO, backends.WINOGRAD])
 @pytest.mark.parametrize("training", [True, False])
 def test_kernels_are_taken(forced, training):
-    model, noisy = network(width=8, depth=4).train(training), images(2, 9, 13)
+    model, noisy = network(width=8, depth=4).train(training), images(2, 3, 9, 13)
     strided = noisy.contiguous(memory_format=torch.channels_last)
     with torch.set_grad_enabled(training), backends.forced(forced):
         output = model(noisy)
@@ -165,14 +155,14 @@ def test_kernels_are_taken(forced, training):
     "forced", [backends.REFERENCE, backends.CHANNELS_LAST, backends.PORTABLE, backends.BF16]
 )
 def test_another_backend_that_is_forced_is_taken(forced, training):
-    model, noisy = network(width=8, depth=4).train(training), images(2, 9, 13)
+    model, noisy = network(width=8, depth=4).train(training), images(2, 3, 9, 13)
     with torch.set_grad_enabled(training), backends.forced(forced):
         assert torch.equal(model(noisy), model.dncnn(noisy))
 
 
 def test_without_llvmlite_the_layers_run(monkeypatch):
     monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
-    model, noisy = network(width=8, depth=4), images(2, 9, 13)
+    model, noisy = network(width=8, depth=4), images(2, 3, 9, 13)
     assert torch.equal(model(noisy), model.dncnn(noisy))
     with pytest.raises(ValueError, match=r"^the winograd backend is not available here: no llvmlite; "):
         backends.force(backends.WINOGRAD)
@@ -198,8 +188,11 @@ def test_backend_on_a_cpu(amx, monkeypatch):
             assert backends.of_training("dncnn", "cpu") == expected, forced
             biased = backends.of_training("dncnn", "cpu", outer_bias=True)
             assert biased == (backends.CHANNELS_LAST if expected == backends.WINOGRAD else expected), forced
-    with backends.forced(backends.WINOGRAD):
-        assert backends.of_training("cnn", "cpu") == backends.CHANNELS_LAST
+    for name in ("autoencoder", "cnn", "skip-autoencoder"):
+        assert backends.of_training(name, "cpu") == (backends.BF16 if amx else backends.CHANNELS_LAST)
+        with backends.forced(backends.WINOGRAD):
+            assert backends.of_training(name, "cpu") == backends.CHANNELS_LAST
+    assert backends.of_training("lambdanet", "cpu") == backends.FUSED
     monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
     assert backends.of_training("dncnn", "cpu") == (backends.BF16 if amx else backends.CHANNELS_LAST)
 

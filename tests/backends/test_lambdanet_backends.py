@@ -135,13 +135,6 @@ def test_portable_of_images_with_many_columns_is_exact(monkeypatch):
     assert not {key: found[key] for key, limit in limits.items() if found[key] >= limit}
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def test_threads_do_not_change_a_byte_of_fused(threads):
     model, (clean, noisy) = network(), images(40, 32, 32)
     found = []
@@ -251,14 +244,6 @@ def test_device_may_name_a_backend():
         choose_device("cpu/auto")
     assert backends.of_training("lambdanet", "cpu") == backends.FUSED
     assert backends.of_training("lambdanet", "cuda") == backends.PORTABLE
-
-
-def test_convolutions_take_half_precision_where_the_processor_has_units_for_it(monkeypatch):
-    for units, expected in ((True, backends.BF16), (False, backends.CHANNELS_LAST)):
-        monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device, units=units: units)
-        for name in ("autoencoder", "cnn", "skip-autoencoder"):
-            assert backends.of_training(name, "cpu") == expected
-        assert backends.of_training("lambdanet", "cpu") == backends.FUSED
 
 
 WITHOUT = """
