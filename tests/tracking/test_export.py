@@ -64,14 +64,7 @@ def test_program_gives_what_the_network_gives(registered, name, size):
 FINE = images(2, 32, 32).clip(0, 1)
 NAN = FINE.copy()
 NAN[1, 2, 3, 4] = np.nan
-REFUSED_BY_THE_SIGNATURE = {
-    "float64": FINE.astype(np.float64),
-    "uint8": (255 * FINE).astype(np.uint8),
-    "channels last": np.ascontiguousarray(FINE.transpose(0, 2, 3, 1)),
-    "no batch": FINE[0],
-    "grey": FINE[:, :1],
-}
-REFUSED_BY_THE_PROGRAM = {
+REFUSED = {
     "too low": FINE[:, :, :7],
     "too narrow": FINE[..., :7],
     "0 to 255": 255 * FINE,
@@ -80,17 +73,18 @@ REFUSED_BY_THE_PROGRAM = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED_BY_THE_SIGNATURE)
-def test_another_type_or_shape_is_an_error(registered, what):
-    with pytest.raises(MlflowException, match="schema"):
-        registered["dncnn"][1].predict(REFUSED_BY_THE_SIGNATURE[what])
+def test_another_type_or_shape_is_an_error(registered):
+    channels_last = np.ascontiguousarray(FINE.transpose(0, 2, 3, 1))
+    for images in (FINE.astype(float), (255 * FINE).astype(np.uint8), channels_last, FINE[0], FINE[:, :1]):
+        with pytest.raises(MlflowException, match="schema"):
+            registered["dncnn"][1].predict(images)
 
 
-@pytest.mark.parametrize("what", REFUSED_BY_THE_PROGRAM)
+@pytest.mark.parametrize("what", REFUSED)
 @pytest.mark.parametrize("name", NAMES)
 def test_too_small_images_and_wrong_values_are_errors(registered, name, what):
     with pytest.raises((AssertionError, RuntimeError)):
-        registered[name][1].predict(REFUSED_BY_THE_PROGRAM[what])
+        registered[name][1].predict(REFUSED[what])
 
 
 def test_a_program_that_was_traced_for_some_sizes_only_is_not_registered(tmp_path, monkeypatch):
