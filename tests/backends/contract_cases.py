@@ -52,12 +52,6 @@ class Call:
     def norms(self):
         return [part for part in self.model.modules() if isinstance(part, nn.BatchNorm2d)]
 
-    def replace(self, kind, make, which=0):
-        """Put another module in the place of one of this kind."""
-        name, old = [pair for pair in self.model.named_modules() if isinstance(pair[1], kind)][which]
-        *where, last = name.split(".")
-        setattr(self.model.get_submodule(".".join(where)), last, make(old).train(old.training))
-
 
 def case(change):
     CASES[change.__name__.replace("_", " ")] = change
@@ -78,12 +72,29 @@ def network(name, training=True):
     return helpers.with_history(model).train(training)
 
 
+def of_part(kind, change, which=0):
+    """Change one of the network's parts of a kind, or put the module that `change` gives in its place."""
+
+    def changed(call):
+        parts = [pair for pair in call.model.named_modules() if isinstance(pair[1], kind)]
+        if which < len(parts):
+            name, old = parts[which]
+            if isinstance(new := change(old), nn.Module):
+                call.model.set_submodule(name, new.train(old.training))
+
+    return changed
+
+
 # Images.
-def shaped(*shape):
+def stored(make):
     def change(call):
-        call.noisy = images(*shape)
+        call.noisy = make(call.noisy)
 
     return change
+
+
+def shaped(*shape):
+    return stored(lambda _: images(*shape))
 
 
 SHAPES = [
@@ -91,13 +102,6 @@ SHAPES = [
     (1, 3, 8, 8), (2, 3, 8, 8), (17, 3, 8, 8), (4, 3, 7, 8), (4, 3, 8, 7), (1, 3, 1, 1), (4, 3, 2, 66),
 ]  # fmt: skip
 cases("shape", {str(shape): shaped(*shape) for shape in SHAPES})
-
-
-def stored(make):
-    def change(call):
-        call.noisy = make(call.noisy)
-
-    return change
 
 
 class Images(torch.Tensor):
@@ -112,12 +116,6 @@ def unaligned(x):
     return torch.cat([torch.zeros(1), x.flatten()])[1:].view_as(x)
 
 
-def with_nan(x):
-    x = x.clone()
-    x[1, 1, 2, 3] = torch.nan
-    return x
-
-
 cases("images", {
     "float64": stored(torch.Tensor.double), "bfloat16": stored(torch.Tensor.bfloat16),
     "int64": stored(torch.Tensor.long), "complex": stored(lambda x: x + 0j),
@@ -128,18 +126,13 @@ cases("images", {
     "meta": stored(lambda x: x.to("meta")), "nothing": stored(lambda x: None),
     "a subclass": stored(lambda x: x.as_subclass(Images)), "a parameter": stored(nn.Parameter),
     "with a gradient": stored(lambda x: x.requires_grad_()),
-    "a nan": stored(with_nan),
+    "some nan": stored(lambda x: x.index_fill(3, torch.tensor([2]), torch.nan)),
     "all alike": stored(lambda x: torch.full_like(x, 0.3)),
 })  # fmt: skip
 
 
 # Normalisations.
-def of_norm(change, which=0):
-    def changed(call):
-        if call.norms:
-            change(call.norms[which])
-
-    return changed
+of_norm = functools.partial(of_part, nn.BatchNorm2d)
 
 
 def setting(**attributes):
@@ -154,14 +147,6 @@ def other_mode(norm):
     norm.train(not norm.training)
 
 
-def instead(kind, make, which=0):
-    def change(call):
-        with contextlib.suppress(IndexError):
-            call.replace(kind, make, which)
-
-    return change
-
-
 class Norm(nn.BatchNorm2d):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -172,21 +157,19 @@ cases("normalisation", {
     "last in the other mode": of_norm(other_mode, -1),
     "momentum None": of_norm(setting(momentum=None)), "momentum 0.7": of_norm(setting(momentum=0.7)),
     "eps": of_norm(setting(eps=0.1)),
-    "does not track": instead(
-        nn.BatchNorm2d, lambda old: nn.BatchNorm2d(old.num_features, track_running_stats=False)
-    ),
+    "does not track": of_norm(lambda n: nn.BatchNorm2d(n.num_features, track_running_stats=False)),
     "no longer tracks": of_norm(setting(track_running_stats=False)),
     "without statistics": of_norm(setting(running_mean=None, running_var=None)),
     "without a count": of_norm(setting(num_batches_tracked=None)),
-    "not affine": instead(nn.BatchNorm2d, lambda old: nn.BatchNorm2d(old.num_features, affine=False)),
-    "a subclass": instead(nn.BatchNorm2d, lambda old: Norm(old.num_features)),
-    "of groups": instead(nn.BatchNorm2d, lambda old: nn.GroupNorm(1, old.num_features)),
-    "none": instead(nn.BatchNorm2d, lambda old: nn.Identity()),
-    "of other channels": instead(nn.BatchNorm2d, lambda old: nn.BatchNorm2d(old.num_features + 1)),
+    "not affine": of_norm(lambda old: nn.BatchNorm2d(old.num_features, affine=False)),
+    "a subclass": of_norm(lambda old: Norm(old.num_features)),
+    "of groups": of_norm(lambda old: nn.GroupNorm(1, old.num_features)),
+    "none": of_norm(lambda old: nn.Identity()),
+    "of other channels": of_norm(lambda old: nn.BatchNorm2d(old.num_features + 1)),
     "statistics of float64": of_norm(lambda norm: setting(running_mean=norm.running_mean.double())(norm)),
     "statistics expanded": of_norm(lambda n: setting(running_mean=torch.zeros(1).expand(n.num_features))(n)),
     "statistics strided": of_norm(lambda n: setting(running_mean=torch.zeros(2 * n.num_features)[::2])(n)),
-    "statistics with a gradient": of_norm(lambda n: n.running_mean.requires_grad_() and None),
+    "statistics with a gradient": of_norm(lambda n: n.running_mean.requires_grad_()),
 })  # fmt: skip
 
 
@@ -229,7 +212,7 @@ def convolution(which=1, kind=nn.Conv2d, **options):
         like = {"in_channels": old.in_channels, "out_channels": old.out_channels, "bias": False}
         return kind(**like | {"kernel_size": old.kernel_size, "padding": old.padding} | options)
 
-    return instead(nn.Conv2d, make, which)
+    return of_part(nn.Conv2d, make, which)
 
 
 cases("convolution", {
@@ -237,15 +220,15 @@ cases("convolution", {
     "reflecting": convolution(padding_mode="reflect"), "dilated": convolution(dilation=2),
     "of another width": convolution(out_channels=12),
     "a subclass": convolution(kind=Convolution),
-    "in groups": instead(nn.Conv2d, lambda old: nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), 1),
-    "none": instead(nn.Conv2d, lambda old: nn.Identity(), 1),
-    "of float64": instead(nn.Conv2d, lambda old: copy.deepcopy(old).double(), 1),
+    "in groups": of_part(nn.Conv2d, lambda old: nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), 1),
+    "none": of_part(nn.Conv2d, lambda old: nn.Identity(), 1),
+    "of float64": of_part(nn.Conv2d, lambda old: copy.deepcopy(old).double(), 1),
 })  # fmt: skip
 cases("activation", {
-    "leaky": instead(nn.ReLU, lambda old: nn.LeakyReLU(0.5)),
-    "none": instead(nn.ReLU, lambda old: nn.Identity()),
-    "in place": instead(nn.ReLU, lambda old: nn.ReLU(inplace=True)),
-    "with a parameter": instead(nn.ReLU, lambda old: nn.PReLU()),
+    "leaky": of_part(nn.ReLU, lambda old: nn.LeakyReLU(0.5)),
+    "none": of_part(nn.ReLU, lambda old: nn.Identity()),
+    "in place": of_part(nn.ReLU, lambda old: nn.ReLU(inplace=True)),
+    "with a parameter": of_part(nn.ReLU, lambda old: nn.PReLU()),
 })  # fmt: skip
 
 
@@ -281,11 +264,7 @@ def without_gradient(choose):
 
 
 def first_weight(change):
-    def changed(call):
-        weight = next(one for one in call.model.parameters() if one.ndim == 4)
-        weight.data = change(weight.data)
-
-    return changed
+    return of_part(nn.Conv2d, lambda one: setattr(one.weight, "data", change(one.weight.data)))
 
 
 cases("parameters", {
@@ -317,17 +296,10 @@ def parameters_tied(call):
         call.model.dncnn[5].weight = call.model.dncnn[2].weight
 
 
-def of_a_convolution(change):
-    def changed(call):
-        change([part for part in call.model.modules() if isinstance(part, nn.Conv2d)][1])
-
-    return changed
-
-
 cases("weights", {
-    "normalised": of_a_convolution(parametrizations.weight_norm),
-    "spectrally normalised": of_a_convolution(parametrizations.spectral_norm),
-    "pruned": of_a_convolution(lambda one: prune.random_unstructured(one, "weight", 0.5)),
+    "normalised": of_part(nn.Conv2d, parametrizations.weight_norm, 1),
+    "spectrally normalised": of_part(nn.Conv2d, parametrizations.spectral_norm, 1),
+    "pruned": of_part(nn.Conv2d, lambda one: prune.random_unstructured(one, "weight", 0.5), 1),
 })  # fmt: skip
 
 
