@@ -124,7 +124,8 @@ def facts_of(model: nn.Module, is_built: Check) -> Facts | None:
     known = _known.get(model)
     if known and known[0].holds():
         return known[1]
-    parameters, buffers = list(model.parameters()), list(model.buffers())
+    parameters = list(model.parameters())
+    buffers = [one for _, one in model.named_buffers(remove_duplicate=False)]
     hooked = any(vars(part).get(name) for part in model.modules() if part is not model for name in HOOKS)
     first = next(iter(parameters), None)
     if first is None or hooked or not is_built(model):
