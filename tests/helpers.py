@@ -242,6 +242,24 @@ def assert_tiles_fit(model, size):
     assert whole.std() > 100
 
 
+class Bomb:
+    """What makes the file `marker` when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def one_line(done):
+    """The error of a command of click that failed, in one line."""
+    assert done.exit_code == 1, done.output
+    assert done.output.startswith("error: ")
+    assert done.output.count("\n") == 1
+    return done.output
+
+
 def lives(pid):
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

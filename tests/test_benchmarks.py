@@ -1,13 +1,14 @@
+import functools
 import importlib.util
 import json
 import sys
 
+import helpers
 import numpy as np
 import pytest
 import skimage.metrics
 import torch
 from click.testing import CliRunner
-from torch import nn
 
 from benchmarks import denoisers, formulas, gpu, measuring, peers, pictures, report
 from benchmarks.baselines import variants
@@ -24,8 +25,7 @@ SHAPES = [  # u, m, d, h, w
 ]
 
 
-def images(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+images = functools.partial(helpers.images, dtype=torch.float64)
 
 
 def plain(model, x):
@@ -36,13 +36,7 @@ def plain(model, x):
 def settled(**hyperparameters):
     """A LambdaNet in float64 that knows the mean and variance of its features, and no two alike."""
     torch.manual_seed(0)
-    model = LambdaNet(**hyperparameters).double()
-    for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
-        norm.momentum = 1.0
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -0.5, 0.5)
-    plain(model.train(), images(4, 3, 16, 16, seed=3))
-    return model
+    return helpers.with_history(LambdaNet(**hyperparameters)).double()
 
 
 @pytest.mark.parametrize(("u", "m", "d", "h", "w"), SHAPES)

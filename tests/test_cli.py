@@ -12,7 +12,7 @@ import helpers
 import pytest
 import yaml
 from click.testing import CliRunner
-from helpers import ROOT
+from helpers import ROOT, one_line
 from PIL import Image
 
 from lambdanet import checking, cli
@@ -46,13 +46,6 @@ def lambdanet(project, monkeypatch):
     """Run the command in the project's folder."""
     monkeypatch.chdir(project)
     return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
-
-
-def one_line(done):
-    assert done.exit_code == 1, done.output
-    assert done.output.startswith("error: ")
-    assert done.output.count("\n") == 1
-    return done.output
 
 
 def test_trains_and_scores_without_dvc(project, lambdanet):

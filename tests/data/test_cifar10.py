@@ -1,6 +1,5 @@
 import hashlib
 import io
-import os
 import pickle
 import struct
 
@@ -152,24 +151,16 @@ def test_folder_may_be_the_innermost_one(records, tmp_path):
         assert_is_tiny(cifar10.load(str(source), tmp_path)[0], records)
 
 
-class Bomb:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
-
-
 def test_pickle_is_not_executed(records, tmp_path, refused):
     """Neither beside good data, nor in its place, nor where it is not even looked at."""
     marker = tmp_path / "marker"
 
     def pickled(part):
-        return pickle.dumps(pickle.loads(python_3_pickle(part, 4)) | {"more": Bomb(marker)}, 4)
+        return pickle.dumps(pickle.loads(python_3_pickle(part, 4)) | {"more": helpers.Bomb(marker)}, 4)
 
-    beside = python(records, pickled) | {"batches.meta": pickle.dumps(Bomb(marker))}
+    beside = python(records, pickled) | {"batches.meta": pickle.dumps(helpers.Bomb(marker))}
     assert_is_tiny(cifar10.load(str(helpers.tar(tmp_path / "a", beside)), tmp_path)[0], records)
-    bomb = one_changed(python, "test_batch", lambda _content: pickle.dumps(Bomb(marker)))
+    bomb = one_changed(python, "test_batch", lambda _content: pickle.dumps(helpers.Bomb(marker)))
     source = helpers.tar(tmp_path / "b", bomb(records))
     assert "does not hold pixels and labels" in refused(WANTED, source)
     assert not marker.exists()

@@ -80,19 +80,14 @@ def saved(array, save=np.save, **options):
     return file.getvalue()
 
 
-class Bomb:
-    def __reduce__(self):
-        return pytest.fail, ("what we did not write was unpickled",)
-
-
 IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
 
 NO_IMAGES = {
     "empty": b"",
     "one byte short": saved(IMAGES)[:-1],
-    "objects": saved(np.array([Bomb()], dtype=object), allow_pickle=True),
-    "pickle": pickle.dumps(Bomb()),
+    "objects": saved(np.array([helpers.Bomb("marker")], dtype=object), allow_pickle=True),
+    "pickle": pickle.dumps(helpers.Bomb("marker")),
     "npz": saved(IMAGES, np.savez),
     "one image": saved(IMAGES[0]),
     "two colours": saved(IMAGES[..., :2]),
@@ -101,13 +96,15 @@ NO_IMAGES = {
 
 
 @pytest.mark.parametrize("content", NO_IMAGES.values(), ids=NO_IMAGES)
-def test_file_that_is_no_array_of_images_is_refused(content, tmp_path):
+def test_file_that_is_no_array_of_images_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "train.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"^") as caught:
         load_images(tmp_path, "train")
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'train.npy'} ")
     assert "\n" not in message
+    assert helpers.contents(tmp_path) == {"train.npy": content}  # nothing was unpickled
 
 
 def test_split_of_cifar10_is_four_fifths_and_the_rest_of_its_training_images(monkeypatch):

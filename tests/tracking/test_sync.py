@@ -6,6 +6,7 @@ import helpers
 import mlflow_helpers
 import pytest
 from click.testing import CliRunner
+from helpers import one_line
 
 from lambdanet import config, files
 from lambdanet.cli import main
@@ -184,13 +185,6 @@ def test_the_best_seed_is_registered_with_the_mean_of_all(client, project, tmp_p
 
 def run(*words):
     return CliRunner().invoke(main, list(words))
-
-
-def one_line(done):
-    assert done.exit_code == 1, done.output
-    assert done.output.startswith("error: ")
-    assert done.output.count("\n") == 1
-    return done.output
 
 
 def test_commands_publish_and_list(client, project, grid):

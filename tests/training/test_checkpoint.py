@@ -1,6 +1,6 @@
-import os
 import pickle
 
+import helpers
 import pytest
 import torch
 
@@ -64,12 +64,8 @@ def test_foreign_key_is_passed_over(tmp_path, caplog):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickle_bomb_is_not_executed(zipped, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'marker'}",)
-
     save(tmp_path, 1)
-    content = {"key": "key", "state": Bomb()}
+    content = {"key": "key", "state": helpers.Bomb(tmp_path / "marker")}
     torch.save(content, tmp_path / "000000002.pt", _use_new_zipfile_serialization=zipped)
     assert newest(tmp_path) == 1
     (tmp_path / "000000003.pt").write_bytes(pickle.dumps(content, 2))
