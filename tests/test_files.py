@@ -1,9 +1,7 @@
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 
 import helpers
 import numpy as np
@@ -159,41 +157,21 @@ def test_what_a_killed_process_moved_aside_goes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """Another process that holds the lock."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "locks/lock")], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def test_second_process_is_refused_and_told_who_holds(holder, tmp_path):
-    with (
-        pytest.raises(ValueError, match=r"^") as caught,
-        files.sole_writer(tmp_path / "locks/lock", wait=0.3),
-    ):
-        pass
-    assert str(caught.value) == f"process {holder.pid} is writing the same output; wait for it or stop it"
-    assert holder.poll() is None
-
-
-def test_lock_falls_with_a_killed_process(holder, tmp_path):
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    with files.sole_writer(tmp_path / "locks/lock", wait=0.5):
+def test_lock_refuses_a_second_process_and_falls_with_the_first(tmp_path):
+    lock = tmp_path / "locks/lock"
+    words = [sys.executable, "-c", HOLD, str(lock)]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        refusal = f"^process {holder.pid} is writing the same output; wait for it or stop it$"
+        with pytest.raises(ValueError, match=refusal), files.sole_writer(lock, wait=0.3):
+            pass
+        assert holder.poll() is None
+    finally:
+        holder.kill()  # and not waited for: the lock is
+    with files.sole_writer(lock):
         assert (tmp_path / "locks/lock.pid").read_text() == f"{os.getpid()}\n"
-
-
-def test_lock_waits_for_a_holder_that_ends(holder, tmp_path):
-    timer = threading.Timer(0.3, holder.kill)
-    timer.start()
-    with files.sole_writer(tmp_path / "locks/lock", wait=10):
-        assert timer.finished.is_set()
-    timer.join()
+    holder.communicate()
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".txt", "\N{CAT FACE}" * 63 + "abc", "\N{EURO SIGN}" * 85])
