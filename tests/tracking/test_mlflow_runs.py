@@ -259,10 +259,8 @@ def test_a_database_without_its_driver_or_server_is_one_line_without_the_passwor
 
 def python(code, folder):
     """Run code as a user's process in a folder: (status, stdout, stderr)."""
-    environment = {"PYTHONPATH": os.pathsep.join([str(helpers.ROOT), *map(str, TESTS)])}
-    process = helpers.start("train", [], folder, code, **environment)
-    out, err = process.communicate(timeout=helpers.PATIENCE)
-    return process.returncode, out, err
+    path = os.pathsep.join([str(helpers.ROOT), *map(str, TESTS)])
+    return helpers.run("train", [], folder, code, PYTHONPATH=path)
 
 
 TESTS = (helpers.ROOT / "tests", helpers.ROOT / "tests/tracking")
