@@ -182,10 +182,10 @@ if os.geteuid() == 0:
 """
 
 
-def wait_for_line(process, text, seconds=PATIENCE):
+def wait_for_line(process, text):
     """Read a process's stderr until a line holds `text`; return what was read."""
     seen = ""
-    timer = threading.Timer(seconds, process.kill)
+    timer = threading.Timer(PATIENCE, process.kill)
     timer.start()
     try:
         for line in process.stderr:
@@ -197,10 +197,10 @@ def wait_for_line(process, text, seconds=PATIENCE):
     raise AssertionError(f"the process ended before it wrote {text!r}: {seen}")
 
 
-def wait_until(condition, seconds=PATIENCE):
-    end = time.monotonic() + seconds
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, f"not within {seconds} seconds"
+        assert time.monotonic() < end, f"not within {PATIENCE} seconds"
         time.sleep(0.02)
 
 

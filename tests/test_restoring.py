@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import PROFILE
+from report_helpers import MEASURES
 from skimage.io import imsave
 
 from lambdanet import cards, config, files, restoring
@@ -81,10 +82,9 @@ def write_outputs(run, number):
     files.write_json(run.description, description)
     run.history.write_text(HISTORY)
     digest = files.sha256(run.weights)
-    measured = {"psnr": 25 + number / 3, "ssim": 0.8, "psnr_per_image": 25.1, "noisy_psnr": 20.3}
-    measured |= {"noisy_ssim": 0.5, "noisy_psnr_per_image": 20.4, "train_psnr": 25.0}
-    measured |= {"parameters": 9, "images": 100, "clean_sha256": "c", "noisy_sha256": "n"}
-    files.write_json(run.scores, asdict(run.key) | measured | {"weights_sha256": digest})
+    measured = MEASURES | {"psnr": 25 + number / 3, "train_psnr": 25.0, "parameters": 9, "noisy_sha256": "n"}
+    measured |= {"images": 100, "weights_sha256": digest}
+    files.write_json(run.scores, asdict(run.key) | measured)
     record = {"device": "cpu", "commit": "abc", "python": "3.11", "versions": {"torch": "2"}}
     record |= {"weights_sha256": digest, "computed_by": "reference"}
     files.write_json(run.log, [record | {"history": [{"epoch": 1}], "seconds": number}])

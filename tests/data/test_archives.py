@@ -108,7 +108,6 @@ def mirror(tmp_path, monkeypatch):
     server.block_on_close = False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    monkeypatch.setattr(archives, "TIMEOUT_SECONDS", 2)
     monkeypatch.setattr(archives, "TRIES", 1)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -137,7 +136,8 @@ def test_the_first_mirror_with_the_right_archive_is_taken_and_it_is_kept(mirror,
     assert len(mirror.asked) == 3
 
 
-def test_every_mirrors_reason_is_named(mirror, tmp_path):
+def test_every_mirrors_reason_is_named(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "TIMEOUT_SECONDS", 2)
     gone = "http://127.0.0.1:9/closed/set.tar.gz"
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = f"http://127.0.0.1:{server.getsockname()[1]}/silent/set.tar.gz"

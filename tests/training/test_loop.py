@@ -488,7 +488,7 @@ def test_death_of_dvc_ends_the_trainer(tmp_path):
         trainer = int((project / CHECKPOINTS / "lock.pid").read_text())
         dvc.kill()
         dvc.wait()
-        helpers.wait_until(lambda: not helpers.lives(trainer), seconds=10)
+        helpers.wait_until(lambda: not helpers.lives(trainer))
         assert len(list((project / CHECKPOINTS).glob("*.pt"))) > 0
         assert "the checkpoint is written" in dvc.stderr.read()
     finally:
