@@ -1,15 +1,19 @@
 """A copy of the project with a tiny profile `sample`, for the tests that run its real dvc.yaml."""
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import helpers
+import mlflow_helpers
+import pytest
 import yaml
+
+from lambdanet.tracking import mlflow_runs
 
 DVC = [str(Path(sys.executable).with_name("dvc"))]
 SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 4, "heads": 2, "d": 4}
@@ -45,41 +49,6 @@ PROFILE = {
         "cnn-bce": ablation("split", "cnn", "cnn", hyperparameters={"width": 4}),
     },
 }
-
-# Runs by experiment and name, versions by model and number, with all that they hold.
-DUMP = """
-import json
-from lambdanet.tracking import mlflow_runs
-client = mlflow_runs.connect()
-def artifacts(run_id, folder=None):
-    for one in client.list_artifacts(run_id, folder):
-        yield from artifacts(run_id, one.path) if one.is_dir else [one.path]
-def run(one):
-    info, data = one.info, one.data
-    histories = {key: client.get_metric_history(info.run_id, key) for key in data.metrics}
-    names[info.run_id] = info.run_name
-    return {
-        "name": info.run_name, "status": info.status, "start": info.start_time, "end": info.end_time,
-        "tags": data.tags, "params": data.params, "artifacts": sorted(artifacts(info.run_id)),
-        "metrics": {key: [(m.step, m.value) for m in history] for key, history in histories.items()},
-        "times": {key: [m.timestamp for m in history] for key, history in histories.items()},
-        "inputs": sorted((d.dataset.name, d.dataset.digest) for d in one.inputs.dataset_inputs),
-    }
-names = {}
-runs = {
-    e.name: sorted(map(run, client.search_runs([e.experiment_id])), key=lambda one: one["name"])
-    for e in client.search_experiments() if e.name.startswith("lambdanet/")
-}
-def version(one):
-    return [int(one.version), names[one.run_id], one.tags, one.description, one.status]
-models = {
-    m.name: {"aliases": {alias: int(number) for alias, number in m.aliases.items()},
-             "description": m.description,
-             "versions": sorted(map(version, client.search_model_versions(f"name='{m.name}'")))}
-    for m in client.search_registered_models()
-}
-print(json.dumps({"runs": runs, "models": models}))
-"""
 
 
 class Clone:
@@ -131,9 +100,12 @@ class Clone:
         assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def mlflow(self) -> dict:
-        """What the clone's MLflow holds, without ids: see DUMP."""
-        return json.loads(self.run(sys.executable, "-c", DUMP))
+    def mlflow(self) -> tuple[dict, list]:
+        """What the clone's MLflow holds now: of a copy, as MLflow keeps a file open that was replaced."""
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+            shutil.copy(self.folder / "mlflow.db", folder)
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+            return mlflow_helpers.state(mlflow_runs.connect(), "sample")
 
     def repro(self) -> set[str]:
         """Run stock `dvc repro` of the sample; the stages whose commands were really executed."""

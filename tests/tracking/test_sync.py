@@ -102,25 +102,6 @@ def client(project, monkeypatch):
     return mlflow_helpers.use_database(project, monkeypatch)
 
 
-def state(client):
-    """Everything that a publication leaves but ids, which MLflow draws, and when results were logged."""
-    found = {}
-    for run in mlflow_helpers.runs(client):
-        histories = mlflow_helpers.histories(client, run.info.run_id)
-        found[run.info.run_name] = (
-            run.info.status,
-            run.data.params,
-            {key: value for key, value in run.data.tags.items() if key != "mlflow.user"},
-            {
-                key: values if key in mlflow_runs.EPOCH_METRICS else [value[:2] for value in values]
-                for key, values in histories.items()
-            },
-            sorted((one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs),
-        )
-    versions = [(dataclasses.replace(one, created=""), names) for one, names in registry.denoisers(client)]
-    return found, versions
-
-
 def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid):
     write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
     trained = outputs(project)
@@ -140,17 +121,17 @@ def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid)
     assert text[0] == "3 runs, 3 new versions, 5 aliases moved"
     assert text[-1].startswith("not restored: times, memory, device and training images' digests of 2 of 3 ")
 
-    runs, versions = before = state(client)
+    runs, versions = before = mlflow_helpers.state(client)
     assert set(runs) == set(run_keys)
     assert [one.version for one, _ in versions] == [1, 2, 3]
-    status, _, tags, histories, inputs = runs["gaussian-01-dncnn-0"]
-    assert (status, tags["device"]) == ("FINISHED", "a machine")
-    assert [value[:2] for value in histories["epoch_seconds"]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
-    assert histories["inference_seconds_per_image"][0][1] == 0.002
-    assert ("tiny/patches/clean/train", "a" * 36) in inputs
+    run = runs["gaussian-01-dncnn-0"]
+    assert (run["status"], run["tags"]["device"]) == ("FINISHED", "a machine")
+    assert [value[:2] for value in run["metrics"]["epoch_seconds"]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert run["metrics"]["inference_seconds_per_image"][0][1] == 0.002
+    assert ("tiny/patches/clean/train", "a" * 36) in run["inputs"]
     again = sync.publish(outputs(project))
     assert (again.runs, again.versions, again.aliases) == (run_keys, [], [])
-    assert state(client) == before
+    assert mlflow_helpers.state(client) == before
 
 
 def test_the_best_seed_is_registered_with_the_mean_of_all(client, project, tmp_path):

@@ -106,6 +106,25 @@ def runs(client, profile="tiny"):
     return client.search_runs([experiment.experiment_id]) if experiment else []
 
 
+def state(client, profile="tiny"):
+    """Everything that a profile's trainings leave but ids, which MLflow draws, and when results were logged:
+    runs by name, and the registry's versions with their aliases."""
+    found = {}
+    for run in runs(client, profile):
+        info, data = run.info, run.data
+        found[info.run_name] = {
+            "status": info.status, "started": info.start_time, "ended": info.end_time, "params": data.params,
+            "tags": {key: value for key, value in data.tags.items() if key != "mlflow.user"},
+            "metrics": {
+                key: values if key in mlflow_runs.EPOCH_METRICS else [value[:2] for value in values]
+                for key, values in histories(client, info.run_id).items()
+            },
+            "inputs": sorted((one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs),
+        }  # fmt: skip
+    versions = [(dataclasses.replace(one, created=""), names) for one, names in registry.denoisers(client)]
+    return found, versions
+
+
 def rows(epochs, images=None):
     """A history; with `images`, as the log has it."""
     found = [
