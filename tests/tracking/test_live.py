@@ -13,19 +13,18 @@ import requests
 import torch
 
 from lambdanet import files
-from lambdanet.config import RunKey
 from lambdanet.run_log import Log
 from lambdanet.tracking import live, mlflow_runs, sync
 
 pytestmark = mlflow_helpers.WARNINGS
 
-RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
+RUN_KEY = mlflow_helpers.RUN_KEY
 TRAINED = "runs/tiny/models/gaussian-01/dncnn-0"
 DETAILS = {
     "task": "train", "profile": "tiny", "noise": "gaussian-01", "model": "dncnn", "seed": 0,
     "stage": "train@gaussian-01-dncnn-0",
     "description": mlflow_helpers.description(RUN_KEY, helpers.DNCNN),
-    "data": {"train": {"images": 32, "clean_sha256": "a" * 64, "noisy_sha256": "b" * 64}},
+    "data": {"train": mlflow_helpers.RECORD["data"]["train"]},
 }  # fmt: skip
 
 

@@ -12,27 +12,13 @@ import mlflow
 import mlflow_helpers
 import pytest
 
-from lambdanet.config import RunKey
 from lambdanet.tracking import mlflow_runs
 from lambdanet.tracking.mlflow_runs import Training, UnreachableError
 
 pytestmark = mlflow_helpers.WARNINGS
 
-RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
+RECORD, RUN_KEY = mlflow_helpers.RECORD, mlflow_helpers.RUN_KEY
 DESCRIPTION = mlflow_helpers.description(RUN_KEY, helpers.DNCNN)
-RECORD = {
-    "device": "a machine",
-    "seconds": 9.5,
-    "peak_memory_bytes": 1000,
-    "started": "2026-01-02T03:04:00.125Z",
-    "finished": "2026-01-02T03:05:00.500Z",
-    "commit": "0123456789ab",
-    "stage": "train@tiny-gaussian-01-dncnn-0",
-    "data": {
-        "train": {"images": 32, "clean_sha256": "a" * 64, "noisy_sha256": "b" * 64},
-        "test": {"images": 8, "clean_sha256": "c" * 64, "noisy_sha256": "d" * 64},
-    },
-}
 SCORES = {"psnr": 25.5, "ssim": 0.8, "parameters": 372, "images": 8, "seed": 0, "noisy_psnr": math.inf}
 
 

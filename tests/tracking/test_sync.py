@@ -18,34 +18,21 @@ pytestmark = mlflow_helpers.WARNINGS
 PSNR = {"autoencoder": 23.0, "dncnn": 25.0, "lambdanet": 24.0}
 
 
-def log_of(one, epochs=3):
-    return {
-        "device": "a machine", "seconds": 9.5, "peak_memory_bytes": 1000, "commit": "0123456789ab",
-        "started": "2026-01-02T03:04:00.125Z", "finished": "2026-01-02T03:05:00.500Z", "task": "train",
-        "data": {"train": {"images": 32, "clean_sha256": "a" * 64, "noisy_sha256": "b" * 64}},
-        "history": mlflow_helpers.rows(epochs, images=32),
-        "weights_sha256": one.weights_sha256,
-    }  # fmt: skip
-
-
 def write_outputs(folder, ones, logged=()):
     """Trainings as DVC's stages leave them, with logs of those runs."""
+    known = loaded(folder)
     for one in ones:
-        run_key = one.key
-        place = f"{run_key.noise}/{run_key.model}-{run_key.seed}"
-        output = folder / "runs" / run_key.profile / "models" / place
-        output.mkdir(parents=True, exist_ok=True)
-        shutil.copy(one.weights, output / "weights.safetensors")
-        files.write_csv(output / "history.csv", one.history)
-        scores = dataclasses.asdict(run_key) | one.scores
-        files.write_json(folder / "runs" / run_key.profile / "scores" / f"{place}.json", scores)
-        if run_key.name in logged:
-            logs = folder / "runs" / run_key.profile / "logs"
-            files.write_json(logs / f"{place}.json", [log_of(one)])
-            evaluation = {"inference_seconds_per_image": 0.002, "weights_sha256": one.weights_sha256}
-            files.write_json(
-                folder / "runs" / run_key.profile / "logs" / f"{place}.evaluate.json", [evaluation]
-            )
+        run = known.run(one.key.noise, one.key.model, one.key.seed)
+        files.write_bytes(folder / run.weights, one.weights.read_bytes())
+        files.write_csv(folder / run.history, one.history)
+        files.write_json(folder / run.scores, dataclasses.asdict(one.key) | one.scores)
+        if one.key.name in logged:
+            log, digest = folder / run.log, {"weights_sha256": one.weights_sha256}
+            history = mlflow_helpers.rows(3, images=32)
+            record = mlflow_helpers.RECORD | digest | {"task": "train", "history": history}
+            files.write_json(log, [record])
+            evaluation = digest | {"inference_seconds_per_image": 0.002}
+            files.write_json(log.with_suffix(".evaluate.json"), [evaluation])
 
 
 def write_committed(folder, ones, profile="tiny"):
