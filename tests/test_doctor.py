@@ -35,13 +35,8 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
 
 
 def test_what_fails_crashes_or_comes_after_a_crash_is_named(tmp_path, monkeypatch):
-    said = lines(
-        tmp_path,
-        monkeypatch,
-        bad=functools.partial(int, "x"),
-        crash=os.abort,
-        after=functools.partial(str, "1"),
-    )
+    trials = {"bad": functools.partial(int, "x"), "crash": os.abort, "after": functools.partial(str, "1")}
+    said = lines(tmp_path, monkeypatch, **trials)
     assert "BAD   bad: invalid literal for int() with base 10: 'x': do" in said
     assert "BAD   crash: the process that tried it was killed: do" in said
     assert not [line for line in said if "after" in line]

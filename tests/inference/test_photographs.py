@@ -208,14 +208,14 @@ def test_first_of_several_frames_is_denoised_and_the_line_says_so(project):
     np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, noisy()))
 
 
-NAMES = (
+NAMES = [
     "two words.png",
     "\N{CAT FACE} \u00fc.png",
     "UPPER.PNG",
     "-o.png",
     "x" * 251 + ".png",
     "%20#?&*[a].png",
-)
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
