@@ -12,7 +12,6 @@ from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 
@@ -63,11 +62,9 @@ class Progress:
                 self.artifact = create_progress_artifact(percent, key(self.name, "progress"), about)
 
 
-def results(ended: dict[str, str], profile: str) -> None:
-    """A table of how the stages ended, the profile's tables of results, and a link to MLflow."""
-    rows = [{"stage": name, "ended": how} for name, how in ended.items()]
+def results(profile: str) -> None:
+    """The profile's tables of results, and a link to MLflow."""
     with suppress(Exception):
-        create_table_artifact(rows, key(profile, "stages"), f"how the stages of {profile} ended")
         for path in sorted(Path("results", profile).glob("table*.md")):
             create_markdown_artifact(path.read_text(), key(profile, path.stem), f"{path.stem}, {profile}")
     mlflow_link(profile)

@@ -50,7 +50,7 @@ def run(
             from pipelines import flows
 
             flows.known.set(wanted)  # which is not read twice
-            _finish(flows.reproduce, profile, list(stages), jobs, where, False, limit_hours)
+            _finish(flows.reproduce, profile, list(stages), jobs, where, limit_hours)
         else:
             click.echo(graph.UP_TO_DATE)
     _show_results(profile)

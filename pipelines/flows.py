@@ -195,7 +195,6 @@ def reproduce(
     targets: list[str] = [],  # noqa: B006, Prefect shows it in its form
     jobs: Annotated[int, Field(ge=1)] | None = None,
     where: str = placement.LOCAL,
-    dry_run: bool = False,
     limit_hours: Positive = 24.0,
 ) -> State | dict[str, str]:
     """Run every stage of a profile that is out of date; ends Failed when a stage failed.
@@ -205,16 +204,14 @@ def reproduce(
         targets: Stages as `dvc repro` takes them, or kinds such as `train`; none: all.
         jobs: Stages at once; empty: one a GPU, else one a core.
         where: local, dask:ADDRESS, slurm[:QUEUE] or ssh:HOST,HOST.
-        dry_run: Only list what would be run, and why.
         limit_hours: Longest time that one stage may take.
     """
     try:
         file = graph.dvc_file(profile)
         with workspace.alone(file):
             wanted = _wanted(file, targets)
-            if dry_run or not wanted.to_run():
-                for line in wanted.plan():
-                    get_run_logger().info(line)
+            if not wanted.to_run():
+                get_run_logger().info(graph.UP_TO_DATE)
                 return {}
             ended = _reproduce(wanted, profile or graph.root_profile(Path()), jobs, where, 3600 * limit_hours)
     except ValueError as error:
@@ -257,7 +254,7 @@ def _reproduce(
                     state = run_stage.with_options(tags=tags(name))(name, local, return_state=True)
                     ended[name] = str(state.result(raise_on_failure=False))
                 session.terminal.end(name, ended[name])
-    artifacts.results(ended, profile)
+    artifacts.results(profile)
     return ended
 
 

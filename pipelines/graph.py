@@ -47,10 +47,6 @@ class Graph:
         """Why a stage of `to_run` is there."""
         return self.reasons.get(name) or f"after {', '.join(sorted(self.to_run()[name]))}"
 
-    def plan(self) -> list[str]:
-        """What would be run, and why, a line each."""
-        return [f"{name}: {self.why(name)}" for name in self.to_run()] or [UP_TO_DATE]
-
 
 def dvc_file(profile: str, folder: Path = Path()) -> str:
     """The dvc.yaml of a profile of a project; the root's for "".

@@ -30,14 +30,13 @@ def test_stages_needs_and_reasons_are_those_of_dvc(project):
     assert set(graph.load(targets=["b"]).needs) == {"a", "b"}
     scratch.repro(project)
     assert graph.load().to_run() == {}
-    assert graph.load().plan() == ["Data and pipelines are up to date."]
     (project / "b").unlink()
     found = graph.load()
     assert found.to_run() == {"b": frozenset(), "d": {"b"}}
-    assert found.plan() == ["b: changed outs: b deleted", "d: changed deps: b deleted"]
+    assert [found.why(name) for name in "bd"] == ["changed outs: b deleted", "changed deps: b deleted"]
     assert graph.load(targets=["c", "e"]).to_run() == {}
     (project / "source").write_text("other\n")
-    assert graph.load().plan()[0] == "a: changed deps: source modified"
+    assert graph.load().why("a") == "changed deps: source modified"
 
 
 def test_the_root_s_profile_is_the_one_that_its_profile_yaml_names(project):
