@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -154,8 +152,4 @@ def _parameters() -> str:
 def _clone(fix: bool) -> list[Finding]:
     if not any((place / ".git").exists() for place in (Path.cwd(), *Path.cwd().parents)):
         raise ValueError("it is not in git, and DVC works in git repositories only; `git init`, or clone")
-    command = [sys.executable, "-m", "pipelines.health", *(["--fix"] if fix else [])]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise ValueError((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
-    return [Finding(*line.split("\t")) for line in done.stdout.splitlines()]
+    return list(importlib.import_module("pipelines.health").look(fix))

@@ -1,15 +1,9 @@
-"""Whether this clone and the servers that it uses can work; a part of `lambdanet doctor`.
-
-    python -m pipelines.health [--fix]
-
-Prints a line for each finding: level, what was found and what to do, with tabs between.
-"""
+"""Whether this clone and the servers that it uses can work; a part of `lambdanet doctor`."""
 
 import contextlib
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from lambdanet import run_log, yaml12
-from lambdanet.doctor import BAD, LOCKED, NOTE, OK
+from lambdanet.doctor import BAD, LOCKED, NOTE, OK, Finding
 from pipelines import cluster, exchange, workspace
 
 # With Python they decide a result's bytes, or what DVC and Prefect make of it.
@@ -25,7 +19,6 @@ DECIDING = (
     "torch", "torchvision", "llvmlite", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow",
     "dvc", "prefect", "mlflow",
 )  # fmt: skip
-Line = tuple[str, str, str]
 
 
 def installed() -> dict[str, str]:
@@ -50,28 +43,30 @@ def differences(wanted: dict[str, str]) -> str:
     )
 
 
-def look(fix: bool) -> Iterator[Line]:
+def look(fix: bool) -> Iterator[Finding]:
     """Look at git, at DVC's files and remote, and at the servers that the environment names.
 
     Args:
         fix: mend what is safe to mend, while no `dvc` runs here.
     """
+    workspace.temporary(Path())  # this is a project's folder
     head = workspace.git(Path(), "rev-parse", "--short=12", "HEAD")
     changed = len(workspace.changes(Path()))
-    yield OK, f"commit {head}{f', {changed} files changed' * bool(changed)}", ""
+    yield Finding(OK, f"commit {head}{f', {changed} files changed' * bool(changed)}")
     lock = Path("requirements.lock")
     if lock.is_file() and (other := differences(locked(lock))):
-        yield NOTE, other, f"results may differ in their last digits; {LOCKED}"
+        yield Finding(NOTE, other, f"results may differ in their last digits; {LOCKED}")
     for path in (Path(".dvc/tmp/rwlock"), *Path().glob("dvc.lock"), *Path().glob("*/dvc.lock")):
         if path.is_file() and not is_whole(path.read_text(errors="replace")):
-            yield _mended(path) if fix else (BAD, f"{path} is damaged", "`lambdanet doctor --fix`")
+            yield _mended(path) if fix else Finding(BAD, f"{path} is damaged", "`lambdanet doctor --fix`")
     parts = [one for one in Path(".dvc/cache").rglob("*.tmp") if time.time() - one.stat().st_mtime > 86400]
     if parts:
         megabytes = sum(path.stat().st_size for path in parts) / 1e6
         for path in parts if fix else []:
             path.unlink()
         what = f"{len(parts)} half-written files in DVC's cache, {megabytes:.0f} MB"
-        yield (OK, what, "removed") if fix else (NOTE, what, "`lambdanet doctor --fix` removes them")
+        advice = "removed" if fix else "`lambdanet doctor --fix` removes them"
+        yield Finding(OK if fix else NOTE, what, advice)
     yield _remote()
     yield from _server("MLFLOW_TRACKING_URI", "MLflow")
     yield from _server("PREFECT_API_URL", "Prefect")
@@ -88,48 +83,35 @@ def is_whole(text: str) -> bool:
     return isinstance(stages, dict) and all(isinstance(one, dict) and "cmd" in one for one in stages.values())
 
 
-def _mended(path: Path) -> Line:
+def _mended(path: Path) -> Finding:
     """Take the committed file for a damaged one, of which a copy is kept; a conflict is left to git."""
     if workspace.git(Path(), "ls-files", "--unmerged", str(path)):
-        return BAD, f"{path} is in a merge conflict", f"git checkout --ours {path}; git add {path}; dvc repro"
+        advice = f"git checkout --ours {path}; git add {path}; dvc repro"
+        return Finding(BAD, f"{path} is in a merge conflict", advice)
     kept = workspace.temporary(Path()) / f"{str(path).replace('/', '-')}.damaged"
     os.replace(path, kept)
     with contextlib.suppress(workspace.WorkspaceError):
         workspace.git(Path(), "checkout", "--quiet", "HEAD", "--", str(path))
     what = "as committed again" if path.exists() else "removed, as none is committed"
-    return OK, f"{path} was damaged: {what}, and kept in {kept}", "`dvc repro` restores the rest"
+    return Finding(OK, f"{path} was damaged: {what}, and kept in {kept}", "`dvc repro` restores the rest")
 
 
-def _remote() -> Line:
+def _remote() -> Finding:
     try:
         exchange.Beside(Path(), "")
     except ValueError:
-        return OK, "no DVC remote: outputs stay on this machine", ""
+        return Finding(OK, "no DVC remote: outputs stay on this machine")
     except Exception as error:  # each file system has its own
         said = f"{type(error).__name__}: {str(error)[:100]}"
-        return BAD, f"the DVC remote does not answer ({said})", "dvc remote list"
-    return OK, "the DVC remote answers", ""
+        return Finding(BAD, f"the DVC remote does not answer ({said})", "dvc remote list")
+    return Finding(OK, "the DVC remote answers")
 
 
-def _server(variable: str, name: str) -> Iterator[Line]:
+def _server(variable: str, name: str) -> Iterator[Finding]:
     url = os.environ.get(variable, "")
     if url.startswith("http"):
         try:
             cluster.reach(url)
-            yield OK, f"{name} answers at {url}", ""
+            yield Finding(OK, f"{name} answers at {url}")
         except OSError as error:
-            yield BAD, f"{name} at {url} does not answer ({error})", f"start it, or unset {variable}"
-
-
-def main() -> None:
-    """Print all findings."""
-    try:
-        workspace.temporary(Path())
-        for line in look("--fix" in sys.argv[1:]):
-            print(*line, sep="\t", flush=True)
-    except workspace.WorkspaceError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+            yield Finding(BAD, f"{name} at {url} does not answer ({error})", f"start it, or unset {variable}")

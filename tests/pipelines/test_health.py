@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 import scratch
 
+from lambdanet.doctor import BAD, OK
 from pipelines import health
 
 # DVC's own use of pygtrie.
@@ -24,7 +24,7 @@ def project(tmp_path, monkeypatch):
 
 
 def bad(fix=False):
-    return {what.partition(" ")[0]: advice for level, what, advice in health.look(fix) if level == "BAD"}
+    return {one.what.partition(" ")[0]: one.advice for one in health.look(fix) if one.level == BAD}
 
 
 def test_files_that_a_killed_dvc_left_half_written_are_named_mended_and_kept(project):
@@ -69,15 +69,13 @@ def test_other_versions_than_the_locked_ones_are_named(tmp_path):
     assert health.differences(health.installed()) == ""
 
 
-def test_the_module_prints_a_line_a_finding(project):
-    command = [sys.executable, "-m", "pipelines.health"]
-    environment = scratch.environment(project, PREFECT_API_URL="http://127.0.0.1:9/api")
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
-    lines = [line.split("\t") for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["ok", "ok", "BAD"]
-    assert lines[1][1] == "no DVC remote: outputs stay on this machine"
-    assert lines[2][2] == "start it, or unset PREFECT_API_URL"
-    outside = project.parent
-    done = subprocess.run(command, cwd=outside, env=environment, capture_output=True, text=True)
-    said = f"error: {outside} is no DVC project; run this in the project's folder\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+def test_a_server_that_is_away_is_bad_and_a_folder_that_is_no_project_an_error(project, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    found = list(health.look(False))
+    assert [one.level for one in found] == [OK, OK, BAD]
+    assert found[1].what == "no DVC remote: outputs stay on this machine"
+    assert found[2].advice == "start it, or unset PREFECT_API_URL"
+    monkeypatch.chdir(project.parent)
+    with pytest.raises(ValueError, match=rf"^{project.parent} is no DVC project; run this in the project's"):
+        list(health.look(False))
