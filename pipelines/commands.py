@@ -5,17 +5,17 @@ import logging
 import os
 import re
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lambdanet import checking, cli, config, run_log, yaml12
+from lambdanet import checking, cli, config, yaml12
 from pipelines import graph, placement, terminal, workspace
 from pipelines.cluster import FOLDER, URL, reach
 from pipelines.cluster import main as cluster
 
-LOG = "reproduce.log"
 HOURS = click.option(
     "--limit-hours", default=24.0, show_default=True, type=click.FloatRange(0, min_open=True),
     help="Longest time that one stage may take.",
@@ -42,17 +42,16 @@ def run(
     # Before the graph is read: DVC would wait for the other's stages without a word.
     with contextlib.nullcontext() if dry_run else workspace.alone(file):
         wanted = graph.load(file, stages)
-        if dry_run:
-            click.echo("\n".join(_plan(wanted, profile)))
-            return
-        if wanted.to_run():
-            _prepare_prefect(needs_server=where != placement.LOCAL)
-            from pipelines import flows
+    if dry_run:
+        click.echo("\n".join(_plan(wanted, profile)))
+        return
+    if wanted.to_run():
+        _prepare_prefect(needs_server=where != placement.LOCAL)
+        from pipelines import flows
 
-            flows.known.set(wanted)  # which is not read twice
-            _finish(flows.reproduce, profile, list(stages), jobs, where, limit_hours)
-        else:
-            click.echo(graph.UP_TO_DATE)
+        _finish(flows.reproduce, profile, list(stages), jobs, where, limit_hours)
+    else:
+        click.echo(graph.UP_TO_DATE)
     _show_results(profile)
 
 
@@ -66,7 +65,7 @@ def status(profile: str) -> None:
             [one.weights for one in runs], [one.scores for one in runs]
         ))  # fmt: skip
         click.echo(f"{title}: {trained} of {len(runs)} runs are trained here, {scored} scored")
-    kinds = Counter(terminal.kind(name) for name in graph.load(graph.dvc_file(profile)).to_run())
+    kinds = Counter(graph.kind(name) for name in graph.load(graph.dvc_file(profile)).to_run())
     if kinds:
         click.echo(f"out of date: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
         click.echo(f"why: {cli.command_name()} run --profile {profile} --dry-run")
@@ -124,45 +123,22 @@ def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
         raise ValueError(f"--where {where} is not one of {placement.WHERE}")
     known = list(yaml12.read(Path(graph.DVC_FILE)).get("stages") or {})
     for name in stages:
-        kind = terminal.kind(name)
+        kind = graph.kind(name)
         if kind not in known:
             raise ValueError(f"unknown stage {name!r}; dvc.yaml has {', '.join(known)}")
-    if _has_parameters():
+    if Path("stages/entry.py").is_file():  # else this is another pipeline, with other parameters
         checking.check([profile])
 
 
-def _has_parameters() -> bool:
-    """Whether the stages here are this project's; else it is another pipeline, with other parameters."""
-    return Path("stages/entry.py").is_file()
-
-
-def _known_seconds(profile: str) -> dict[str, float]:
-    """How long stages took: in the last `run`, else what the logs of trainings say."""
-    logged: Counter[str] = Counter()
-    if _has_parameters():
-        loaded = config.load(config.find(profile))
-        for one in loaded.runs:
-            for record in run_log.read_records(one.log)[-1:]:
-                logged[loaded.address(one.stage)] += record.get("seconds") or 0
-    return {name: seconds for name, seconds in logged.items() if seconds} | terminal.seconds(
-        Path("runs", profile, LOG)
-    )
-
-
 def _plan(wanted: graph.Graph, profile: str) -> list[str]:
-    """What would be run, why, and how long it took in earlier runs."""
-    known = _known_seconds(profile)
-    stages, lines = list(wanted.to_run()), []
-    for name in stages:
-        time = f"about {terminal.duration(known[name])}" if name in known else "no estimate"
-        lines.append(f"{name}: {wanted.why(name)} ({time})")
+    """What would be run, why, and how long it took when it was last run."""
+    took, stages = terminal.seconds(profile), wanted.to_run()
     if not stages:
         return [graph.UP_TO_DATE]
-    times = [known[name] for name in stages if name in known]
-    total = f"about {terminal.duration(sum(times))} one after the other" if times else "no estimate"
-    lacking = len(stages) - len(times)
-    without = f", {lacking} of them without an estimate" if times and lacking else ""
-    return [*lines, f"{len(stages)} stages, {total}{without}"]
+    about = {name: f"about {timedelta(seconds=took[name])}" for name in stages if name in took}
+    lines = [f"{name}: {wanted.why(name)} ({about.get(name, 'no estimate')})" for name in stages]
+    total = f"at least {timedelta(seconds=sum(took[name] for name in about))} one after the other"
+    return [*lines, f"{len(stages)} stages, {total if about else 'no estimate'}"]
 
 
 def _finish(flow: Any, *words: Any, **named: Any) -> None:

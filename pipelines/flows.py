@@ -5,10 +5,8 @@ import os
 import queue
 import re
 import socket
-import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from prefect.task_runners import TaskRunner
 from pydantic import Field
 
 from pipelines import artifacts, exchange, graph, health, placement, stage, workspace
-from pipelines.terminal import GOOD, Terminal
+from pipelines.terminal import Terminal
 
 RETRY_SECONDS = [2, 10, 30, 60]
 AWAY_RETRIES = 60  # a minute each, while a remote is away
@@ -32,38 +30,22 @@ def _choice(values: list[str]) -> Any:
     return Field(json_schema_extra={"enum": values})  # a list to choose from in Prefect's form
 
 
-Profile = Annotated[str, _choice(["", *graph.profiles(graph.ROOT)])]
+ROOT_PROFILE = graph.root_profile(graph.ROOT)
+Profile = Annotated[str, _choice(graph.profiles(graph.ROOT))]
 Noise = Annotated[str, _choice(graph.names("noises"))]
 Model = Annotated[str, _choice(graph.names("models"))]
 Positive = Annotated[float, Field(gt=0)]
-# The graph that `lambdanet run` has read, under `workspace.alone`; `reproduce` reads it otherwise.
-known: ContextVar[graph.Graph | None] = ContextVar("known", default=None)
-
-
-@dataclass
-class Session:
-    """What the tasks of a flow share when they are threads of its process."""
-
-    terminal: Terminal | None = None
-    turn: threading.Semaphore = field(default_factory=threading.Semaphore)
-    stopping: threading.Event = field(default_factory=threading.Event)
-
-
-_session: ContextVar[Session | None] = ContextVar("session", default=None)
+Ended = Callable[[str, str], None]  # gets a stage, and "done", "unchanged" or why it failed
 
 
 @contextlib.contextmanager
-def _running(session: Session) -> Iterator[None]:
-    """Make a session the tasks' one; Ctrl-C, SIGTERM and errors stop its stages, which write a checkpoint."""
-    token = _session.set(session)
+def _stopping_stages() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and errors of the block stop the stages of this process, which write a checkpoint."""
     try:
-        with session.terminal or contextlib.nullcontext():
-            yield
+        yield
     except BaseException:  # Prefect raises one for SIGTERM
-        session.stopping.set()
+        stage.stopping.set()
         raise
-    finally:
-        _session.reset(token)
 
 
 @dataclass(frozen=True)
@@ -74,9 +56,8 @@ class Order:
         folder: where; the coordinator's project.
         limit: seconds.
         jobs: slots of this machine, see `placement.slots`; None: as many as it has.
-        slots: the folder of their locks; None: a Dask worker is a slot.
-        seen: a file in `folder` that only a machine with the same file system has; empty: this one.
-        commit: what a worker without the same file system checks out.
+        sign: a file that only a machine with the coordinator's file system has; empty: this process is its.
+        commit: what a worker without that file system checks out; empty: this process is no worker.
         packages: versions that a worker must have.
         words: DVC's command, see `stage.run`.
         delivery: DVC's command that brings the outputs to the remote; default: `push` of the stage.
@@ -87,8 +68,7 @@ class Order:
     folder: Path
     limit: float
     jobs: int | None = None
-    slots: Path | None = None
-    seen: str = ""
+    sign: str = ""
     commit: str = ""
     packages: dict[str, str] = field(default_factory=dict)
     words: tuple[str, ...] = ("repro", "--single-item")
@@ -99,7 +79,7 @@ class Order:
     @property
     def shared(self) -> bool:
         """Whether this process sees the coordinator's folder."""
-        return not self.seen or (self.folder / self.seen).is_file()
+        return not self.sign or Path(self.sign).is_file()
 
 
 def _may_pass(_task: object, run: TaskRun, state: State) -> bool:
@@ -127,35 +107,24 @@ def run_stage(name: str, order: Order) -> str:
 
 
 def _run_stage(name: str, order: Order) -> str:
-    session, say = _session.get() or Session(), get_run_logger().info
-    terminal, progress = session.terminal, artifacts.Progress(name)
+    say, progress = get_run_logger().info, artifacts.Progress(name)
 
     def on_line(line: str) -> None:
         say(line)
         progress.line(line)
-        if terminal:
-            terminal.line(name, line)
-
-    def run_in(folder: Path, environment: Mapping[str, str]) -> str:
-        if terminal:
-            terminal.start(name)
-        return stage.run(
-            name, on_line, words=order.words, folder=folder, environment=order.environment | environment,
-            limit=order.limit, stopping=session.stopping,
-        )  # fmt: skip
 
     if other := health.differences(order.packages):
         raise stage.StageError(f"{name} was not run: worker {_worker()} has other versions: {other}")
-    slot = placement.dask_slot()
-    if order.slots:
-        slot = placement.slot(order.slots, order.jobs, session.stopping)
-    with session.turn, slot as environment, _folder(order, say) as folder:
-        run_here = partial(run_in, folder, environment)
-        if order.key:
-            key = _key(name, order.key)
-            delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
-            return exchange.run(name, folder, key, run_here, say, delivery)
-        return run_here()
+    slot = placement.dask_slot() if order.commit else placement.slot(order.jobs)
+    with slot as environment, _folder(order, say) as folder:
+        run_here = partial(
+            stage.run, name, on_line, words=order.words, folder=folder,
+            environment=order.environment | environment, limit=order.limit,
+        )  # fmt: skip
+        if not order.key:
+            return run_here()
+        delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
+        return exchange.run(name, folder, _key(name, order.key), run_here, say, delivery)
 
 
 @contextlib.contextmanager
@@ -191,7 +160,7 @@ def is_shared(order: Order) -> bool:
 
 @flow(name="reproduce", flow_run_name="{profile}", persist_result=False)
 def reproduce(
-    profile: Profile = "",
+    profile: Profile = ROOT_PROFILE,
     targets: list[str] = [],  # noqa: B006, Prefect shows it in its form
     jobs: Annotated[int, Field(ge=1)] | None = None,
     where: str = placement.LOCAL,
@@ -200,7 +169,7 @@ def reproduce(
     """Run every stage of a profile that is out of date; ends Failed when a stage failed.
 
     Args:
-        profile: Scale of the pipeline, a folder of the project; empty: the root's.
+        profile: Scale of the pipeline.
         targets: Stages as `dvc repro` takes them, or kinds such as `train`; none: all.
         jobs: Stages at once; empty: one a GPU, else one a core.
         where: local, dask:ADDRESS, slurm[:QUEUE] or ssh:HOST,HOST.
@@ -209,52 +178,52 @@ def reproduce(
     try:
         file = graph.dvc_file(profile)
         with workspace.alone(file):
-            wanted = _wanted(file, targets)
+            wanted = graph.load(file, targets)
             if not wanted.to_run():
                 get_run_logger().info(graph.UP_TO_DATE)
                 return {}
-            ended = _reproduce(wanted, profile or graph.root_profile(Path()), jobs, where, 3600 * limit_hours)
+            ended = _reproduce(wanted, profile, jobs, where, 3600 * limit_hours)
     except ValueError as error:
         return Failed(message=str(error))
-    bad = [how for how in ended.values() if how not in GOOD]
+    artifacts.results(profile)
+    bad = [how for how in ended.values() if how not in stage.GOOD]
     return Failed(message=f"{len(bad)} of {len(ended)} stages did not end well. {bad[0]}") if bad else ended
-
-
-def _wanted(file: str, targets: list[str]) -> graph.Graph:
-    # Dask sends the flow's function by value, which must not name a context variable.
-    return known.get() or graph.load(file, targets)
 
 
 def _reproduce(
     wanted: graph.Graph, profile: str, jobs: int | None, where: str, limit: float
 ) -> dict[str, str]:
-    stages, here, session = wanted.to_run(), Path.cwd(), Session()
-    order = local = Order(here, limit, jobs, workspace.temporary(here) / "slots")
-    if where == placement.LOCAL:
-        session.turn = threading.Semaphore(len(placement.slots(jobs)))
-    else:
-        commit = workspace.resolve(here, "")
-        order = Order(here, limit, seen=_sign(here), commit=commit, packages=health.installed())
-    session.terminal = Terminal(list(stages), Path("runs", profile, "reproduce.log"))
-    with placement.task_runner(where, jobs, len(stages)) as runner, _running(session):
-        if order is local or runner.submit(is_shared, {"order": order}).result():
-            ended = run_all(runner, run_stage, stages, session, order=order)
-        else:
-            workspace.pushed_commit(here)
-            exchange.Beside(here, "")  # there is a remote
-            # A training that moves to another worker stays one run in MLflow.
-            environment = {"LAMBDANET_WORKSPACE": f"reproduce:{profile}:{commit}"}
-            order = replace(order, words=("repro", "--pull"), key=commit[:12], environment=environment)
-            there = {name: needs for name, needs in stages.items() if name not in wanted.local}
-            ended = run_all(runner, run_stage, there, session, order=order)
-            bring([name for name, how in ended.items() if how in GOOD], order)
-            for name in (one for one in stages if one in wanted.local):
-                ended[name] = f"{name} was not run, as what it needs failed"
-                if all(ended[need] in GOOD for need in stages[name]):
-                    state = run_stage.with_options(tags=tags(name))(name, local, return_state=True)
-                    ended[name] = str(state.result(raise_on_failure=False))
-                session.terminal.end(name, ended[name])
-    artifacts.results(profile)
+    stages, order = wanted.to_run(), Order(Path.cwd(), limit, jobs)
+    terminal = Terminal(list(stages), profile)
+    with placement.task_runner(where, jobs, len(stages)) as runner, terminal, _stopping_stages():
+        if where == placement.LOCAL:
+            return run_all(runner, run_stage, stages, terminal.end, order=order)
+        return _run_on_workers(runner, wanted, profile, order, terminal.end)
+
+
+def _run_on_workers(
+    runner: TaskRunner, wanted: graph.Graph, profile: str, local: Order, end: Ended
+) -> dict[str, str]:
+    stages, here = wanted.to_run(), local.folder
+    commit = workspace.resolve(here, "")
+    with tempfile.NamedTemporaryFile(dir=workspace.temporary(here)) as sign:
+        order = replace(local, sign=sign.name, commit=commit, packages=health.installed())
+        if runner.submit(is_shared, {"order": order}).result():
+            return run_all(runner, run_stage, stages, end, order=order)
+        workspace.check_pushed(here, commit)
+        exchange.Beside(here, "")  # there is a remote
+        # A training that moves to another worker stays one run in MLflow.
+        environment = {"LAMBDANET_WORKSPACE": f"reproduce:{profile}:{commit}"}
+        order = replace(order, words=("repro", "--pull"), key=commit[:12], environment=environment)
+        there = {name: needs for name, needs in stages.items() if name not in wanted.local}
+        ended = run_all(runner, run_stage, there, end, order=order)
+    bring([name for name, how in ended.items() if how in stage.GOOD], order)
+    for name in (one for one in stages if one in wanted.local):
+        ended[name] = f"{name} was not run, as what it needs failed"
+        if all(ended[need] in stage.GOOD for need in stages[name]):
+            state = run_stage.with_options(tags=tags(name))(name, local, return_state=True)
+            ended[name] = str(state.result(raise_on_failure=False))
+        end(name, ended[name])
     return ended
 
 
@@ -265,11 +234,11 @@ def bring(names: list[str], order: Order) -> None:
         for name in names:
             exchange.Beside(order.folder, _key(name, order.key)).fetch(exchange.LOGS)
         if names:
-            stage.run(names[-1], words=("repro", "--pull", *names[:-1]), stopping=_session.get().stopping)
+            stage.run(names[-1], words=("repro", "--pull", *names[:-1]))
 
 
 def run_all(
-    runner: TaskRunner, one: Task, stages: dict[str, frozenset[str]], session: Session, **words: Any
+    runner: TaskRunner, one: Task, stages: dict[str, frozenset[str]], end: Ended, **words: Any
 ) -> dict[str, str]:
     """Submit a task a stage to a task runner, each when what it needs has ended well; how they ended.
 
@@ -277,7 +246,7 @@ def run_all(
         runner: of Prefect.
         one: the task; gets the stage as `name`, and `words`.
         stages: stage to the stages that it needs, these first.
-        session: whose terminal shows how they end.
+        end: told how each stage ended.
         **words: the task's other parameters.
     """
     waiting, running, states = dict(stages), {}, {}
@@ -292,8 +261,7 @@ def run_all(
         name = finished.get()
         # Of a stage that has ended, no future is kept: Dask would run it again if its worker were lost.
         states[name], ended[name] = _ending(name, running.pop(name))
-        if session.terminal:
-            session.terminal.end(name, ended[name])
+        end(name, ended[name])
     return {name: ended[name] for name in stages}
 
 
@@ -324,7 +292,7 @@ def tags(name: str) -> list[str]:
 def train(
     noise: Noise,
     model: Model,
-    profile: Profile = "",
+    profile: Profile = ROOT_PROFILE,
     seed: Annotated[int, Field(ge=0)] = 0,
     overrides: list[str] = [],  # noqa: B006, Prefect shows it in its form
     revision: str = "",
@@ -335,7 +303,7 @@ def train(
     Args:
         noise: Noise that the model learns to remove.
         model: Network.
-        profile: Scale of the pipeline, a folder of the project; empty: the root's.
+        profile: Scale of the pipeline.
         seed: Of the training; one besides the profile's makes it a DVC experiment.
         overrides: KEY=VALUE or FILE:KEY=VALUE, as `dvc exp run --set-param` takes them; an experiment too.
         revision: Branch, tag or commit; empty: what the worker has checked out.
@@ -346,9 +314,8 @@ def train(
         clone = workspace.base()
         commit = workspace.resolve(clone, revision)
         key = workspace.key(commit, profile, noise, model, seed, overrides)
-        with workspace.opened(clone, commit, key, say) as folder, _running(Session()):
-            file = graph.dvc_file(profile, folder)
-            name, settings = graph.training(folder, file, noise, model, seed)
+        with workspace.opened(clone, commit, key, say) as folder, _stopping_stages():
+            name, settings = graph.training(folder, graph.dvc_file(profile, folder), noise, model, seed)
             settings += overrides
             experiment = f"{noise}-{model}-{seed}-{key}" if settings else ""
             ended = "unchanged"
@@ -371,18 +338,8 @@ def _training_order(
     environment = {"LAMBDANET_WORKSPACE": f"train:{key}"}  # one run in MLflow, on whatever worker
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{clone / 'mlflow.db'}"
-    slots = workspace.temporary(clone) / "slots"
-    order = Order(folder, limit, slots=slots, words=("repro",), environment=environment)
+    order = Order(folder, limit, words=("repro",), environment=environment)
     if experiment:
         words = ("exp", "run", "--name", experiment, *(f"--set-param={one}" for one in settings))
         order = replace(order, words=words, delivery=("exp", "push", "--force", "origin", experiment))
     return replace(order, words=(*order.words, "--pull"), key=key) if graph.remote(folder) else order
-
-
-def _sign(folder: Path) -> str:
-    """The path of a file in this project that no other machine has, unless it has the same file system."""
-    signs = list(workspace.temporary(folder).glob("sign-*"))
-    if not signs:
-        signs = [workspace.temporary(folder) / f"sign-{uuid.uuid4()}"]
-        signs[0].touch()
-    return str(signs[0].relative_to(folder))

@@ -126,6 +126,11 @@ def cache(folder: Path) -> Path:
         return Path(repo.cache.local.path).parents[1]  # of files/md5
 
 
+def kind(name: str) -> str:
+    """The kind of a stage: `train` of sample/dvc.yaml:train@speckle-dncnn-0."""
+    return name.rpartition(":")[2].partition("@")[0]
+
+
 def training(folder: Path, file: str, noise: str, model: str, seed: int) -> tuple[str, list[str]]:
     """The stage that trains a model on a noise with a seed, and the parameters to set for another seed.
 

@@ -70,19 +70,19 @@ def _cores() -> list[int]:
 
 
 @contextlib.contextmanager
-def slot(folder: Path, jobs: int | None, stopping: threading.Event) -> Iterator[dict[str, str]]:
+def slot(jobs: int | None) -> Iterator[dict[str, str]]:
     """Wait for a free slot and hold it for the time of the block; yields the stage's environment.
 
     Slots are locks in a folder, so that all runs of a clone on this machine share them; a killed process
     frees its slot.
 
     Raises:
-        StoppedError: `stopping` was set meanwhile.
+        StoppedError: `stage.stopping` was set meanwhile.
     """
-    folder = folder / socket.gethostname()
+    folder = workspace.temporary(workspace.base()) / "slots" / socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True)
     found = slots(jobs)
-    while not stopping.is_set():
+    while not stage.stopping.is_set():
         for name, environment in found:
             lock = filelock.FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
             try:
@@ -94,7 +94,7 @@ def slot(folder: Path, jobs: int | None, stopping: threading.Event) -> Iterator[
             finally:
                 lock.release()
             return
-        stopping.wait(0.3)
+        stage.stopping.wait(0.3)
     raise stage.StoppedError("stopped before it began")
 
 
@@ -105,11 +105,8 @@ def dask_slot() -> Iterator[dict[str, str]]:
     Workers that `lambdanet cluster workers` started share the slots of their machine with its other runs.
     """
     with _dask_worker:
-        if not (count := os.environ.get("LAMBDANET_SLOTS")):
-            yield {}
-            return
-        folder = workspace.temporary(workspace.base()) / "slots"
-        with slot(folder, int(count), threading.Event()) as environment:
+        count = os.environ.get("LAMBDANET_SLOTS")
+        with slot(int(count)) if count else contextlib.nullcontext({}) as environment:
             yield environment
 
 
@@ -127,7 +124,7 @@ def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
     if where == LOCAL:
         from prefect.task_runners import ThreadPoolTaskRunner
 
-        return ThreadPoolTaskRunner(max_workers=max(1, stages))  # a thread waits for what its stage needs
+        return ThreadPoolTaskRunner(max_workers=len(slots(jobs)))
     kind, _, rest = where.partition(":")
     try:
         import dask

@@ -17,6 +17,8 @@ GRACE_SECONDS = 25
 # On Linux the kernel ends a `dvc` whose parent was killed; another process may run its stage by then.
 _PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 _DIE_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" else []
+GOOD = ("done", "unchanged")  # how a stage ends that has not failed
+stopping = threading.Event()  # set when this process has to end: its stages stop, and none begins
 _BUSY = ("Unable to acquire lock", "is busy", "rwlock")
 _KILLED = re.compile(r"exited with (-9|-15|137|143)\b")  # not 134, 139: a crash is a mistake in code
 _MEMORY = ("out of memory", "OutOfMemoryError", "can't allocate memory", "MemoryError")
@@ -53,7 +55,6 @@ def run(
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
     limit: float | None = None,
-    stopping: threading.Event | None = None,
 ) -> str:
     """Run `dvc --wait-for-lock repro --single-item NAME`; it ends when this process does.
 
@@ -64,7 +65,6 @@ def run(
         folder: where; default: the current folder.
         environment: variables for it, besides this process's.
         limit: seconds after which it is stopped.
-        stopping: when set, the stage is asked to stop, with time to write a checkpoint.
 
     Returns:
         "done", or "unchanged" where DVC found nothing to do.
@@ -75,13 +75,12 @@ def run(
         StoppedError: `stopping` was set.
         StageError: it failed, or took longer than its limit.
     """
-    stopping = stopping or threading.Event()
     if stopping.is_set():
         raise StoppedError(f"{name} was stopped")
     process = _start([*words, name], folder, environment or {})
     last: deque[str] = deque(maxlen=50)
     ended, late, ran = threading.Event(), threading.Event(), False
-    watcher = threading.Thread(target=_watch, args=(process, ended, limit, stopping, late), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(process, ended, limit, late), daemon=True)
     watcher.start()
     try:
         for line in process.stdout:
@@ -144,11 +143,7 @@ def _failure(name: str, text: str, status: int, look: str) -> StageError:
 
 
 def _watch(
-    process: subprocess.Popen,
-    ended: threading.Event,
-    limit: float | None,
-    stopping: threading.Event,
-    late: threading.Event,
+    process: subprocess.Popen, ended: threading.Event, limit: float | None, late: threading.Event
 ) -> None:
     """Stop a process that has to stop, or is late; end when it has ended."""
     began = time.monotonic()

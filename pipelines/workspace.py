@@ -106,8 +106,8 @@ def fetch(folder: Path) -> None:
                 return
 
 
-def pushed_commit(folder: Path) -> str:
-    """The commit that is checked out, once it is sure that a worker can run exactly that.
+def check_pushed(folder: Path, commit: str) -> None:
+    """Make sure that a worker can run exactly the commit that is checked out.
 
     Raises:
         WorkspaceError: code or parameters differ from it, or `origin` does not have it.
@@ -118,11 +118,9 @@ def pushed_commit(folder: Path) -> str:
             f"uncommitted changes in {', '.join(changed[:5])}{more}: workers run what is committed and "
             "pushed, so commit and push these, or stash them"
         )
-    head = resolve(folder, "")
     fetch(folder)
-    if not git(folder, "branch", "--remotes", "--contains", head):
-        raise WorkspaceError(f"origin does not have commit {head[:12]}, and workers get it there: git push")
-    return head
+    if not git(folder, "branch", "--remotes", "--contains", commit):
+        raise WorkspaceError(f"origin does not have commit {commit[:12]}, and workers get it there: git push")
 
 
 def changes(folder: Path) -> list[str]:
@@ -202,9 +200,8 @@ def _forget_old(folders: Path) -> None:
 def alone(file: str) -> Iterator[None]:
     """Hold a profile of this folder for one process's `reproduce`; that of a second one waits."""
     path = temporary(Path.cwd()) / f"reproduce-{file.replace('/', '-')}.lock"
-    lock = filelock.FileLock(path, thread_local=False, is_singleton=True)  # a process may hold it twice
     with _held(
-        lock,
+        filelock.FileLock(path, thread_local=False),
         f"another `reproduce` of {file} runs here; waiting for it",
         lambda text: print(text, file=sys.stderr, flush=True),
     ):

@@ -72,14 +72,13 @@ def test_a_dask_worker_runs_one_stage_and_takes_a_slot_of_its_machine(tmp_path, 
 
 
 def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monkeypatch):
-    project = scratch.project(tmp_path / "project")
-    monkeypatch.chdir(project)
+    monkeypatch.chdir(scratch.project(tmp_path / "project"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "one,two")
-    folder, stopping = project / ".dvc/tmp/lambdanet/slots", threading.Event()
-    with placement.slot(folder, None, stopping) as first, placement.slot(folder, None, stopping) as second:
+    monkeypatch.setattr(stage, "stopping", threading.Event())
+    with placement.slot(None) as first, placement.slot(None) as second:
         assert [first, second] == [{"CUDA_VISIBLE_DEVICES": name} for name in ("one", "two")]
-        threading.Timer(1, stopping.set).start()
-        with pytest.raises(stage.StoppedError), placement.slot(folder, None, stopping):
+        threading.Timer(1, stage.stopping.set).start()
+        with pytest.raises(stage.StoppedError), placement.slot(None):
             pass
 
 

@@ -65,14 +65,14 @@ def test_a_stage_has_a_limit_and_leaves_nothing_behind(project):
         "echo ready; exec sleep 1234",
     ],
 )
-def test_a_stage_that_is_asked_to_stop_may_write_and_is_not_tried_again(project, script):
+def test_a_stage_that_is_asked_to_stop_may_write_and_is_not_tried_again(project, monkeypatch, script):
     write_stages(project, a=([], f'sh -c "{script}"'))
-    stopping = threading.Event()
+    monkeypatch.setattr(stage, "stopping", threading.Event())
     with pytest.raises(stage.StoppedError, match="a was stopped"):
-        stage.run("a", lambda line: stopping.set() if line == "ready" else None, stopping=stopping)
+        stage.run("a", lambda line: stage.stopping.set() if line == "ready" else None)
     assert (project / "checkpoint").exists() == ("saved" in script)
     with pytest.raises(stage.StoppedError):
-        stage.run("a", stopping=stopping)
+        stage.run("a")
 
 
 @pytest.mark.parametrize(

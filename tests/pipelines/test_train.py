@@ -139,14 +139,14 @@ def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a
         assert set(one["parameters"]) <= set(schema["properties"])
         assert all(field.get("description") for field in schema["properties"].values())
         assert [schedule["active"] for schedule in one["schedules"]] == [False]
-        for profile in ("", "paper", "quick"):  # as Prefect's server checks a run
+        for profile in ("paper", "quick"):  # as Prefect's server checks a run
             validate(one["parameters"] | {"profile": profile}, schema, raise_on_error=True)
         with pytest.raises(ValidationError, match="'pape' is not one of"):
             validate(one["parameters"] | {"profile": "pape"}, schema, raise_on_error=True)
     properties = flow.parameters.model_dump()["properties"]
     assert properties["model"]["enum"] == graph.names("models")
     assert properties["noise"]["enum"] == graph.names("noises")
-    assert properties["profile"]["enum"] == ["", *graph.profiles(scratch.ROOT)]
+    assert properties["profile"]["enum"] == graph.profiles(scratch.ROOT)
     assert properties["seed"]["type"] == "integer"
 
 
