@@ -1,42 +1,15 @@
-"""What Prefect's pages show besides states: how far a stage is, tables, links. None of it can fail a run."""
+"""What Prefect's pages show besides states: how far a stage is, and tables. None of it can fail a run."""
 
-import os
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from pipelines import stage
 
 UPDATE_SECONDS = 5
-
-
-@contextmanager
-def every(seconds: float, call: Callable[[], object]) -> Iterator[None]:
-    """Call a function again and again in a thread for the time of the block; its errors are dropped."""
-    left = threading.Event()
-
-    def work() -> None:
-        while not left.wait(seconds):
-            with suppress(Exception):
-                call()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        left.set()
-        thread.join(5)
 
 
 class Progress:
@@ -54,30 +27,21 @@ class Progress:
         if not said or (time.monotonic() - self.updated < UPDATE_SECONDS and percent < 100):
             return
         self.updated = time.monotonic()
-        about = f"{self.name}: {said}"
         with suppress(Exception):
             if self.artifact:
-                update_progress_artifact(self.artifact, percent, description=about)
+                update_progress_artifact(self.artifact, percent, description=f"{self.name}: {said}")
             else:
-                self.artifact = create_progress_artifact(percent, key(self.name, "progress"), about)
+                key = _key(self.name, "progress")
+                self.artifact = create_progress_artifact(percent, key, f"{self.name}: {said}")
 
 
-def results(profile: str) -> None:
-    """The profile's tables of results, and a link to MLflow."""
+def tables(profile: str) -> None:
+    """The profile's tables of results."""
     with suppress(Exception):
         for path in sorted(Path("results", profile).glob("table*.md")):
-            create_markdown_artifact(path.read_text(), key(profile, path.stem), f"{path.stem}, {profile}")
-    mlflow_link(profile)
+            create_markdown_artifact(path.read_text(), _key(profile, path.stem), f"{path.stem}, {profile}")
 
 
-def mlflow_link(name: str) -> None:
-    """A link to MLflow's pages, where a server is named."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri.startswith("http"):
-        with suppress(Exception):
-            create_link_artifact(uri, "runs in MLflow", key=key(name, "mlflow"))
-
-
-def key(name: str, kind: str) -> str:
+def _key(name: str, kind: str) -> str:
     """An artifact's key: lower case, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", f"{name} {kind}".lower()).strip("-")

@@ -5,19 +5,19 @@ Outputs and the run-cache are DVC's. Checkpoints and logs, which DVC does not kn
 each other's. `dvc gc --cloud` leaves it alone: it removes `files/md5/XX/...`, and `XX/...` of DVC 2.
 """
 
-import contextlib
 import re
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lambdanet import files
-from pipelines import artifacts, graph, stage
+from pipelines import graph, stage
 
 COPY_SECONDS = 120
-LOGS = ("logs",)  # names of folders, in the project's or in runs/PROFILE
-STATE = ("checkpoints", "logs")
+_STATE = re.compile(r"runs/[^/.]+/(checkpoints|logs)/(?!.*\.\./).+")
 # What waiting does not mend.
 _PERMANENT = re.compile(
     "[Aa]uthenticat|Permission denied|not authorized|[Cc]redential|[Ff]orbidden|NoSuchBucket|ConfigError|"
@@ -25,7 +25,7 @@ _PERMANENT = re.compile(
 )
 
 
-class Beside:
+class Archive:
     """The checkpoints and logs of one key, in the DVC remote of a project's folder, by a new connection."""
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -40,54 +40,39 @@ class Beside:
             raise ValueError(f"{what}: dvc remote add --local --default NAME URL")
         self.folder, (self.fs, path) = folder, found
         self.at = f"{path}/lambdanet-state/{key}.tar"
-        self.there = self.fs.exists(self.at)
+        self.exists = self.fs.exists(self.at)
 
-    def fetch(self, kinds: tuple[str, ...] = STATE) -> int:
+    def fetch(self) -> int:
         """Bring what is not here, or is longer there; returns the number of files."""
-        if not self.there:
+        if not self.exists:
             return 0
-        with tempfile.TemporaryDirectory() as temporary:
-            copy = Path(temporary, "state.tar")
-            self.fs.get_file(self.at, str(copy))
-            with tarfile.open(copy) as archive:
-                held = [one for one in archive if one.isfile() and _is_of(one.name, kinds)]
-                wanted = [one for one in held if self._lacks(one)]
+        with tempfile.NamedTemporaryFile() as copy:
+            self.fs.get_file(self.at, copy.name)
+            with tarfile.open(copy.name) as archive:
+                wanted = [one for one in archive if _STATE.fullmatch(one.name) and self._lacks(one)]
                 for one in wanted:  # not with their old times: they count as written here
                     files.write_bytes(self.folder / one.name, archive.extractfile(one).read())
         return len(wanted)
 
-    def push(self, since: float, kinds: tuple[str, ...] = STATE) -> None:
-        """Replace what is there by what was written here since a moment; one stage runs here at a time."""
-        self.fs.makedirs(self.fs.parent(self.at), exist_ok=True)
-        part = f"{self.at}.part"
-        with tempfile.TemporaryDirectory() as temporary:
-            copy = Path(temporary, "state.tar")
-            with tarfile.open(copy, "w") as archive:
-                patterns = [f"{place}{kind}/**/*" for kind in kinds for place in ("", "runs/*/")]
-                for found in (one for pattern in patterns for one in self.folder.glob(pattern)):
-                    path = str(found.relative_to(self.folder))
-                    if _is_of(path, kinds) and found.is_file() and found.stat().st_mtime >= since:
-                        archive.add(found, path)
-            self.fs.put_file(str(copy), part)
-        if self.fs.exists(self.at):
-            self.fs.rm_file(self.at)
-        self.fs.move(part, self.at)
-
     def _lacks(self, member: tarfile.TarInfo) -> bool:
         here = self.folder / member.name
-        return not here.exists() or here.stat().st_size < member.size
+        return member.isfile() and (not here.exists() or here.stat().st_size < member.size)
+
+    def push(self, since: float, *kinds: str) -> None:
+        """Replace what is there by the files of runs/PROFILE/KIND that were written here since a moment."""
+        self.fs.makedirs(self.fs.parent(self.at), exist_ok=True)
+        with tempfile.NamedTemporaryFile() as copy:
+            with tarfile.open(copy.name, "w") as archive:
+                for path in (one for kind in kinds for one in self.folder.glob(f"runs/*/{kind}/**/*")):
+                    if path.suffix != ".part" and path.is_file() and path.stat().st_mtime >= since:
+                        archive.add(path, path.relative_to(self.folder))
+            self.fs.put_file(copy.name, f"{self.at}.part")
+        if self.fs.exists(self.at):
+            self.fs.rm_file(self.at)
+        self.fs.move(f"{self.at}.part", self.at)
 
 
-def _is_of(path: str, kinds: tuple[str, ...]) -> bool:
-    """Whether a path is KIND/... or runs/PROFILE/KIND/..., and no half-written file or lock."""
-    name = path.rpartition("/")[2]
-    if ".." in path.split("/"):
-        return False
-    place = re.match(r"(?:runs/[^/]+/)?([^/]+)/", path)
-    return bool(place) and place[1] in kinds and not name.endswith(".part") and not name.startswith("lock")
-
-
-@contextlib.contextmanager
+@contextmanager
 def reaching(what: str) -> Iterator[None]:
     """Errors of a remote in the block become AwayError, or StageError where waiting does not help."""
     try:
@@ -104,7 +89,6 @@ def reaching(what: str) -> Iterator[None]:
 
 
 def run(
-    name: str,
     folder: Path,
     key: str,
     run_stage: Callable[[], str],
@@ -114,8 +98,7 @@ def run(
     """Run a stage in a workspace and deliver what it made.
 
     Args:
-        name: of the stage.
-        folder: the workspace.
+        folder: the workspace; one stage runs there at a time.
         key: of its checkpoints.
         run_stage: runs it; returns what `stage.run` returns.
         say: told what happens.
@@ -132,22 +115,41 @@ def run(
     since = began.stat().st_mtime - 2  # file systems' clocks are coarse
 
     def copy() -> None:
-        Beside(folder, key).push(since)
+        Archive(folder, key).push(since, "checkpoints", "logs")
 
     with reaching("fetching checkpoints"):
-        if brought := Beside(folder, key).fetch():
+        if brought := Archive(folder, key).fetch():
             say(f"resumes from {brought} files that another worker copied")
     try:
-        with artifacts.every(COPY_SECONDS, copy):
+        with _copying(copy):
             ended = run_stage()
     except BaseException as error:  # SIGTERM too: the last checkpoint is not to be lost
-        with contextlib.suppress(Exception):  # what stopped it says more
+        with suppress(Exception):  # what stopped it says more
             copy()
         if type(error) is stage.StageError:
             with reaching("reaching the remote"):  # DVC's reason may have been that it is away
-                Beside(folder, key)
+                Archive(folder, key)
         raise
     with reaching("pushing"):
         stage.run(delivery[-1], say, words=delivery[:-1], folder=folder)
-        Beside(folder, key).push(since, LOGS)
+        Archive(folder, key).push(since, "logs")
     return ended
+
+
+@contextmanager
+def _copying(copy: Callable[[], None]) -> Iterator[None]:
+    """Copy again and again in a thread for the time of the block, as long as the remote takes it."""
+    left = threading.Event()
+
+    def work() -> None:
+        while not left.wait(COPY_SECONDS):
+            with suppress(Exception):
+                copy()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join(5)

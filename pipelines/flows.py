@@ -124,7 +124,7 @@ def _run_stage(name: str, order: Order) -> str:
         if not order.key:
             return run_here()
         delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
-        return exchange.run(name, folder, _key(name, order.key), run_here, say, delivery)
+        return exchange.run(folder, _key(name, order.key), run_here, say, delivery)
 
 
 @contextlib.contextmanager
@@ -185,7 +185,7 @@ def reproduce(
             ended = _reproduce(wanted, profile, jobs, where, 3600 * limit_hours)
     except ValueError as error:
         return Failed(message=str(error))
-    artifacts.results(profile)
+    artifacts.tables(profile)
     bad = [how for how in ended.values() if how not in stage.GOOD]
     return Failed(message=f"{len(bad)} of {len(ended)} stages did not end well. {bad[0]}") if bad else ended
 
@@ -211,7 +211,7 @@ def _run_on_workers(
         if runner.submit(is_shared, {"order": order}).result():
             return run_all(runner, run_stage, stages, end, order=order)
         workspace.check_pushed(here, commit)
-        exchange.Beside(here, "")  # there is a remote
+        exchange.Archive(here, "")  # there is a remote
         # A training that moves to another worker stays one run in MLflow.
         environment = {"LAMBDANET_WORKSPACE": f"reproduce:{profile}:{commit}"}
         order = replace(order, words=("repro", "--pull"), key=commit[:12], environment=environment)
@@ -232,7 +232,7 @@ def bring(names: list[str], order: Order) -> None:
     """Pull the outputs and logs of stages that workers without this file system ran."""
     with exchange.reaching("bringing results here"):
         for name in names:
-            exchange.Beside(order.folder, _key(name, order.key)).fetch(exchange.LOGS)
+            exchange.Archive(order.folder, _key(name, order.key)).fetch()
         if names:
             stage.run(names[-1], words=("repro", "--pull", *names[:-1]))
 
@@ -327,7 +327,6 @@ def train(
                 say(f"experiment {experiment}: `dvc exp show`, `dvc exp apply {experiment}`")
     except (ValueError, stage.StageError) as error:
         return Failed(message=str(error))
-    artifacts.mlflow_link(name)
     return {name: ended}
 
 

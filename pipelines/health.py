@@ -98,7 +98,7 @@ def _mended(path: Path) -> Finding:
 
 def _remote() -> Finding:
     try:
-        exchange.Beside(Path(), "")
+        exchange.Archive(Path(), "")
     except ValueError:
         return Finding(OK, "no DVC remote: outputs stay on this machine")
     except Exception as error:  # each file system has its own

@@ -37,7 +37,7 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
     scratch.repro(project)
     write(project, checkpoints="one", logs="a log", scores="no state")
     (project / "runs/small/logs/lock.part").write_text("half")
-    exchange.Beside(project, "key/a").push(0)
+    exchange.Archive(project, "key/a").push(0, "checkpoints", "logs")
     subprocess.run([*DVC, "push", "-q"], cwd=project, check=True)
     objects = list((tmp_path / "remote/files/md5").glob("*/*"))
     assert objects
@@ -48,8 +48,8 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
     for kind in ("checkpoints", "logs", "scores"):
         write(project, **{kind: ""}).unlink()
     log = write(project, logs="a longer log, of here")
-    assert exchange.Beside(project, "key/b").fetch() == 0
-    assert exchange.Beside(project, "key/a").fetch() == 1
+    assert exchange.Archive(project, "key/b").fetch() == 0
+    assert exchange.Archive(project, "key/a").fetch() == 1
     assert (project / "runs/small/checkpoints/speckle/1").read_text() == "one"
     assert log.read_text() == "a longer log, of here"
     assert not (project / "runs/small/scores/speckle/1").exists()
@@ -58,8 +58,8 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
 def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):
     shutil.rmtree(project / ".dvc/tmp", ignore_errors=True)
     delivery = ("repro", "--dry", "a")
-    assert exchange.run("a", project, "key", lambda: "done", lambda _line: None, delivery) == "done"
-    assert exchange.Beside(project, "key").there
+    assert exchange.run(project, "key", lambda: "done", lambda _line: None, delivery) == "done"
+    assert exchange.Archive(project, "key").exists
 
 
 @pytest.mark.parametrize("error", [TypeError("x"), stage.StageError("a failed"), KeyboardInterrupt()])
@@ -70,9 +70,9 @@ def test_what_stopped_a_stage_is_raised_although_the_last_copy_fails(project, mo
     def fails():
         raise error
 
-    monkeypatch.setattr(exchange.Beside, "push", away)
+    monkeypatch.setattr(exchange.Archive, "push", away)
     with pytest.raises(type(error)) as caught:
-        exchange.run("a", project, "key", fails, lambda _line: None, ())
+        exchange.run(project, "key", fails, lambda _line: None, ())
     assert caught.value is error
 
 
@@ -87,12 +87,12 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
         raise stage.StageError("a failed to pull")
 
     with pytest.raises(stage.AwayError, match="reaching the remote failed: OwnError: away"):
-        exchange.run("a", project, "key", fails, lambda _line: None, ())
+        exchange.run(project, "key", fails, lambda _line: None, ())
     monkeypatch.setattr(graph, "remote", lambda _folder: there)
     write(project, checkpoints="one")
     with pytest.raises(stage.StageError, match="nothing failed"):
-        exchange.run("a", project, "key", lambda: stage.run("nothing"), lambda _line: None, ())
-    assert exchange.Beside(project, "key").there  # with a new connection
+        exchange.run(project, "key", lambda: stage.run("nothing"), lambda _line: None, ())
+    assert exchange.Archive(project, "key").exists  # with a new connection
 
 
 @pytest.mark.parametrize(
