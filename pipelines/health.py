@@ -90,7 +90,7 @@ def _mended(path: Path) -> Finding:
         return Finding(BAD, f"{path} is in a merge conflict", advice)
     kept = workspace.temporary(Path()) / f"{str(path).replace('/', '-')}.damaged"
     os.replace(path, kept)
-    with contextlib.suppress(workspace.WorkspaceError):
+    with contextlib.suppress(ValueError):
         workspace.git(Path(), "checkout", "--quiet", "HEAD", "--", str(path))
     what = "as committed again" if path.exists() else "removed, as none is committed"
     return Finding(OK, f"{path} was damaged: {what}, and kept in {kept}", "`dvc repro` restores the rest")

@@ -1,7 +1,6 @@
 """A commit as a folder on this machine, that uses the DVC cache of the machine's clone."""
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from configparser import ConfigParser
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import filelock
@@ -27,57 +26,41 @@ _NETWORK = re.compile(
 RESULTS = (":!dvc.lock", ":!*/dvc.lock", ":!results", ":!weights")
 
 
-class WorkspaceError(ValueError):
-    """A clone is not as it must be; the text says what to do."""
-
-
 def base() -> Path:
-    """This machine's clone: LAMBDANET_CLONE, or the current folder.
-
-    Raises:
-        WorkspaceError: it is no DVC project.
-    """
-    folder = Path(os.environ.get("LAMBDANET_CLONE") or Path.cwd()).resolve()
-    if not (folder / ".dvc").is_dir():
-        raise WorkspaceError(f"{folder} is no DVC project; set LAMBDANET_CLONE to the machine's clone")
-    return folder
+    """This machine's clone: LAMBDANET_CLONE, or the current folder."""
+    return Path(os.environ.get("LAMBDANET_CLONE") or Path.cwd()).resolve()
 
 
 def temporary(folder: Path) -> Path:
-    """A folder for locks and workspaces, that git and DVC ignore."""
+    """A folder for locks and workspaces, that git and DVC ignore.
+
+    Raises:
+        ValueError: `folder` is no DVC project.
+    """
     if not (folder / ".dvc").is_dir():
-        raise WorkspaceError(f"{folder.resolve()} is no DVC project; run this in the project's folder")
+        raise ValueError(f"{folder.resolve()} is no DVC project; run this in the project's folder")
     found = folder / ".dvc/tmp/lambdanet"
     found.mkdir(parents=True, exist_ok=True)
     return found
 
 
-def key(*parts: object) -> str:
-    """A short name for what decides a training; equal parts give equal names."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-
-
 def resolve(folder: Path, revision: str) -> str:
-    """The full commit of a revision, which `origin` is asked for unless the clone has it.
-
-    Args:
-        folder: a clone.
-        revision: branch, tag or commit; empty: what is checked out.
+    """The full commit of a branch, tag or commit, for which `origin` is asked; of "" what is checked out.
 
     Raises:
-        WorkspaceError: there is no such revision, or origin does not answer.
+        ValueError: there is no such revision, or origin does not answer.
     """
     if revision.startswith("-") or not re.fullmatch(r"[\w./-]{0,200}", revision):
-        raise WorkspaceError(f"{revision!r} is no revision of git")
+        raise ValueError(f"{revision!r} is no revision of git")
     if not revision or re.fullmatch("[0-9a-f]{40}", revision):
-        with contextlib.suppress(WorkspaceError):
+        with contextlib.suppress(ValueError):
             return _commit(folder, revision or "HEAD")
     if git(folder, "remote"):
         fetch(folder)
     for name in (f"refs/remotes/origin/{revision}", revision):
-        with contextlib.suppress(WorkspaceError):
+        with contextlib.suppress(ValueError):
             return _commit(folder, name)
-    raise WorkspaceError(f"there is no revision {revision!r} here or at origin; push it, or name another")
+    raise ValueError(f"there is no revision {revision!r} here or at origin; push it, or name another")
 
 
 def _commit(folder: Path, revision: str) -> str:
@@ -88,39 +71,34 @@ def fetch(folder: Path) -> None:
     """Fetch from `origin`, one process of this machine at a time; a network that is away is waited for.
 
     Raises:
-        WorkspaceError: origin refuses, or does not answer after several attempts.
+        ValueError: origin refuses, or does not answer after several attempts.
     """
-    asked, stamp = time.time(), temporary(folder) / "fetched"
     with filelock.FileLock(temporary(folder) / "fetch.lock"):
-        if stamp.exists() and stamp.stat().st_mtime >= asked:
-            return  # another process fetched while this one waited
         for wait in (*FETCH_WAITS, None):
             try:
                 git(folder, "fetch", "--quiet", "origin")
-            except WorkspaceError as error:
-                if wait is None or not _NETWORK.search(str(error)):
-                    raise WorkspaceError(f"git origin cannot be reached: {error}") from None
-                time.sleep(wait)
-            else:
-                stamp.touch()
                 return
+            except ValueError as error:
+                if wait is None or not _NETWORK.search(str(error)):
+                    raise ValueError(f"git origin cannot be reached: {error}") from None
+            time.sleep(wait)
 
 
 def check_pushed(folder: Path, commit: str) -> None:
     """Make sure that a worker can run exactly the commit that is checked out.
 
     Raises:
-        WorkspaceError: code or parameters differ from it, or `origin` does not have it.
+        ValueError: code or parameters differ from it, or `origin` does not have it.
     """
     if changed := changes(folder):
         more = " and others" * (len(changed) > 5)
-        raise WorkspaceError(
+        raise ValueError(
             f"uncommitted changes in {', '.join(changed[:5])}{more}: workers run what is committed and "
             "pushed, so commit and push these, or stash them"
         )
     fetch(folder)
     if not git(folder, "branch", "--remotes", "--contains", commit):
-        raise WorkspaceError(f"origin does not have commit {commit[:12]}, and workers get it there: git push")
+        raise ValueError(f"origin does not have commit {commit[:12]}, and workers get it there: git push")
 
 
 def changes(folder: Path) -> list[str]:
@@ -130,24 +108,17 @@ def changes(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def opened(clone: Path, commit: str, name: str, say: Callable[[str], None]) -> Iterator[Path]:
-    """A folder with a commit checked out, held for the time of the block; a second user waits for the first.
+    """A folder with a commit of a clone checked out, held for the time of the block.
 
-    Args:
-        clone: the machine's clone.
-        commit: full digest, which the clone has.
-        name: of the workspace; what an earlier user left under this name is used again.
-        say: called when this has to wait.
+    A second user of the name waits, which `say` is told; what an earlier one left there is used again.
 
     Raises:
-        WorkspaceError: git or DVC refuse.
+        ValueError: git or DVC refuse.
     """
     folder = temporary(clone) / "workspaces" / name
     folder.parent.mkdir(exist_ok=True)
-    with _held(
-        filelock.FileLock(f"{folder}.lock", thread_local=False),
-        f"workspace {name} is in use by another run of the same; waiting for it",
-        say,
-    ):
+    waiting = f"workspace {name} is in use by another run of the same; waiting for it"
+    with _held(folder.with_name(f"{name}.lock"), lambda: say(waiting)):
         if not (folder / ".dvc").is_dir():
             _forget_old(folder.parent)
             _make(clone, commit, folder)
@@ -170,7 +141,8 @@ def _make(clone: Path, commit: str, folder: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     links = {".dvc/cache": cache}
     if (local := clone / ".dvc/config.local").is_file():
-        _refuse_relative(local)
+        if relative := re.search(r"^\s*url\s*=\s*(?![\s/]|\w+://)(.+)$", local.read_text(), re.MULTILINE):
+            raise ValueError(f"{local}: url {relative[1]} is relative; write it as an absolute path")
         links[".dvc/config.local"] = local  # passwords in it are not copied
     if (clone / "downloads").is_dir():
         links["downloads"] = clone / "downloads"
@@ -180,15 +152,6 @@ def _make(clone: Path, commit: str, folder: Path) -> None:
     part.rename(folder)
 
 
-def _refuse_relative(config: Path) -> None:
-    parser = ConfigParser(interpolation=None)
-    parser.read(config)
-    for section in parser.sections():
-        url = parser.get(section, "url", fallback="/")
-        if "://" not in url and not Path(url).is_absolute():
-            raise WorkspaceError(f"{config}: url {url} is relative; write it as an absolute path")
-
-
 def _forget_old(folders: Path) -> None:
     for folder in folders.iterdir():
         if folder.is_dir() and time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
@@ -196,24 +159,21 @@ def _forget_old(folders: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def alone(file: str) -> Iterator[None]:
+def alone(file: str) -> AbstractContextManager[None]:
     """Hold a profile of this folder for one process's `reproduce`; that of a second one waits."""
     path = temporary(Path.cwd()) / f"reproduce-{file.replace('/', '-')}.lock"
-    with _held(
-        filelock.FileLock(path, thread_local=False),
-        f"another `reproduce` of {file} runs here; waiting for it",
-        lambda text: print(text, file=sys.stderr, flush=True),
-    ):
-        yield
+    waiting = f"another `reproduce` of {file} runs here; waiting for it"
+    return _held(path, lambda: print(waiting, file=sys.stderr, flush=True))
 
 
 @contextlib.contextmanager
-def _held(lock: filelock.BaseFileLock, waiting: str, say: Callable[[str], None]) -> Iterator[None]:
+def _held(path: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock for the time of the block; `wait` is called if another process holds it."""
+    lock = filelock.FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        say(waiting)
+        wait()
         lock.acquire()
     try:
         yield
@@ -231,7 +191,7 @@ def git(folder: Path, *words: str) -> str:
     """Run git; its output, stripped.
 
     Raises:
-        WorkspaceError: it failed.
+        ValueError: it failed.
     """
     # Never a question at a prompt that nobody sees.
     environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
@@ -239,5 +199,5 @@ def git(folder: Path, *words: str) -> str:
         ["git", *words], cwd=folder, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        raise WorkspaceError(f"git {words[0]}: {' '.join(done.stderr.split())[-300:]}")
+        raise ValueError(f"git {words[0]}: {' '.join(done.stderr.split())[-300:]}")
     return done.stdout.rstrip("\n")
