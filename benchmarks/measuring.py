@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from lambdanet.devices import describe_device, keep_freed_memory
-from pipelines.placement import available
+from pipelines.placement import cores
 
 FEWEST = 3  # turns, however long they take
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve")
@@ -72,7 +72,7 @@ def machine() -> dict:
     """The machine, as far as it decides a time."""
     described = {
         "processor": describe_device(torch.device("cpu")).split(", ")[1],
-        "cores": available(),
+        "cores": len(cores()),
         "threads": torch.get_num_threads(),
         "flags": _flags(),
         "memory_bytes": psutil.virtual_memory().total,

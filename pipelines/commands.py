@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -119,8 +118,7 @@ def train(
 
 def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
     """Refuse what cannot be run, before dvc and prefect are loaded; a wrong profile before torch is."""
-    if not re.match(r"(local|slurm)$|(slurm|dask|ssh):.", where):
-        raise ValueError(f"--where {where} is not one of {placement.WHERE}")
+    placement.check(where)
     known = list(yaml12.read(Path(graph.DVC_FILE)).get("stages") or {})
     for name in stages:
         kind = graph.kind(name)

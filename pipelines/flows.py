@@ -116,8 +116,8 @@ def _run_stage(name: str, order: Order) -> str:
 
     if other := health.differences(order.packages):
         raise stage.StageError(f"{name} was not run: worker {_worker()} has other versions: {other}")
-    slot = placement.dask_slot() if order.commit else placement.slot(order.jobs)
-    with slot as environment, _folder(order, say) as folder:
+    clone = order.folder if order.commit and order.shared else workspace.base()
+    with placement.slot(clone, order.jobs) as environment, _folder(order, say) as folder:
         run_here = partial(
             stage.run, name, on_line, words=order.words, folder=folder,
             environment=order.environment | environment, limit=order.limit,
@@ -208,7 +208,7 @@ def _run_on_workers(
     stages, here = wanted.to_run(), local.folder
     commit = workspace.resolve(here, "")
     with tempfile.NamedTemporaryFile(dir=workspace.temporary(here)) as sign:
-        order = replace(local, sign=sign.name, commit=commit, packages=health.installed())
+        order = Order(here, local.limit, sign=sign.name, commit=commit, packages=health.installed())
         if runner.submit(is_shared, {"order": order}).result():
             return run_all(runner, run_stage, stages, end, order=order)
         workspace.check_pushed(here, commit)

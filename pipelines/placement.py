@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ WHERE = "local, dask:ADDRESS, slurm[:QUEUE] or ssh:HOST,HOST"
 MEMORY = 2 * 2**30  # bytes for a stage on a CPU
 _UUID = re.compile(r"^GPU \d+: .*\(UUID: (GPU-[\w-]+)\)", re.MULTILINE)
 _NO_PAGES = {"dashboard_address": "127.0.0.1:0"}  # Dask's default listens on all addresses
-_dask_worker = threading.Lock()
 
 
 def gpus() -> list[str]:
@@ -47,9 +45,9 @@ def slots(jobs: int | None = None) -> list[tuple[str, dict[str, str]]]:
     Args:
         jobs: how many; default: one a GPU, else one a core as far as there is memory.
     """
-    cards, cores = gpus(), _cores()
-    names = cards or [f"cpu-{core}" for core in cores]
-    fit = len(cards) or max(1, min(len(cores), psutil.virtual_memory().available // MEMORY))
+    cards, free = gpus(), cores()
+    names = cards or [f"cpu-{core}" for core in free]
+    fit = len(cards) or max(1, min(len(free), psutil.virtual_memory().available // MEMORY))
     found = []
     for number in range(jobs or fit):
         turn, place = divmod(number, len(names))
@@ -58,30 +56,26 @@ def slots(jobs: int | None = None) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
-def available() -> int:
-    """How many cores this process may use."""
-    return len(_cores())
-
-
-def _cores() -> list[int]:
+def cores() -> list[int]:
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 @contextlib.contextmanager
-def slot(jobs: int | None) -> Iterator[dict[str, str]]:
+def slot(clone: Path, jobs: int | None = None) -> Iterator[dict[str, str]]:
     """Wait for a free slot and hold it for the time of the block; yields the stage's environment.
 
-    Slots are locks in a folder, so that all runs of a clone on this machine share them; a killed process
-    frees its slot.
+    Slots are locks in a folder of a clone, so that all its runs on this machine share them; a killed process
+    frees its slot. `lambdanet cluster workers` tells its processes by LAMBDANET_SLOTS how many there are.
 
     Raises:
         StoppedError: `stage.stopping` was set meanwhile.
     """
-    folder = workspace.temporary(workspace.base()) / "slots" / socket.gethostname()
+    folder = workspace.temporary(clone) / "slots" / socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True)
-    found = slots(jobs)
+    found = slots(jobs or int(os.environ.get("LAMBDANET_SLOTS", "0")) or None)
     while not stage.stopping.is_set():
         for name, environment in found:
             lock = filelock.FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
@@ -98,16 +92,14 @@ def slot(jobs: int | None) -> Iterator[dict[str, str]]:
     raise stage.StoppedError("stopped before it began")
 
 
-@contextlib.contextmanager
-def dask_slot() -> Iterator[dict[str, str]]:
-    """A slot on a Dask worker, which runs one stage at a time; yields the stage's environment.
+def check(where: str) -> None:
+    """Refuse what `task_runner` does not know, before Prefect is loaded.
 
-    Workers that `lambdanet cluster workers` started share the slots of their machine with its other runs.
+    Raises:
+        ValueError: there is no such place.
     """
-    with _dask_worker:
-        count = os.environ.get("LAMBDANET_SLOTS")
-        with slot(int(count)) if count else contextlib.nullcontext({}) as environment:
-            yield environment
+    if not re.match("(local|slurm)$|(slurm|dask|ssh):.", where):
+        raise ValueError(f"--where {where} is not one of {WHERE}")
 
 
 def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
@@ -115,12 +107,13 @@ def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
 
     Args:
         where: see `WHERE`: a running scheduler's address, or a cluster to start.
-        jobs: workers of a Slurm cluster; default: as many as there is work for, at most 16.
+        jobs: stages at once here, or workers of a Slurm cluster; default: `slots`, or at most 16.
         stages: how many stages there are.
 
     Raises:
         ValueError: there is no such place, or a package for it is not installed.
     """
+    check(where)
     if where == LOCAL:
         from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -132,32 +125,30 @@ def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
 
         # A worker that dies takes its stage with it three times by default before Dask gives the stage up.
         dask.config.set({"distributed.scheduler.allowed-failures": 10})
-        if kind == "dask" and rest:
+        if kind == "dask":
             return DaskTaskRunner(address=rest if "://" in rest else f"tcp://{rest}")
-        if kind == "slurm":
-            return DaskTaskRunner(**_slurm(rest, jobs or min(stages, 16)))
-        if kind == "ssh" and rest:
+        if kind == "ssh":
             return DaskTaskRunner(**_ssh(rest.split(",")))
+        return DaskTaskRunner(**_slurm(rest, jobs or min(stages, 16)))
     except ImportError as error:
         raise ValueError(f"--where {kind} needs {error.name}: pip install 'lambdanet[dask]'") from None
-    raise ValueError(f"--where {where} is not one of {WHERE}")
 
 
 def _slurm(queue: str, jobs: int) -> dict[str, Any]:
     import dask
     from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
-    from distributed.security import Security
 
     # memory, walltime, job-cpu, job-extra-directives: the section jobqueue.slurm of Dask's configuration.
-    given, here = dask.config.get("jobqueue.slurm"), workspace.temporary(Path.cwd())
+    given, here = dask.config.get("jobqueue.slurm"), str(workspace.temporary(Path.cwd()))
     settings = {
         "cores": 1,
         "processes": 1,
-        "memory": given.get("memory") or "16GB",
-        "worker_extra_args": [*given.get("worker-extra-args", ()), "--no-dashboard"],
-        "log_directory": given.get("log-directory") or str(here / "slurm"),  # else files in the project
-    } | ({"queue": queue} if queue else {})
+        "queue": queue or None,
+        "memory": given["memory"] or "16GB",
+        "worker_extra_args": [*given["worker-extra-args"], "--no-dashboard"],
+        "log_directory": given["log-directory"] or f"{here}/slurm",  # else files in the project
+    }
     # Dask does not say that Slurm refuses its jobs, and waits for workers.
     script = SLURMJob("tcp://127.0.0.1:0", "test", **settings).job_script()
     try:
@@ -166,12 +157,9 @@ def _slurm(queue: str, jobs: int) -> dict[str, Any]:
         raise ValueError("--where slurm needs the command sbatch of a Slurm cluster") from None
     if tried.returncode:
         raise ValueError(f"Slurm refuses the job: {' '.join(tried.stderr.split())}")
-    keys = {"security": Security.temporary(), "shared_temp_directory": str(here)}
-    return {
-        "cluster_class": SLURMCluster,
-        "cluster_kwargs": settings | keys | {"scheduler_options": _NO_PAGES},
-        "adapt_kwargs": {"minimum": 1, "maximum": jobs},
-    }
+    settings |= {"security": True, "shared_temp_directory": here, "scheduler_options": _NO_PAGES}
+    adapt = {"minimum": 1, "maximum": jobs}
+    return {"cluster_class": SLURMCluster, "cluster_kwargs": settings, "adapt_kwargs": adapt}
 
 
 def _ssh(hosts: list[str]) -> dict[str, Any]:

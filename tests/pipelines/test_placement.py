@@ -4,7 +4,6 @@ import copy
 import os
 import sys
 import threading
-import time
 
 import dask
 import distributed  # noqa: F401, its configuration
@@ -44,42 +43,22 @@ def test_a_card_is_a_slot_by_its_uuid_and_a_slice_of_one_is_none(tmp_path, monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, MIG-cc-3")  # as Slurm gives a card by its number
     assert placement.gpus() == ["GPU-bb-2", "MIG-cc-3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(placement, "_cores", lambda: [2, 5])
+    monkeypatch.setattr(placement, "cores", lambda: [2, 5])
     assert placement.slots(3) == [("cpu-2-0", {}), ("cpu-5-0", {}), ("cpu-2-1", {})]
 
 
-@pytest.mark.parametrize("slots", ["", "1", "2"])
-def test_a_dask_worker_runs_one_stage_and_takes_a_slot_of_its_machine(tmp_path, monkeypatch, slots):
-    monkeypatch.chdir(scratch.project(tmp_path / "project"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "card")
-    monkeypatch.setenv("LAMBDANET_SLOTS", slots)
-    running, seen, given = threading.Lock(), [], []
-
-    def run():
-        with placement.dask_slot() as environment:
-            seen.append(running.acquire(blocking=False))
-            time.sleep(0.1)
-            given.append(environment)
-            running.release()
-
-    threads = [threading.Thread(target=run) for _ in range(3)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert seen == [True] * 3
-    assert given == [{"CUDA_VISIBLE_DEVICES": "card"} if slots else {}] * 3
-
-
 def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(scratch.project(tmp_path / "project"))
+    project = scratch.project(tmp_path / "project")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "one,two")
     monkeypatch.setattr(stage, "stopping", threading.Event())
-    with placement.slot(None) as first, placement.slot(None) as second:
+    with placement.slot(project) as first, placement.slot(project, 3) as second:
         assert [first, second] == [{"CUDA_VISIBLE_DEVICES": name} for name in ("one", "two")]
-        threading.Timer(1, stage.stopping.set).start()
-        with pytest.raises(stage.StoppedError), placement.slot(None):
-            pass
+        monkeypatch.setenv("LAMBDANET_SLOTS", "3")
+        with placement.slot(project) as third:
+            assert third == first
+            threading.Timer(1, stage.stopping.set).start()
+            with pytest.raises(stage.StoppedError), placement.slot(project):
+                pass
 
 
 @pytest.mark.parametrize("kind", ["ssh", "slurm"])
@@ -91,15 +70,16 @@ def test_a_cluster_that_is_started_here_has_certificates(tmp_path, monkeypatch, 
     with dask.config.set({"distributed.comm": before}):
         settings = placement._ssh(["a"]) if kind == "ssh" else placement._slurm("a", 1)
         found = settings["cluster_kwargs"]
-        security = found["security"]
-        assert security.require_encryption
-        assert security.tls_worker_key.startswith("-----BEGIN PRIVATE KEY-----")
         assert found["scheduler_options"]["dashboard_address"] == "127.0.0.1:0"
         if kind == "ssh":
+            security = found["security"]
+            assert security.require_encryption
+            assert security.tls_worker_key.startswith("-----BEGIN PRIVATE KEY-----")
             tls = dask.config.get("distributed.comm.tls")
             assert tls["ca-file"] == tls["worker"]["cert"] == security.tls_ca_file
             assert tls["scheduler"]["key"] == security.tls_scheduler_key
         else:  # nothing listens on all addresses, and jobs write no files among the project's
+            assert found["security"] is True
             assert found["worker_extra_args"] == ["--no-dashboard"]
             assert found["log_directory"] == str(tmp_path / "project/.dvc/tmp/lambdanet/slurm")
 
