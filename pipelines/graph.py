@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,10 @@ def load(file: str = DVC_FILE, targets: list[str] | tuple[str, ...] = ()) -> Gra
         below = {one for stage in wanted for one in networkx.descendants(whole, stage)}
         graph = whole.subgraph(wanted | below)
         # From what is depended on to what depends; DVC's edges point the other way.
-        order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=_address))
-        needs = {_address(one): frozenset(map(_address, graph.successors(one))) for one in order}
-        local = frozenset(_address(one) for one in graph if not _exchanged(one))
+        address = attrgetter("addressing")
+        order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=address))
+        needs = {one.addressing: frozenset(map(address, graph.successors(one))) for one in order}
+        local = frozenset(one.addressing for one in graph if not _exchanged(one))
         return Graph(needs, _reasons(repo, order), local)
 
 
@@ -185,8 +187,8 @@ def _reasons(repo: Any, stages: list) -> dict[str, str]:
     while True:
         try:
             with repo.lock:
-                found = {_address(one): one.status(check_updates=True).get(_address(one)) for one in stages}
-            return {name: _reason(said) for name, said in found.items() if said}
+                found = {one.addressing: one.status(check_updates=True) for one in stages}
+            return {name: _reason(said[name]) for name, said in found.items() if said.get(name)}
         except LockError:
             if time.monotonic() > end:
                 raise
@@ -210,10 +212,6 @@ def _exchanged(stage: Any) -> bool:
     """Whether DVC's run-cache and remote take this stage: see "Run cache" in DVC's documentation."""
     cached = bool(stage.outs) and all(one.use_cache and not one.persist for one in stage.outs)
     return bool(stage.deps) and cached and not stage.always_changed
-
-
-def _address(stage: Any) -> str:
-    return stage.addressing
 
 
 def _yaml(path: Path) -> dict:

@@ -1,6 +1,7 @@
 """Run one DVC stage as a process, as on the command line: its outcome, its progress, its signals."""
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -54,7 +55,7 @@ def run(
     words: tuple[str, ...] = ("repro", "--single-item"),
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    limit: float | None = None,
+    limit: float = math.inf,
 ) -> str:
     """Run `dvc --wait-for-lock repro --single-item NAME`; it ends when this process does.
 
@@ -79,14 +80,14 @@ def run(
         raise StoppedError(f"{name} was stopped")
     process = _start([*words, name], folder, environment or {})
     last: deque[str] = deque(maxlen=50)
-    ended, late, ran = threading.Event(), threading.Event(), False
-    watcher = threading.Thread(target=_watch, args=(process, ended, limit, late), daemon=True)
+    ended, deadline, ran = threading.Event(), time.monotonic() + limit, False
+    watcher = threading.Thread(target=_watch, args=(process, ended, deadline), daemon=True)
     watcher.start()
     try:
-        for line in process.stdout:
+        for line in map(str.rstrip, process.stdout):
             ran = ran or line.startswith((f"Running stage '{name}'", f"Stage '{name}' is cached"))
-            last.append(line.rstrip())
-            on_line(line.rstrip())
+            last.append(line)
+            on_line(line)
         status = process.wait()
     finally:
         ended.set()
@@ -98,7 +99,7 @@ def run(
     if stopping.is_set():
         raise StoppedError(f"{name} was stopped")  # however it ended
     look = f"look at it with `dvc repro --single-item {name}`"
-    if late.is_set():
+    if time.monotonic() > deadline:
         raise StageError(f"{name} took longer than its limit of {limit:.0f} s; {look}")
     raise _failure(name, "\n".join(last), status, look)
 
@@ -142,15 +143,10 @@ def _failure(name: str, text: str, status: int, look: str) -> StageError:
     return StageError(f"{name} failed: {said[:300] or how}; {look}")
 
 
-def _watch(
-    process: subprocess.Popen, ended: threading.Event, limit: float | None, late: threading.Event
-) -> None:
+def _watch(process: subprocess.Popen, ended: threading.Event, deadline: float) -> None:
     """Stop a process that has to stop, or is late; end when it has ended."""
-    began = time.monotonic()
     while not ended.wait(0.2):
-        if limit is not None and time.monotonic() - began > limit:
-            late.set()
-        if late.is_set() or stopping.is_set():
+        if stopping.is_set() or time.monotonic() > deadline:
             _stop(process)
             return
 
