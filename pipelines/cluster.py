@@ -1,13 +1,6 @@
-"""Start what the flows need besides a clone: servers, work pools, deployments, workers.
-
-lambdanet cluster up         # servers and workers on this machine
-lambdanet cluster down       # ends what `up` started
-lambdanet cluster init       # pools and deployments of the server in PREFECT_API_URL
-lambdanet cluster workers    # this machine's worker, until it is stopped
-"""
+"""`lambdanet cluster`: what the flows need besides a clone: servers, work pools, deployments, workers."""
 
 import contextlib
-import importlib.util
 import os
 import secrets
 import socket
@@ -56,8 +49,7 @@ def init() -> None:
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(deploy, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        said = (done.stderr or done.stdout).partition("Error")[2] or done.stderr
-        raise ValueError(f"prefect deploy: {' '.join(said.split())[:600]}")
+        raise ValueError(f"prefect deploy: {' '.join((done.stderr or done.stdout).split())[-600:]}")
     click.echo(f"created pools {', '.join(POOLS)} and prefect.yaml's deployments")
 
 
@@ -81,18 +73,15 @@ def workers(name: str | None, count: int | None, flows: bool, dask: str | None, 
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
     if dask:
-        if not importlib.util.find_spec("distributed"):
-            raise ValueError("--dask needs distributed: pip install 'lambdanet[dask]'")
         environment["LAMBDANET_SLOTS"] = slots  # a stage takes its GPU with its slot
         # Dask executes what it is sent; without --host it would listen on all addresses.
         command = ["distributed.cli.dask_worker", dask, "--host", host, "--name", name, "--no-dashboard",
                    "--nworkers", slots, "--nthreads", "1"]  # fmt: skip
     else:
-        pool, limit, name = (
-            ("lambdanet-flows", "20", f"{name}-flows") if flows else ("lambdanet", slots, name)
-        )
-        command = ["prefect", "worker", "start", "--type", "process", "--pool", pool, "--limit", limit,
-                   "--name", name]  # fmt: skip
+        command = ["prefect", "worker", "start", "--type", "process",
+                   "--pool", "lambdanet-flows" if flows else "lambdanet",
+                   "--limit", "20" if flows else slots,
+                   "--name", f"{name}-flows" if flows else name]  # fmt: skip
     os.execve(sys.executable, [sys.executable, "-m", *command], environment)
 
 
@@ -165,8 +154,6 @@ def _access(host: str) -> dict[str, str]:
     """What servers and clients need to know of the password; nothing on loopback."""
     if host == LOOPBACK:
         return {}
-    if not importlib.util.find_spec("flask_wtf"):
-        raise ValueError("MLflow's basic authentication needs Flask-WTF: pip install 'lambdanet[server]'")
     if not ACCESS.is_file():
         password = secrets.token_urlsafe(24)
         _write_private(
@@ -175,16 +162,16 @@ def _access(host: str) -> dict[str, str]:
             f"MLFLOW_TRACKING_USERNAME=lambdanet\nMLFLOW_TRACKING_PASSWORD={password}\n",
         )
     found = dict(line.split("=", 1) for line in ACCESS.read_text().split())
-    settings = FOLDER / "mlflow-auth.ini"
+    settings = (FOLDER / "mlflow-auth.ini").resolve()
     _write_private(
         settings,
         "[mlflow]\ndefault_permission = EDIT\nadmin_username = lambdanet\n"
         f"admin_password = {found['MLFLOW_TRACKING_PASSWORD']}\n"
-        f"database_uri = sqlite:///{(FOLDER / 'mlflow-auth.db').resolve()}\n",
+        f"database_uri = sqlite:///{settings.with_suffix('.db')}\n",
     )
     return found | {
         "PREFECT_SERVER_API_AUTH_STRING": found["PREFECT_API_AUTH_STRING"],
-        "MLFLOW_AUTH_CONFIG_PATH": str(settings.resolve()),
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
     }
 
@@ -215,20 +202,19 @@ def _start(name: str, command: list[str], environment: dict[str, str]) -> None:
     (FOLDER / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}\n")
 
 
-def reach(url: str) -> None:
-    """Ask a server of Prefect (by its API's address) or MLflow whether it is well.
-
-    Raises:
-        OSError: it does not answer.
-    """
-    urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+def answers(url: str) -> bool:
+    """Whether a server of Prefect (by its API's address) or MLflow says that it is well."""
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 def _wait_for(name: str, url: str) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and _process(name):
-        with contextlib.suppress(OSError):
-            reach(url)
+        if answers(url):
             return
         time.sleep(0.5)
     raise ValueError(f"the server {name} did not start; see {FOLDER / f'{name}.log'}")

@@ -12,7 +12,7 @@ import click
 
 from lambdanet import checking, cli, config, yaml12
 from pipelines import graph, placement, terminal, workspace
-from pipelines.cluster import FOLDER, URL, reach
+from pipelines.cluster import FOLDER, URL, answers
 from pipelines.cluster import main as cluster
 
 HOURS = click.option(
@@ -60,9 +60,8 @@ def status(profile: str) -> None:
     """Say what is trained and scored, and what is out of date."""
     loaded = config.load(config.find(profile))
     for title, runs in (("Table 2", loaded.table_runs), ("ablations", loaded.ablation_runs)):
-        trained, scored = (sum(path.exists() for path in each) for each in (
-            [one.weights for one in runs], [one.scores for one in runs]
-        ))  # fmt: skip
+        trained = sum(one.weights.exists() for one in runs)
+        scored = sum(one.scores.exists() for one in runs)
         click.echo(f"{title}: {trained} of {len(runs)} runs are trained here, {scored} scored")
     kinds = Counter(graph.kind(name) for name in graph.load(graph.dvc_file(profile)).to_run())
     if kinds:
@@ -121,8 +120,7 @@ def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
     placement.check(where)
     known = list(yaml12.read(Path(graph.DVC_FILE)).get("stages") or {})
     for name in stages:
-        kind = graph.kind(name)
-        if kind not in known:
+        if graph.kind(name) not in known:
             raise ValueError(f"unknown stage {name!r}; dvc.yaml has {', '.join(known)}")
     if Path("stages/entry.py").is_file():  # else this is another pipeline, with other parameters
         checking.check([profile])
@@ -161,11 +159,10 @@ def _show_results(profile: str) -> None:
 
 def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
     """Set what Prefect reads when it is loaded; a server that is named must answer."""
-    # URL is of `lambdanet cluster up`.
-    if "PREFECT_API_URL" not in os.environ and URL.is_file() and _answers(URL.read_text().strip()):
-        os.environ["PREFECT_API_URL"] = URL.read_text().strip()
+    if "PREFECT_API_URL" not in os.environ and URL.is_file() and answers(found := URL.read_text().strip()):
+        os.environ["PREFECT_API_URL"] = found  # of `lambdanet cluster up`
     url = os.environ.get("PREFECT_API_URL", "")
-    if url and not _answers(url):
+    if url and not answers(url):
         raise ValueError(f"Prefect's server {url} does not answer; start it, or unset PREFECT_API_URL")
     if needs_server and not url:
         raise ValueError("this needs a Prefect server: set PREFECT_API_URL, or `make up` starts one here")
@@ -182,11 +179,3 @@ def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     }.items():
         os.environ.setdefault(name, value)
-
-
-def _answers(url: str) -> bool:
-    try:
-        reach(url)
-    except OSError:
-        return False
-    return True

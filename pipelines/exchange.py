@@ -74,18 +74,17 @@ class Archive:
 
 @contextmanager
 def reaching(what: str) -> Iterator[None]:
-    """Errors of a remote in the block become AwayError, or StageError where waiting does not help."""
+    """Errors of a remote in the block become a StageError, to be retried where waiting may help."""
     try:
         yield
-    except (stage.KilledError, stage.BusyError, stage.StoppedError):
-        raise
     except Exception as error:
         # Each file system has errors of its kind; Python's, but for the system's, are mistakes in code.
-        if type(error).__module__ == "builtins" and not isinstance(error, OSError):
+        bug = type(error).__module__ == "builtins" and not isinstance(error, OSError)
+        if bug or stage.stopping.is_set() or getattr(error, "retries", 0):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        kind = stage.StageError if _PERMANENT.search(reason) else stage.AwayError
-        raise kind(f"{what} failed: {reason}") from None
+        retries = 0 if _PERMANENT.search(reason) else stage.AWAY_RETRIES
+        raise stage.StageError(f"{what} failed: {reason}", retries) from None
 
 
 def run(
@@ -105,7 +104,7 @@ def run(
         delivery: DVC's command that brings the outputs to the remote.
 
     Raises:
-        StageError: see `stage.run`; AwayError where the remote is away.
+        StageError: see `stage.run`, and where the remote is away.
         ValueError: there is no remote.
     """
     began = folder / ".dvc/tmp" / f"began-{key.replace('/', '-')}"
@@ -126,7 +125,7 @@ def run(
     except BaseException as error:  # SIGTERM too: the last checkpoint is not to be lost
         with suppress(Exception):  # what stopped it says more
             copy()
-        if type(error) is stage.StageError:
+        if isinstance(error, stage.StageError) and not error.retries and not stage.stopping.is_set():
             with reaching("reaching the remote"):  # DVC's reason may have been that it is away
                 Archive(folder, key)
         raise

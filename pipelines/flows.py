@@ -23,9 +23,6 @@ from pydantic import Field
 from pipelines import artifacts, exchange, graph, health, placement, stage, workspace
 from pipelines.terminal import Terminal
 
-RETRY_SECONDS = [2, 10, 30, 60]
-AWAY_RETRIES = 60  # a minute each, while a remote is away
-
 
 def _choice(values: list[str]) -> Any:
     return Field(json_schema_extra={"enum": values})  # a list to choose from in Prefect's form
@@ -85,17 +82,14 @@ class Order:
 
 def _may_pass(_task: object, run: TaskRun, state: State) -> bool:
     """Whether another attempt may succeed: the stage was killed, or DVC was busy, or its remote away."""
-    error = state.result(raise_on_failure=False)
-    if run.run_count > len(RETRY_SECONDS):
-        return isinstance(error, stage.AwayError)
-    return isinstance(error, stage.KilledError | stage.BusyError)
+    return run.run_count <= getattr(state.result(raise_on_failure=False), "retries", 0)
 
 
 _retrying = partial(
     task,
     task_run_name="{name}",
-    retries=AWAY_RETRIES,
-    retry_delay_seconds=RETRY_SECONDS,
+    retries=stage.AWAY_RETRIES,
+    retry_delay_seconds=[2, 10, 30, 60],  # the last one again and again
     retry_condition_fn=_may_pass,
     persist_result=False,
 )

@@ -71,7 +71,7 @@ def slot(clone: Path, jobs: int | None = None) -> Iterator[dict[str, str]]:
     frees its slot. `lambdanet cluster workers` tells its processes by LAMBDANET_SLOTS how many there are.
 
     Raises:
-        StoppedError: `stage.stopping` was set meanwhile.
+        StageError: `stage.stopping` was set meanwhile.
     """
     folder = workspace.temporary(clone) / "slots" / socket.gethostname()
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def slot(clone: Path, jobs: int | None = None) -> Iterator[dict[str, str]]:
                 lock.release()
             return
         stage.stopping.wait(0.3)
-    raise stage.StoppedError("stopped before it began")
+    raise stage.StageError("stopped before it began")
 
 
 def check(where: str) -> None:

@@ -18,6 +18,7 @@ GRACE_SECONDS = 25
 # On Linux the kernel ends a `dvc` whose parent was killed; another process may run its stage by then.
 _PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 _DIE_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" else []
+RETRIES, AWAY_RETRIES = 4, 60  # of what was killed or found DVC busy; while a remote is away
 GOOD = ("done", "unchanged")  # how a stage ends that has not failed
 stopping = threading.Event()  # set when this process has to end: its stages stop, and none begins
 _BUSY = ("Unable to acquire lock", "is busy", "rwlock")
@@ -29,23 +30,15 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class StageError(RuntimeError):
-    """A stage failed; the text says how, in one line."""
+    """A stage failed; the text says how, in one line.
 
+    Attributes:
+        retries: how often another attempt may help; 0: a bug stays one.
+    """
 
-class KilledError(StageError):
-    """The stage was killed; another attempt may succeed."""
-
-
-class BusyError(StageError):
-    """Another `dvc` had locked what the stage reads or writes; another attempt may succeed."""
-
-
-class AwayError(BusyError):
-    """DVC's remote did not answer; another attempt may succeed."""
-
-
-class StoppedError(StageError):
-    """The stage was asked to stop."""
+    def __init__(self, text: str, retries: int = 0) -> None:
+        super().__init__(text)
+        self.retries = retries
 
 
 def run(
@@ -71,13 +64,10 @@ def run(
         "done", or "unchanged" where DVC found nothing to do.
 
     Raises:
-        KilledError: it was killed.
-        BusyError: DVC was busy.
-        StoppedError: `stopping` was set.
-        StageError: it failed, or took longer than its limit.
+        StageError: it failed, took longer than its limit, or `stopping` was set.
     """
     if stopping.is_set():
-        raise StoppedError(f"{name} was stopped")
+        raise StageError(f"{name} was stopped")
     process = _start([*words, name], folder, environment or {})
     last: deque[str] = deque(maxlen=50)
     ended, deadline, ran = threading.Event(), time.monotonic() + limit, False
@@ -97,7 +87,7 @@ def run(
     if status == 0:
         return "done" if ran else "unchanged"
     if stopping.is_set():
-        raise StoppedError(f"{name} was stopped")  # however it ended
+        raise StageError(f"{name} was stopped")  # however it ended
     look = f"look at it with `dvc repro --single-item {name}`"
     if time.monotonic() > deadline:
         raise StageError(f"{name} took longer than its limit of {limit:.0f} s; {look}")
@@ -137,9 +127,9 @@ def _failure(name: str, text: str, status: int, look: str) -> StageError:
     if any(word in text for word in _MEMORY):
         return StageError(f"{name} ran out of memory ({said[:200]}); lower its batch_size, or run fewer jobs")
     if any(word in text for word in _BUSY):
-        return BusyError(f"DVC was busy when it came to {name}; {look}")
+        return StageError(f"DVC was busy when it came to {name}; {look}", RETRIES)
     if _KILLED.search(text) or status in (-signal.SIGKILL, -signal.SIGTERM):
-        return KilledError(f"{name} was killed ({how}); {look}")
+        return StageError(f"{name} was killed ({how}); {look}", RETRIES)
     return StageError(f"{name} failed: {said[:300] or how}; {look}")
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import threading
 
 import pytest
 import scratch
@@ -86,7 +87,7 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
         monkeypatch.setattr(graph, "remote", away)
         raise stage.StageError("a failed to pull")
 
-    with pytest.raises(stage.AwayError, match="reaching the remote failed: OwnError: away"):
+    with pytest.raises(stage.StageError, match="reaching the remote failed: OwnError: away"):
         exchange.run(project, "key", fails, lambda _line: None, ())
     monkeypatch.setattr(graph, "remote", lambda _folder: there)
     write(project, checkpoints="one")
@@ -96,23 +97,29 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
 
 
 @pytest.mark.parametrize(
-    ("error", "ended"),
+    ("error", "retries"),
     [
-        (ConnectionError("away"), stage.AwayError),
-        (TimeoutError(), stage.AwayError),
-        (OwnError("away"), stage.AwayError),
-        (stage.StageError("ERROR: failed to push"), stage.AwayError),
-        (stage.BusyError("busy"), stage.BusyError),
-        (stage.KilledError("killed"), stage.KilledError),
-        (stage.StoppedError("stopped"), stage.StoppedError),
-        (OSError("Permission denied"), stage.StageError),
-        (stage.StageError("[Errno 28] No space left on device"), stage.StageError),
-        (TypeError("x"), TypeError),
-        (ValueError("x"), ValueError),
+        (ConnectionError("away"), 60),
+        (TimeoutError(), 60),
+        (OwnError("away"), 60),
+        (stage.StageError("ERROR: failed to push"), 60),
+        (stage.StageError("busy", 4), 4),
+        (OSError("Permission denied"), 0),
+        (stage.StageError("[Errno 28] No space left on device"), 0),
     ],
     ids=repr,
 )
-def test_only_what_may_pass_is_tried_again(error, ended):
-    with pytest.raises(ended) as caught, exchange.reaching("pushing"):
+def test_only_what_may_pass_is_tried_again(error, retries):
+    with pytest.raises(stage.StageError) as caught, exchange.reaching("pushing"):
         raise error
-    assert type(caught.value) is ended
+    assert caught.value.retries == retries
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), ValueError("x"), stage.StageError("stopped")], ids=repr)
+def test_a_bug_and_what_was_stopped_stay_what_they_are(monkeypatch, error):
+    monkeypatch.setattr(stage, "stopping", threading.Event())
+    if isinstance(error, stage.StageError):
+        stage.stopping.set()
+    with pytest.raises(type(error)) as caught, exchange.reaching("pushing"):
+        raise error
+    assert caught.value is error

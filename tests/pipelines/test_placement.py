@@ -57,7 +57,7 @@ def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monke
         with placement.slot(project) as third:
             assert third == first
             threading.Timer(1, stage.stopping.set).start()
-            with pytest.raises(stage.StoppedError), placement.slot(project):
+            with pytest.raises(stage.StageError), placement.slot(project):
                 pass
 
 

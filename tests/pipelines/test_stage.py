@@ -30,24 +30,24 @@ def test_a_stage_is_run_once(project):
 
 
 @pytest.mark.parametrize(
-    ("command", "kind", "said"),
+    ("command", "retries", "said"),
     [
-        ("echo 'error: x is 3, must be 4' >&2; exit 1", stage.StageError, "error: x is 3, must be 4"),
-        ("kill -9 $$", stage.KilledError, "killed"),
-        ("sh -c 'kill -9 $$'; exit 137", stage.KilledError, "killed"),
-        ("kill -15 $$", stage.KilledError, "killed"),
-        ("kill -11 $$", stage.StageError, "a failed: exited with -11; "),
-        ("exit 139", stage.StageError, "a failed: exited with 139; "),
-        ("exit 134", stage.StageError, "a failed: exited with 134; "),
-        ("echo 'torch.OutOfMemoryError: CUDA out of memory' >&2; exit 1", stage.StageError, "out of memory"),
-        ("exit 3", stage.StageError, "exited with 3; look at it with `dvc repro --single-item a`"),
+        ("echo 'error: x is 3, must be 4' >&2; exit 1", 0, "error: x is 3, must be 4"),
+        ("kill -9 $$", stage.RETRIES, "killed"),
+        ("sh -c 'kill -9 $$'; exit 137", stage.RETRIES, "killed"),
+        ("kill -15 $$", stage.RETRIES, "killed"),
+        ("kill -11 $$", 0, "a failed: exited with -11; "),
+        ("exit 139", 0, "a failed: exited with 139; "),
+        ("exit 134", 0, "a failed: exited with 134; "),
+        ("echo 'torch.OutOfMemoryError: CUDA out of memory' >&2; exit 1", 0, "out of memory"),
+        ("exit 3", 0, "exited with 3; look at it with `dvc repro --single-item a`"),
     ],
 )
-def test_a_failure_says_what_it_was(project, command, kind, said):
+def test_a_failure_says_what_it_was(project, command, retries, said):
     write_stages(project, a=([], command))
-    with pytest.raises(kind, match=re.escape(said)) as caught:
+    with pytest.raises(stage.StageError, match=re.escape(said)) as caught:
         stage.run("a")
-    assert type(caught.value) is kind
+    assert caught.value.retries == retries
     assert "\n" not in str(caught.value)
 
 
@@ -68,10 +68,10 @@ def test_a_stage_has_a_limit_and_leaves_nothing_behind(project):
 def test_a_stage_that_is_asked_to_stop_may_write_and_is_not_tried_again(project, monkeypatch, script):
     write_stages(project, a=([], f'sh -c "{script}"'))
     monkeypatch.setattr(stage, "stopping", threading.Event())
-    with pytest.raises(stage.StoppedError, match="a was stopped"):
+    with pytest.raises(stage.StageError, match="a was stopped"):
         stage.run("a", lambda line: stage.stopping.set() if line == "ready" else None)
     assert (project / "checkpoint").exists() == ("saved" in script)
-    with pytest.raises(stage.StoppedError):
+    with pytest.raises(stage.StageError):
         stage.run("a")
 
 

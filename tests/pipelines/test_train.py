@@ -165,12 +165,10 @@ def test_tags_are_the_kind_the_noise_and_the_model(name, tags):
 @pytest.mark.parametrize(
     ("error", "tries", "again"),
     [
-        (stage.KilledError("x"), 4, True),
-        (stage.KilledError("x"), 5, False),
-        (stage.BusyError("x"), 1, True),
-        (stage.AwayError("x"), 50, True),
+        (stage.StageError("x", stage.RETRIES), 4, True),
+        (stage.StageError("x", stage.RETRIES), 5, False),
+        (stage.StageError("x", stage.AWAY_RETRIES), 50, True),
         (stage.StageError("x"), 1, False),
-        (stage.StoppedError("x"), 1, False),
         (TypeError("x"), 1, False),
     ],
 )
