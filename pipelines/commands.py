@@ -91,7 +91,6 @@ def train(
     What is edited here does not matter. Another seed than the profile's, or --set, makes a DVC experiment.
     """
     clone = workspace.base()
-    profile = "" if profile == graph.root_profile(clone) else profile
     file = graph.dvc_file(profile, clone)
     if revision:  # its graph is known in its workspace only
         workspace.resolve(clone, revision)

@@ -28,8 +28,8 @@ def _choice(values: list[str]) -> Any:
     return Field(json_schema_extra={"enum": values})  # a list to choose from in Prefect's form
 
 
-ROOT_PROFILE = graph.root_profile(graph.ROOT)
-Profile = Annotated[str, _choice(graph.profiles(graph.ROOT))]
+PROFILES = list(graph.profiles(graph.ROOT))
+Profile = Annotated[str, _choice(PROFILES)]
 Noise = Annotated[str, _choice(graph.names("noises"))]
 Model = Annotated[str, _choice(graph.names("models"))]
 Positive = Annotated[float, Field(gt=0)]
@@ -74,11 +74,6 @@ class Order:
     key: str = ""
     environment: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def shared(self) -> bool:
-        """Whether this process sees the coordinator's folder."""
-        return not self.sign or Path(self.sign).is_file()
-
 
 def _may_pass(_task: object, run: TaskRun, state: State) -> bool:
     """Whether another attempt may succeed: the stage was killed, or DVC was busy, or its remote away."""
@@ -110,31 +105,29 @@ def _run_stage(name: str, order: Order) -> str:
 
     if other := health.differences(order.packages):
         raise stage.StageError(f"{name} was not run: worker {_worker()} has other versions: {other}")
-    clone = order.folder if order.commit and order.shared else workspace.base()
-    with placement.slot(clone, order.jobs) as environment, _folder(order, say) as folder:
-        run_here = partial(
-            stage.run, name, on_line, words=order.words, folder=folder,
-            environment=order.environment | environment, limit=order.limit,
-        )  # fmt: skip
-        if not order.key:
-            return run_here()
-        delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
-        return exchange.run(folder, _key(name, order.key), run_here, say, delivery)
-
-
-@contextlib.contextmanager
-def _folder(order: Order, say: Callable[[str], None]) -> Iterator[Path]:
-    """The folder to run a stage in: a worker without the coordinator's file system opens a workspace."""
-    if order.shared:
-        yield order.folder
-        return
+    shared = not order.sign or Path(order.sign).is_file()
+    clone = order.folder if order.commit and shared else workspace.base()
     try:
-        clone = workspace.base()
-        commit = workspace.resolve(clone, order.commit)
-        with workspace.opened(clone, commit, f"{_worker()}-{commit[:12]}", say) as folder:
-            yield folder
+        with contextlib.ExitStack() as held:
+            environment = order.environment | held.enter_context(placement.slot(clone, order.jobs))
+            folder = order.folder if shared else held.enter_context(_workspace(clone, order.commit, say))
+            run_here = partial(
+                stage.run, name, on_line, words=order.words, folder=folder, environment=environment,
+                limit=order.limit,
+            )  # fmt: skip
+            if not order.key:
+                return run_here()
+            delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
+            return exchange.run(folder, _key(name, order.key), run_here, say, delivery)
     except ValueError as error:
-        raise stage.StageError(f"worker {_worker()}: {error}") from None
+        raise stage.StageError(f"{name} on {socket.gethostname()}: {error}") from None
+
+
+def _workspace(
+    clone: Path, commit: str, say: Callable[[str], None]
+) -> contextlib.AbstractContextManager[Path]:
+    """The folder of a worker without the coordinator's file system, which runs one stage at a time."""
+    return workspace.opened(clone, workspace.resolve(clone, commit), f"{_worker()}-{commit[:12]}", say)
 
 
 def _key(name: str, key: str) -> str:
@@ -148,14 +141,14 @@ def _worker() -> str:
 
 
 @task(name="look for a shared file system", persist_result=False)
-def is_shared(order: Order) -> bool:
+def is_shared(sign: str) -> bool:
     """Whether a worker sees the coordinator's folder."""
-    return order.shared
+    return Path(sign).is_file()
 
 
 @flow(name="reproduce", flow_run_name="{profile}", persist_result=False)
 def reproduce(
-    profile: Profile = ROOT_PROFILE,
+    profile: Profile = PROFILES[0],
     targets: list[str] = [],  # noqa: B006, Prefect shows it in its form
     jobs: Annotated[int, Field(ge=1)] | None = None,
     where: str = placement.LOCAL,
@@ -203,7 +196,7 @@ def _run_on_workers(
     commit = workspace.resolve(here, "")
     with tempfile.NamedTemporaryFile(dir=workspace.temporary(here)) as sign:
         order = Order(here, local.limit, sign=sign.name, commit=commit, packages=health.installed())
-        if runner.submit(is_shared, {"order": order}).result():
+        if runner.submit(is_shared, {"sign": sign.name}).result():
             return run_all(runner, run_stage, stages, end, order=order)
         workspace.check_pushed(here, commit)
         exchange.Archive(here, "")  # there is a remote
@@ -235,14 +228,9 @@ def bring(names: list[str], order: Order) -> None:
 def run_all(
     runner: TaskRunner, one: Task, stages: dict[str, frozenset[str]], end: Ended, **words: Any
 ) -> dict[str, str]:
-    """Submit a task a stage to a task runner, each when what it needs has ended well; how they ended.
+    """Submit a task a stage, each when what it needs has ended; how they ended, which `end` is told too.
 
-    Args:
-        runner: of Prefect.
-        one: the task; gets the stage as `name`, and `words`.
-        stages: stage to the stages that it needs, these first.
-        end: told how each stage ended.
-        **words: the task's other parameters.
+    The task `one` gets the stage as `name`, and `words`.
     """
     waiting, running, states = dict(stages), {}, {}
     finished: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -287,7 +275,7 @@ def tags(name: str) -> list[str]:
 def train(
     noise: Noise,
     model: Model,
-    profile: Profile = ROOT_PROFILE,
+    profile: Profile = PROFILES[0],
     seed: Annotated[int, Field(ge=0)] = 0,
     overrides: list[str] = [],  # noqa: B006, Prefect shows it in its form
     revision: str = "",
@@ -330,11 +318,13 @@ def _training_order(
     clone: Path, folder: Path, key: str, experiment: str, settings: list[str], limit: float
 ) -> Order:
     """Train in a workspace; the result is then in the clone's cache, and at the remote if there is one."""
-    environment = {"LAMBDANET_WORKSPACE": f"train:{key}"}  # one run in MLflow, on whatever worker
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{clone / 'mlflow.db'}"
-    order = Order(folder, limit, words=("repro",), environment=environment)
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{clone / 'mlflow.db'}"
+    environment = {"MLFLOW_TRACKING_URI": store, "LAMBDANET_WORKSPACE": f"train:{key}"}  # one run in MLflow
+    words, delivery = ("repro",), ()
     if experiment:
         words = ("exp", "run", "--name", experiment, *(f"--set-param={one}" for one in settings))
-        order = replace(order, words=words, delivery=("exp", "push", "--force", "origin", experiment))
-    return replace(order, words=(*order.words, "--pull"), key=key) if graph.remote(folder) else order
+        delivery = ("exp", "push", "--force", "origin", experiment)
+    if not graph.remote(folder):
+        return Order(folder, limit, words=words, environment=environment)
+    words = (*words, "--pull")
+    return Order(folder, limit, words=words, delivery=delivery, key=key, environment=environment)

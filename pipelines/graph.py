@@ -50,30 +50,24 @@ class Graph:
 
 
 def dvc_file(profile: str, folder: Path = Path()) -> str:
-    """The dvc.yaml of a profile of a project; the root's for "".
+    """The dvc.yaml of a profile of a project.
 
     Raises:
         ValueError: there is no such profile.
     """
     if not (folder / DVC_FILE).is_file():
         raise ValueError(f"{folder.resolve()} has no dvc.yaml; run this in the project's folder")
-    if not profile or profile == root_profile(folder):
-        return DVC_FILE
-    if profile in profiles(folder):
-        return f"{profile}/{DVC_FILE}"
-    raise ValueError(f"unknown profile {profile!r}; there are {', '.join(profiles(folder))}")
+    found = profiles(folder)
+    if profile not in found:
+        raise ValueError(f"unknown profile {profile!r}; there are {', '.join(found)}")
+    return found[profile]
 
 
-def root_profile(folder: Path) -> str:
-    """The name of the profile that a folder's dvc.yaml runs, `paper` without a profile.yaml."""
-    found = _yaml(folder / "profile.yaml").get("profile")
-    return found if isinstance(found, str) else "paper"
-
-
-def profiles(folder: Path) -> list[str]:
-    """The profiles of a project: its root's, and each folder with a dvc.yaml and a profile.yaml."""
-    below = [path.parent for path in folder.glob("*/profile.yaml") if (path.parent / DVC_FILE).is_file()]
-    return [root_profile(folder), *sorted(one.name for one in below)]
+def profiles(folder: Path) -> dict[str, str]:
+    """The dvc.yaml of each profile of a project: that of the root first, then those of folders."""
+    root = str(_yaml(folder / "profile.yaml").get("profile", "paper"))
+    below = sorted(path.parent.name for path in folder.glob("*/profile.yaml"))
+    return {root: DVC_FILE} | {name: f"{name}/{DVC_FILE}" for name in below}
 
 
 @functools.cache

@@ -40,10 +40,9 @@ def test_stages_needs_and_reasons_are_those_of_dvc(project):
 
 
 def test_the_root_s_profile_is_the_one_that_its_profile_yaml_names(project):
-    assert graph.root_profile(project) == "paper"
+    assert graph.dvc_file("paper", project) == "dvc.yaml"
     (project / "profile.yaml").write_text("profile: mine\nout: other\n")
-    assert graph.root_profile(project) == "mine"
-    assert graph.dvc_file("mine", project) == graph.dvc_file("", project) == "dvc.yaml"
+    assert graph.dvc_file("mine", project) == "dvc.yaml"
     with pytest.raises(ValueError, match=r"^unknown profile 'paper'; there are mine$"):
         graph.dvc_file("paper", project)
 
@@ -69,8 +68,7 @@ def test_what_cannot_be_read_is_one_line(project, text):
 
 def test_profiles_are_folders(project):
     scratch.profiles(project)
-    assert graph.profiles(project) == ["paper", "small"]
-    assert graph.dvc_file("") == graph.dvc_file("paper") == "dvc.yaml"
+    assert graph.profiles(project) == {"paper": "dvc.yaml", "small": "small/dvc.yaml"}
     assert graph.dvc_file("small") == "small/dvc.yaml"
     with pytest.raises(ValueError, match="there are paper, small"):
         graph.dvc_file("large")

@@ -146,7 +146,7 @@ def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a
     properties = flow.parameters.model_dump()["properties"]
     assert properties["model"]["enum"] == graph.names("models")
     assert properties["noise"]["enum"] == graph.names("noises")
-    assert properties["profile"]["enum"] == graph.profiles(scratch.ROOT)
+    assert properties["profile"]["enum"] == list(graph.profiles(scratch.ROOT))
     assert properties["seed"]["type"] == "integer"
 
 
