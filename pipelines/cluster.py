@@ -90,12 +90,13 @@ def workers(name: str | None, count: int | None, flows: bool, dask: str | None, 
     "--host", default=LOOPBACK, show_default=True,
     help="Address that others reach this machine by; both servers then ask for the password in .cluster.",
 )  # fmt: skip
-def up(host: str) -> None:
+@click.pass_context
+def up(context: click.Context, host: str) -> None:
     """Start Prefect, MLflow and this machine's workers; their files are in `.cluster`."""
     _need()
     FOLDER.mkdir(exist_ok=True)
     prefect, mlflow = f"http://{host}:{PREFECT}", f"http://{host}:{MLFLOW}"
-    environment = os.environ | _access(host) | {
+    os.environ |= _access(host) | {
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -104,16 +105,13 @@ def up(host: str) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here
     }  # fmt: skip
     server = ["prefect", "server", "start", "--host", host, "--port", str(PREFECT)]
-    try:
-        _start("prefect", server, environment)
-        _start("mlflow", _mlflow_server(host), environment)
-        _wait_for("prefect", f"{prefect}/api")
-        _wait_for("mlflow", mlflow)
-        subprocess.run([sys.executable, "-m", "lambdanet", "cluster", "init"], env=environment, check=True)
-        _start("worker", ["lambdanet", "cluster", "workers"], environment)
-        _start("flows", ["lambdanet", "cluster", "workers", "--flows"], environment)
-    except subprocess.CalledProcessError as error:
-        raise ValueError(str(error)) from None
+    _start("prefect", server)
+    _start("mlflow", _mlflow_server(host))
+    _wait_for("prefect", f"{prefect}/api")
+    _wait_for("mlflow", mlflow)
+    context.invoke(init)
+    _start("worker", ["lambdanet", "cluster", "workers"])
+    _start("flows", ["lambdanet", "cluster", "workers", "--flows"])
     click.echo(f"Prefect:  {prefect}   start `reproduce` or `train` under Deployments")
     click.echo(f"MLflow:   {mlflow}")
     if host == LOOPBACK:
@@ -140,14 +138,13 @@ def down() -> None:
 
 def _mlflow_server(host: str) -> list[str]:
     """MLflow on the store that `make repro` and `make ui` use."""
-    here = Path.cwd()
+    store, artifacts = f"sqlite:///{Path.cwd() / 'mlflow.db'}", str(Path.cwd() / "mlartifacts")
     command = ["mlflow", "server", "--host", host, "--port", str(MLFLOW), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{here / 'mlflow.db'}"]  # fmt: skip
+               "--backend-store-uri", store]  # fmt: skip
     if host == LOOPBACK:
-        return [*command, "--default-artifact-root", str(here / "mlartifacts")]
-    allowed = f"{host}:{MLFLOW},localhost:{MLFLOW}"
-    artifacts = ["--artifacts-destination", str(here / "mlartifacts"), "--allowed-hosts", allowed]
-    return [*command, *artifacts, "--app-name", "basic-auth"]
+        return [*command, "--default-artifact-root", artifacts]
+    return [*command, "--artifacts-destination", artifacts, "--app-name", "basic-auth",
+            "--allowed-hosts", f"{host}:{MLFLOW},localhost:{MLFLOW}"]  # fmt: skip
 
 
 def _access(host: str) -> dict[str, str]:
@@ -189,14 +186,14 @@ def _need(server: bool = False) -> None:
         raise ValueError("run this in the project's folder")
 
 
-def _start(name: str, command: list[str], environment: dict[str, str]) -> None:
+def _start(name: str, command: list[str]) -> None:
     """Start `python -m COMMAND`, which outlives this process, unless it runs already."""
     if _process(name):
         return
     with (FOLDER / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environment, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
     # A number may be given out again; with the moment of its start it is one process.
     (FOLDER / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}\n")
