@@ -1,7 +1,6 @@
 """What Prefect's pages show besides states: how far a stage is, and tables. None of it can fail a run."""
 
 import re
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,30 +8,25 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 
 from pipelines import stage
 
-UPDATE_SECONDS = 5
-
 
 class Progress:
     """A progress artifact of a stage; made when the stage first says how far it is."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.artifact, self.updated = name, None, 0.0
+        self.name, self.artifact = name, None
 
     def line(self, text: str) -> None:
         """A stage has printed a line."""
         said = stage.progress(text)
-        found = re.search(r"(?:epoch|step) ([\d.,]+)(?:/| of )([\d,]+)", said)
-        done, total = (float(one.replace(",", "")) for one in found.groups()) if found else (0.0, 1.0)
-        percent = min(100.0, 100 * done / total) if total else 0.0
-        if not said or (time.monotonic() - self.updated < UPDATE_SECONDS and percent < 100):
+        if not (found := re.search(r"(?:epoch|step) ([\d.,]+)(?:/| of )([\d,]+)", said)):
             return
-        self.updated = time.monotonic()
+        done, total = (float(one.replace(",", "")) for one in found.groups())
         with suppress(Exception):
             if self.artifact:
-                update_progress_artifact(self.artifact, percent, description=f"{self.name}: {said}")
+                update_progress_artifact(self.artifact, 100 * done / total, description=said)
             else:
                 key = _key(self.name, "progress")
-                self.artifact = create_progress_artifact(percent, key, f"{self.name}: {said}")
+                self.artifact = create_progress_artifact(100 * done / total, key, f"{self.name}: {said}")
 
 
 def tables(profile: str) -> None:

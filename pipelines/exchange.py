@@ -34,8 +34,7 @@ class Archive:
         Raises:
             ValueError: there is none.
         """
-        found = graph.remote(folder)
-        if found is None:
+        if not (found := graph.remote(folder)):
             what = "machines without a shared file system exchange outputs through a default DVC remote"
             raise ValueError(f"{what}: dvc remote add --local --default NAME URL")
         self.folder, (self.fs, path) = folder, found
@@ -94,14 +93,7 @@ def run(
     say: Callable[[str], None],
     delivery: tuple[str, ...],
 ) -> str:
-    """Run a stage in a workspace and deliver what it made.
-
-    Args:
-        folder: the workspace; one stage runs there at a time.
-        key: of its checkpoints.
-        run_stage: runs it; returns what `stage.run` returns.
-        say: told what happens.
-        delivery: DVC's command that brings the outputs to the remote.
+    """Run a stage in a workspace, where one runs at a time, and deliver what it made by a command of DVC.
 
     Raises:
         StageError: see `stage.run`, and where the remote is away.

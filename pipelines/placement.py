@@ -42,8 +42,7 @@ def gpus() -> list[str]:
 def slots(jobs: int | None = None) -> list[tuple[str, dict[str, str]]]:
     """The names of this machine's slots, with the environment of a stage there.
 
-    Args:
-        jobs: how many; default: one a GPU, else one a core as far as there is memory.
+    There are `jobs`; by default one a GPU, else one a core as far as there is memory.
     """
     cards, free = gpus(), cores()
     names = cards or [f"cpu-{core}" for core in free]
@@ -103,12 +102,7 @@ def check(where: str) -> None:
 
 
 def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
-    """Prefect's task runner for a place.
-
-    Args:
-        where: see `WHERE`: a running scheduler's address, or a cluster to start.
-        jobs: stages at once here, or workers of a Slurm cluster; default: `slots`, or at most 16.
-        stages: how many stages there are.
+    """Prefect's task runner for a place, see `WHERE`; `jobs` at once here, or workers of a Slurm cluster.
 
     Raises:
         ValueError: there is no such place, or a package for it is not installed.

@@ -50,12 +50,12 @@ def run(
     environment: Mapping[str, str] | None = None,
     limit: float = math.inf,
 ) -> str:
-    """Run `dvc --wait-for-lock repro --single-item NAME`; it ends when this process does.
+    """Run `dvc --wait-for-lock WORDS NAME`; it ends when this process does.
 
     Args:
         name: address of the stage, as `dvc repro` takes it.
         on_line: called with each line that it prints.
-        words: the `dvc` command instead of `repro --single-item`.
+        words: the command of DVC.
         folder: where; default: the current folder.
         environment: variables for it, besides this process's.
         limit: seconds after which it is stopped.
