@@ -1,6 +1,7 @@
 """What Prefect's pages show besides states: how far a stage is, and tables. None of it can fail a run."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from pipelines import stage
 class Progress:
     """A progress artifact of a stage; made when the stage first says how far it is."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.artifact = name, None
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self.name, self.say, self.artifact = name, say, None
 
     def line(self, text: str) -> None:
-        """A stage has printed a line."""
+        """A stage has printed a line; it is said, too."""
+        self.say(text)
         said = stage.progress(text)
         if not (found := re.search(r"(?:epoch|step) ([\d.,]+)(?:/| of )([\d,]+)", said)):
             return

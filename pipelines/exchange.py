@@ -38,7 +38,7 @@ class Archive:
             what = "machines without a shared file system exchange outputs through a default DVC remote"
             raise ValueError(f"{what}: dvc remote add --local --default NAME URL")
         self.folder, (self.fs, path) = folder, found
-        self.at = f"{path}/lambdanet-state/{key}.tar"
+        self.at = f"{path}/lambdanet-state/{re.sub('[^A-Za-z0-9@./-]+', '-', key)}.tar"
         self.exists = self.fs.exists(self.at)
 
     def fetch(self) -> int:

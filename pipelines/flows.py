@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import queue
-import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -97,47 +96,28 @@ def run_stage(name: str, order: Order) -> str:
 
 
 def _run_stage(name: str, order: Order) -> str:
-    say, progress = get_run_logger().info, artifacts.Progress(name)
-
-    def on_line(line: str) -> None:
-        say(line)
-        progress.line(line)
-
+    say, host = get_run_logger().info, socket.gethostname()
     if other := health.differences(order.packages):
-        raise stage.StageError(f"{name} was not run: worker {_worker()} has other versions: {other}")
+        raise stage.StageError(f"{name} was not run: {host} has other versions: {other}")
     shared = not order.sign or Path(order.sign).is_file()
     clone = order.folder if order.commit and shared else workspace.base()
     try:
         with contextlib.ExitStack() as held:
-            environment = order.environment | held.enter_context(placement.slot(clone, order.jobs))
-            folder = order.folder if shared else held.enter_context(_workspace(clone, order.commit, say))
+            slot, card = held.enter_context(placement.slot(clone, order.jobs))
+            folder = order.folder
+            if not shared:
+                commit = workspace.resolve(clone, order.commit)
+                folder = held.enter_context(workspace.opened(clone, commit, f"{slot}-{commit[:12]}", say))
             run_here = partial(
-                stage.run, name, on_line, words=order.words, folder=folder, environment=environment,
-                limit=order.limit,
+                stage.run, name, artifacts.Progress(name, say).line, words=order.words, folder=folder,
+                environment=order.environment | card, limit=order.limit,
             )  # fmt: skip
             if not order.key:
                 return run_here()
             delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
-            return exchange.run(folder, _key(name, order.key), run_here, say, delivery)
+            return exchange.run(folder, f"{order.key}/{name}", run_here, say, delivery)
     except ValueError as error:
-        raise stage.StageError(f"{name} on {socket.gethostname()}: {error}") from None
-
-
-def _workspace(
-    clone: Path, commit: str, say: Callable[[str], None]
-) -> contextlib.AbstractContextManager[Path]:
-    """The folder of a worker without the coordinator's file system, which runs one stage at a time."""
-    return workspace.opened(clone, workspace.resolve(clone, commit), f"{_worker()}-{commit[:12]}", say)
-
-
-def _key(name: str, key: str) -> str:
-    return f"{key}/{re.sub(r'[^A-Za-z0-9@.-]+', '-', name)}"
-
-
-def _worker() -> str:
-    from distributed import get_worker
-
-    return re.sub(r"[^A-Za-z0-9-]+", "-", f"{socket.gethostname()}-{get_worker().name}")
+        raise stage.StageError(f"{name} on {host}: {error}") from None
 
 
 @task(name="look for a shared file system", persist_result=False)
@@ -220,7 +200,7 @@ def bring(names: list[str], order: Order) -> None:
     """Pull the outputs and logs of stages that workers without this file system ran."""
     with exchange.reaching("bringing results here"):
         for name in names:
-            exchange.Archive(order.folder, _key(name, order.key)).fetch()
+            exchange.Archive(order.folder, f"{order.key}/{name}").fetch()
         if names:
             stage.run(names[-1], words=("repro", "--pull", *names[:-1]))
 

@@ -63,8 +63,8 @@ def cores() -> list[int]:
 
 
 @contextlib.contextmanager
-def slot(clone: Path, jobs: int | None = None) -> Iterator[dict[str, str]]:
-    """Wait for a free slot and hold it for the time of the block; yields the stage's environment.
+def slot(clone: Path, jobs: int | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+    """Wait for a free slot and hold it for the time of the block; yields its name and the environment.
 
     Slots are locks in a folder of a clone, so that all its runs on this machine share them; a killed process
     frees its slot. `lambdanet cluster workers` tells its processes by LAMBDANET_SLOTS how many there are.
@@ -83,7 +83,7 @@ def slot(clone: Path, jobs: int | None = None) -> Iterator[dict[str, str]]:
             except filelock.Timeout:
                 continue
             try:
-                yield environment
+                yield name, environment
             finally:
                 lock.release()
             return

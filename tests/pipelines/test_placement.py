@@ -52,10 +52,10 @@ def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "one,two")
     monkeypatch.setattr(stage, "stopping", threading.Event())
     with placement.slot(project) as first, placement.slot(project, 3) as second:
-        assert [first, second] == [{"CUDA_VISIBLE_DEVICES": name} for name in ("one", "two")]
+        assert [first, second] == [(f"{one}-0", {"CUDA_VISIBLE_DEVICES": one}) for one in ("one", "two")]
         monkeypatch.setenv("LAMBDANET_SLOTS", "3")
         with placement.slot(project) as third:
-            assert third == first
+            assert third == ("one-1", {"CUDA_VISIBLE_DEVICES": "one"})
             threading.Timer(1, stage.stopping.set).start()
             with pytest.raises(stage.StageError), placement.slot(project):
                 pass
