@@ -113,7 +113,6 @@ def test_with_the_remote_away_and_then_full_nothing_is_trained_twice(project, tm
     ("words", "said"),
     [
         (["train", "rain", "cnn"], f"error: dvc.yaml has no training of 'cnn' on 'rain'; {THERE}"),
-        (["train", "01", "cnn"], f"error: dvc.yaml has no training of 'cnn' on '01'; {THERE}"),
         (["train", "rain", "cnn", "--revision", "HEAD"], "error: dvc.yaml has no training of 'cnn' on "),
         (["train", "speckle", "cnn", "--revision", "nowhere"], "error: there is no revision 'nowhere'"),
         (["train", "speckle", "cnn", "--revision", "--all"], "error: '--all' is no revision of git"),
