@@ -47,31 +47,18 @@ def _stopping_stages() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Order:
-    """How a stage is to be run; goes to workers of other machines.
+    """How a stage is to be run; goes to workers of other machines."""
 
-    Attributes:
-        folder: where; the coordinator's project.
-        limit: seconds.
-        jobs: slots of this machine, see `placement.slots`; None: as many as it has.
-        sign: a file that only a machine with the coordinator's file system has; empty: this process is its.
-        commit: what a worker without that file system checks out; empty: this process is no worker.
-        packages: versions that a worker must have.
-        words: DVC's command, see `stage.run`.
-        delivery: DVC's command that brings the outputs to the remote; default: `push` of the stage.
-        key: of the checkpoints there; empty: nothing is exchanged.
-        environment: variables for it.
-    """
-
-    folder: Path
-    limit: float
-    jobs: int | None = None
-    sign: str = ""
-    commit: str = ""
-    packages: dict[str, str] = field(default_factory=dict)
-    words: tuple[str, ...] = ("repro", "--single-item")
-    delivery: tuple[str, ...] = ()
-    key: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
+    folder: Path  # where; the coordinator's project
+    limit: float  # seconds
+    jobs: int | None = None  # slots of this machine; None: as many as it has
+    sign: str = ""  # a file that only a machine with the coordinator's file system has; empty: this has it
+    commit: str = ""  # what a worker without that file system checks out; empty: this process is no worker
+    packages: dict[str, str] = field(default_factory=dict)  # versions that a worker must have
+    words: tuple[str, ...] = ("repro", "--single-item")  # DVC's command
+    delivery: tuple[str, ...] = ()  # DVC's command that brings outputs to the remote; default: `push`
+    key: str = ""  # of the checkpoints there; empty: nothing is exchanged
+    environment: dict[str, str] = field(default_factory=dict)  # variables of the command
 
 
 def _may_pass(_task: object, run: TaskRun, state: State) -> bool:

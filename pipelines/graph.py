@@ -24,17 +24,11 @@ TRAINING = re.compile(r"((?:.*:)?train[\w-]*@(.+)-)(\d+)")
 
 @dataclass(frozen=True)
 class Graph:
-    """Stages by address, in an order in which they can run.
+    """Stages by address, in an order in which they can run."""
 
-    Attributes:
-        needs: stage to the stages whose outputs it reads, among the wanted ones.
-        reasons: the stages that are out of date by themselves, and why.
-        local: the stages whose outputs DVC does not exchange between machines.
-    """
-
-    needs: dict[str, frozenset[str]]
-    reasons: dict[str, str]
-    local: frozenset[str] = frozenset()
+    needs: dict[str, frozenset[str]]  # stage to the stages whose outputs it reads, among the wanted ones
+    reasons: dict[str, str]  # the stages that are out of date by themselves, and why
+    local: frozenset[str] = frozenset()  # those whose outputs DVC does not exchange between machines
 
     def to_run(self) -> dict[str, frozenset[str]]:
         """The stages that are, or may become, out of date, with their needs among these."""

@@ -30,15 +30,11 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class StageError(RuntimeError):
-    """A stage failed; the text says how, in one line.
-
-    Attributes:
-        retries: how often another attempt may help; 0: a bug stays one.
-    """
+    """A stage failed; the text says how, in one line."""
 
     def __init__(self, text: str, retries: int = 0) -> None:
         super().__init__(text)
-        self.retries = retries
+        self.retries = retries  # how often another attempt may help; 0: a bug stays one
 
 
 def run(
