@@ -67,7 +67,7 @@ def slot(clone: Path, jobs: int | None = None) -> Iterator[tuple[str, dict[str, 
     """Wait for a free slot and hold it for the time of the block; yields its name and the environment.
 
     Slots are locks in a folder of a clone, so that all its runs on this machine share them; a killed process
-    frees its slot. `lambdanet cluster workers` tells its processes by LAMBDANET_SLOTS how many there are.
+    frees its slot. Who starts workers, here or as Slurm's jobs, says by LAMBDANET_SLOTS how many there are.
 
     Raises:
         StageError: `stage.stopping` was set meanwhile.
@@ -141,6 +141,7 @@ def _slurm(queue: str, jobs: int) -> dict[str, Any]:
         "queue": queue or None,
         "memory": given["memory"] or "16GB",
         "worker_extra_args": [*given["worker-extra-args"], "--no-dashboard"],
+        "job_script_prologue": [*given["job-script-prologue"], f"export LAMBDANET_SLOTS={jobs}"],
         "log_directory": given["log-directory"] or f"{here}/slurm",  # else files in the project
     }
     # Dask does not say that Slurm refuses its jobs, and waits for workers.

@@ -81,6 +81,7 @@ def test_a_cluster_that_is_started_here_has_certificates(tmp_path, monkeypatch, 
         else:  # nothing listens on all addresses, and jobs write no files among the project's
             assert found["security"] is True
             assert found["worker_extra_args"] == ["--no-dashboard"]
+            assert found["job_script_prologue"] == ["export LAMBDANET_SLOTS=1"]
             assert found["log_directory"] == str(tmp_path / "project/.dvc/tmp/lambdanet/slurm")
 
 
