@@ -108,14 +108,6 @@ def remote(folder: Path) -> tuple[Any, str] | None:
         return found.fs, found.path.rstrip("/")
 
 
-def cache(folder: Path) -> Path:
-    """The folder of a project's DVC cache."""
-    from dvc.repo import Repo
-
-    with Repo(folder) as repo:
-        return Path(repo.cache.local.path).parents[1]  # of files/md5
-
-
 def kind(name: str) -> str:
     """The kind of a stage: `train` of sample/dvc.yaml:train@speckle-dncnn-0."""
     return name.rpartition(":")[2].partition("@")[0]

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import filelock
 
-from pipelines import graph
-
 KEPT_DAYS = 14
 FETCH_WAITS = (1, 3, 10, 30)
 # What git says of a network that may come back; everything else, a wrong address or password, stays.
@@ -121,7 +119,7 @@ def opened(clone: Path, commit: str, name: str, say: Callable[[str], None]) -> I
     with _held(folder.with_name(f"{name}.lock"), lambda: say(waiting)):
         if not (folder / ".dvc").is_dir():
             _forget_old(folder.parent)
-            _make(clone, commit, folder)
+            _make(clone, folder)
         os.utime(folder)
         # A `dvc` that was killed leaves these half-written; the run-cache restores what the commit lacks.
         git(folder, "checkout", "--quiet", "--force", "--detach", commit)
@@ -129,7 +127,11 @@ def opened(clone: Path, commit: str, name: str, say: Callable[[str], None]) -> I
         yield folder
 
 
-def _make(clone: Path, commit: str, folder: Path) -> None:
+def _make(clone: Path, folder: Path) -> None:
+    local = clone / ".dvc/config.local"
+    text = local.read_text() if local.is_file() else ""
+    if relative := re.search(r"^\s*(?:url|dir)\s*=\s*(?![\s/]|\w+://)(.+)$", text, re.MULTILINE):
+        raise ValueError(f"{local}: {relative[0].strip()} is relative; write it as an absolute path")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     git(clone, "clone", "--quiet", "--no-checkout", "--origin", "clone", str(clone), str(part))
@@ -137,18 +139,11 @@ def _make(clone: Path, commit: str, folder: Path) -> None:
         url = git(clone, "remote", "get-url", "origin")
         # A password is not copied; git asks its credential helper.
         git(part, "remote", "add", "origin", re.sub("^(https?://)[^/]*@", r"\1", url))
-    cache = graph.cache(clone)
-    cache.mkdir(parents=True, exist_ok=True)
-    links = {".dvc/cache": cache}
-    if (local := clone / ".dvc/config.local").is_file():
-        if relative := re.search(r"^\s*url\s*=\s*(?![\s/]|\w+://)(.+)$", local.read_text(), re.MULTILINE):
-            raise ValueError(f"{local}: url {relative[1]} is relative; write it as an absolute path")
-        links[".dvc/config.local"] = local  # passwords in it are not copied
-    if (clone / "downloads").is_dir():
-        links["downloads"] = clone / "downloads"
+    (clone / ".dvc/cache").mkdir(exist_ok=True)  # DVC's own, unless its configuration names another
     (part / ".dvc").mkdir()
-    for name, target in links.items():
-        (part / name).symlink_to(target)
+    for name in (".dvc/cache", ".dvc/config.local", "downloads"):  # passwords in the second are not copied
+        if (clone / name).exists():
+            (part / name).symlink_to(clone / name)
     part.rename(folder)
 
 

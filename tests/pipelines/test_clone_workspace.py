@@ -33,7 +33,7 @@ def test_a_relative_remote_is_refused(tmp_path):
     local = project / ".dvc/config.local"
     local.write_text("['remote \"lab\"']\n    url = ../lab\n")
     with (
-        pytest.raises(ValueError, match=r"url \.\./lab is relative"),
+        pytest.raises(ValueError, match=r"url = \.\./lab is relative"),
         workspace.opened(project, workspace.resolve(project, ""), "name", print),
     ):
         pass
