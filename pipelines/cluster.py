@@ -100,6 +100,7 @@ def up(context: click.Context, host: str) -> None:
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str((FOLDER / "prefect").resolve()),
         "MLFLOW_TRACKING_URI": mlflow,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for nothing here

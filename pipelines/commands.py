@@ -175,6 +175,7 @@ def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if lines else "CRITICAL",
         "PREFECT_LOGGING_TO_API_ENABLED": "true" if url else "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",  # Prefect's client sends statistics too
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     }.items():
         os.environ.setdefault(name, value)

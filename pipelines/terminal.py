@@ -29,7 +29,8 @@ class Terminal(logging.FileHandler):
         self.names, self.ended = names, {}
         self.began: dict[str, float] = {}
         self.start = self.reported = time.monotonic()
-        self.bar = tqdm(total=len(names), unit="stage", disable=None, leave=False)
+        shown = "{n_fmt} of {total_fmt} ended, {elapsed}{postfix}"
+        self.bar = tqdm(total=len(names), bar_format=shown, disable=None, leave=False)
         self.say(f"{len(names)} stages to run; their output: {log}")
 
     def __enter__(self) -> "Terminal":
