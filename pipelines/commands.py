@@ -80,15 +80,15 @@ def status(profile: str) -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, config.LARGEST_SEED))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As `dvc exp run --set-param`.")
 @click.option("--revision", default="", help="Branch, tag or commit; default: what is checked out here.")
-@click.option("--queue", is_flag=True, help="Leave it to a worker of the Prefect server and return.")
 @HOURS
 def train(
-    noise: str, model: str, profile: str, seed: int, overrides: tuple[str, ...], revision: str, queue: bool,
+    noise: str, model: str, profile: str, seed: int, overrides: tuple[str, ...], revision: str,
     limit_hours: float,
 ) -> None:  # fmt: skip
-    """Train MODEL on NOISE in a workspace of the commit, here or on a worker.
+    """Train MODEL on NOISE in a workspace of the commit.
 
     What is edited here does not matter. Another seed than the profile's, or --set, makes a DVC experiment.
+    On a worker: `prefect deployment run train/train -p noise=NOISE -p model=MODEL -p profile=PROFILE`.
     """
     clone = workspace.base()
     file = graph.dvc_file(profile, clone)
@@ -96,22 +96,10 @@ def train(
         workspace.resolve(clone, revision)
     else:
         graph.training(clone, file, noise, model, seed)
-    _prepare_prefect(needs_server=queue, lines=True)
-    words = {"noise": noise, "model": model, "profile": profile, "seed": seed, "overrides": list(overrides),
-             "revision": revision, "limit_hours": limit_hours}  # fmt: skip
-    if queue:
-        from prefect.deployments import run_deployment
-        from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-
-        try:
-            queued = run_deployment("train/train", parameters=words, timeout=0, as_subflow=False)
-        except (ObjectNotFound, PrefectHTTPStatusError) as error:
-            raise ValueError(f"Prefect refuses it: {' '.join(str(error).split())[:400]}") from None
-        click.echo(f"{queued.name}: {queued.id}")
-        return
+    _prepare_prefect(lines=True)
     from pipelines import flows
 
-    _finish(flows.train, **words)
+    _finish(flows.train, noise, model, profile, seed, list(overrides), revision, limit_hours)
 
 
 def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
@@ -136,9 +124,9 @@ def _plan(wanted: graph.Graph, profile: str) -> list[str]:
     return [*lines, f"{len(stages)} stages, {total if about else 'no estimate'}"]
 
 
-def _finish(flow: Any, *words: Any, **named: Any) -> None:
+def _finish(flow: Any, *words: Any) -> None:
     """Run a flow; an error if it does not end well."""
-    state = flow(*words, return_state=True, **named)
+    state = flow(*words, return_state=True)
     if not state.is_completed():
         raise ValueError(state.message)
 
@@ -156,7 +144,7 @@ def _show_results(profile: str) -> None:
         click.echo("\n".join(["", *cli.next_steps(profile)]))
 
 
-def _prepare_prefect(needs_server: bool, lines: bool = False) -> None:
+def _prepare_prefect(needs_server: bool = False, lines: bool = False) -> None:
     """Set what Prefect reads when it is loaded; a server that is named must answer."""
     if "PREFECT_API_URL" not in os.environ and URL.is_file() and answers(found := URL.read_text().strip()):
         os.environ["PREFECT_API_URL"] = found  # of `lambdanet cluster up`

@@ -1,8 +1,11 @@
 """`train` from Prefect's server: several at once, with the server away, and a worker that is stopped."""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -35,11 +38,16 @@ def write(folder, script):
     scratch.commit(folder)
 
 
-def queue(cluster, folder, noise, model, *words):
-    command = ("train", noise, model, "--profile", "small", "--queue", *words)
-    status, out, err = scratch.run(folder, *command, PREFECT_API_URL=cluster.url)
-    assert status == 0, err
-    return out.split(": ")[1].strip()
+def queue(cluster, folder, noise, model, overrides=""):
+    """Leave a training to the worker; returns the flow run."""
+    command = [sys.executable, "-m", "prefect", "deployment", "run", "train/train"]
+    words = [f"noise={noise}", f"model={model}", "profile=small", f"overrides=[{overrides}]"]
+    environment = scratch.environment(folder, PREFECT_API_URL=cluster.url)
+    done = subprocess.run(
+        [*command, *(part for word in words for part in ("-p", word))],
+        cwd=folder, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return re.search(r"UUID: (\S+)", done.stdout)[1]
 
 
 def state(run):
@@ -61,7 +69,7 @@ def wait_for(runs, wanted="Completed"):
 def test_five_trainings_and_one_of_them_twice_at_once(cluster, project, tmp_path):
     write(project, f"echo $$ >> {tmp_path}/ran; sleep 10\n")
     runs = [queue(cluster, project, *names) for names in NAMES]
-    runs += [queue(cluster, project, "speckle", "cnn", "--set", "rate=5"), queue(cluster, project, *NAMES[0])]
+    runs += [queue(cluster, project, "speckle", "cnn", '"rate=5"'), queue(cluster, project, *NAMES[0])]
     wait_for(runs)
     assert len((tmp_path / "ran").read_text().split()) == 5
     names = [
