@@ -38,6 +38,7 @@ Ended = Callable[[str, str], None]  # gets a stage, and "done", "unchanged" or w
 @contextlib.contextmanager
 def _stopping_stages() -> Iterator[None]:
     """Ctrl-C, SIGTERM and errors of the block stop the stages of this process, which write a checkpoint."""
+    stage.stopping.clear()  # an earlier flow of this process may have set it
     try:
         yield
     except BaseException:  # Prefect raises one for SIGTERM
