@@ -12,6 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pipelines"))
 import scratch
 
+from pipelines.cluster import answers
+
 
 class Cluster:
     """Servers and workers of a folder; each process can be killed and started again."""
@@ -35,7 +37,7 @@ class Cluster:
     def serve(self):
         command = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         self.start("prefect", self.folder, *command, PREFECT_SERVER_ANALYTICS_ENABLED="false")
-        scratch.wait_until(lambda: scratch.answers(f"{self.url}/health"))
+        scratch.wait_until(lambda: answers(self.url))
 
     def kill(self, name, number=signal.SIGKILL):
         """Send a signal to a process and all of its group, and wait for it."""
