@@ -105,7 +105,7 @@ def _run_stage(name: str, order: Order) -> str:
             delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
             return exchange.run(folder, f"{order.key}/{name}", run_here, say, delivery)
     except ValueError as error:
-        raise stage.StageError(f"{name} on {host}: {error}") from None
+        raise stage.StageError(f"{name} on {host}: {error}") from error
 
 
 @task(name="look for a shared file system", persist_result=False)
