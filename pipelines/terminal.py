@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import time
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class Terminal(logging.FileHandler):
         log.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(log)
         self.setFormatter(_LINE)
-        self.names, self.ended = names, {}
+        self.kinds = Counter(map(graph.kind, names))
+        self.left, self.good = self.kinds.copy(), Counter()
         self.began: dict[str, float] = {}
         self.start = self.reported = time.monotonic()
         shown = "{n_fmt} of {total_fmt} ended, {elapsed}{postfix}"
@@ -51,30 +53,29 @@ class Terminal(logging.FileHandler):
             self.bar.set_postfix_str(f"{name} {said}")
             if self.bar.disable and now - self.reported > REPORT_SECONDS:
                 self.reported = now
-                self.say(f"{len(self.ended)} of {len(self.names)} ended, {self._passed()}; {name} {said}")
+                self.say(f"{self._ended()}; {name} {said}")
 
     def end(self, name: str, how: str) -> None:
         """A stage has ended: "done", "unchanged", or why it failed."""
         with self.lock:
-            now = time.monotonic()
-            self.ended[name] = how
-            took = f" in {now - self.began.get(name, now):.0f} s" if how in stage.GOOD else ""
+            now, kind, good = time.monotonic(), graph.kind(name), how in stage.GOOD
+            took = f" in {now - self.began.get(name, now):.0f} s" if good else ""
             super().emit(logging.makeLogRecord({"task_run_name": name, "msg": f"{how}{took}"}))
-            if not took and "was not run, as" not in how:
+            if not good and "was not run, as" not in how:
                 self.say(how)
-            kind = graph.kind(name)
-            group = [self.ended.get(one) for one in self.names if graph.kind(one) == kind]
-            if all(group):
-                good, place = sum(one in stage.GOOD for one in group), f"{len(self.ended)}/{len(self.names)}"
-                self.say(f"[{place}] {kind}: {good} of {len(group)} done, {self._passed()}")
+            self.left[kind] -= 1
+            self.good[kind] += good
+            if not self.left[kind]:
+                self.say(f"{kind}: {self.good[kind]} of {self.kinds[kind]} done; {self._ended()}")
             self.bar.update()
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self.bar.write(text, file=sys.stderr)
 
-    def _passed(self) -> timedelta:
-        return timedelta(seconds=round(time.monotonic() - self.start))
+    def _ended(self) -> str:
+        total, passed = self.kinds.total(), timedelta(seconds=round(time.monotonic() - self.start))
+        return f"{total - self.left.total()} of {total} stages ended, {passed}"
 
 
 def seconds(profile: str) -> dict[str, int]:
