@@ -1,5 +1,6 @@
 """A commit as a folder, and git's origin."""
 
+import re
 import threading
 
 import pytest
@@ -30,13 +31,18 @@ def test_a_workspace_has_no_password_and_mends_itself_and_lock_files_are_no_chan
 
 def test_a_relative_remote_is_refused(tmp_path):
     project = scratch.project(tmp_path / "project")
-    local = project / ".dvc/config.local"
-    local.write_text("['remote \"lab\"']\n    url = ../lab\n")
-    with (
-        pytest.raises(ValueError, match=r"url = \.\./lab is relative"),
-        workspace.opened(project, workspace.resolve(project, ""), "name", print),
-    ):
-        pass
+    head, local = workspace.resolve(project, ""), project / ".dvc/config.local"
+    for line in ("url = ../lab", "url=lab", "dir =  cache"):
+        local.write_text(f"['remote \"lab\"']\n    {line}\n")
+        with (
+            pytest.raises(ValueError, match=f"{re.escape(line)} is relative"),
+            workspace.opened(project, head, "name", print),
+        ):
+            pass
+    for number, line in enumerate(("url = /lab", "url=/lab", "url = ssh://lab/x", "dir =  /cache")):
+        local.write_text(f"['remote \"lab\"']\n    {line}\n")
+        with workspace.opened(project, head, f"{number}", print) as folder:
+            assert (folder / ".dvc/config.local").read_text() == local.read_text()
 
 
 @pytest.mark.parametrize(
