@@ -86,14 +86,8 @@ def reaching(what: str) -> Iterator[None]:
         raise stage.StageError(f"{what} failed: {reason}", retries) from None
 
 
-def run(
-    folder: Path,
-    key: str,
-    run_stage: Callable[[], str],
-    say: Callable[[str], None],
-    delivery: tuple[str, ...],
-) -> str:
-    """Run a stage in a workspace, where one runs at a time, and deliver what it made by a command of DVC.
+def run(name: str, folder: Path, key: str, run_stage: Callable[[], str], say: Callable[[str], None]) -> str:
+    """Run a stage in a workspace, where one runs at a time, and push what it made.
 
     Raises:
         StageError: see `stage.run`, and where the remote is away.
@@ -122,7 +116,8 @@ def run(
                 Archive(folder, key)
         raise
     with reaching("pushing"):
-        stage.run(delivery[-1], say, words=delivery[:-1], folder=folder)
+        # Not by `dvc exp push`: DVC reads a commit's files from git, where a profile's links are text.
+        stage.run(name, say, words=("push", "--run-cache", "--with-deps"), folder=folder)
         Archive(folder, key).push(since, "logs")
     return ended
 

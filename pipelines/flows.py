@@ -57,7 +57,7 @@ class Order:
     commit: str = ""  # what a worker without that file system checks out; empty: this process is no worker
     packages: dict[str, str] = field(default_factory=dict)  # versions that a worker must have
     words: tuple[str, ...] = ("repro", "--single-item")  # DVC's command
-    delivery: tuple[str, ...] = ()  # DVC's command that brings outputs to the remote; default: `push`
+    experiment: str = ""  # name of the one that `words` make
     key: str = ""  # of the checkpoints there; empty: nothing is exchanged
     environment: dict[str, str] = field(default_factory=dict)  # variables of the command
 
@@ -100,10 +100,11 @@ def _run_stage(name: str, order: Order) -> str:
                 stage.run, name, artifacts.Progress(name, say).line, words=order.words, folder=folder,
                 environment=order.environment | card, limit=order.limit,
             )  # fmt: skip
-            if not order.key:
-                return run_here()
-            delivery = order.delivery or ("push", "--run-cache", "--with-deps", name)
-            return exchange.run(folder, f"{order.key}/{name}", run_here, say, delivery)
+            if order.experiment:  # of an attempt that was not delivered; the run-cache has what it trained
+                workspace.remove_experiment(folder, order.experiment)
+            return (
+                exchange.run(name, folder, f"{order.key}/{name}", run_here, say) if order.key else run_here()
+            )
     except ValueError as error:
         raise stage.StageError(f"{name} on {host}: {error}") from error
 
@@ -271,11 +272,12 @@ def train(
             settings += overrides
             experiment = f"{noise}-{model}-{seed}-{key}" if settings else ""
             ended = "unchanged"
-            if not experiment or experiment not in workspace.experiments(folder):
+            if not experiment or experiment not in workspace.experiments(clone):
                 order = _training_order(clone, folder, key, experiment, settings, 3600 * limit_hours)
                 ended = run_stage.with_options(tags=tags(name))(name, order)
+                if experiment:
+                    workspace.deliver_experiment(folder, experiment, everywhere=bool(order.key))
             if experiment:
-                workspace.git(folder, "push", "--quiet", "clone", workspace.experiments(folder)[experiment])
                 say(f"experiment {experiment}: `dvc exp show`, `dvc exp apply {experiment}`")
     except (ValueError, stage.StageError) as error:
         return Failed(message=str(error))
@@ -288,11 +290,8 @@ def _training_order(
     """Train in a workspace; the result is then in the clone's cache, and at the remote if there is one."""
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{clone / 'mlflow.db'}"
     environment = {"MLFLOW_TRACKING_URI": store, "LAMBDANET_WORKSPACE": f"train:{key}"}  # one run in MLflow
-    words, delivery = ("repro",), ()
+    words = ("repro",)
     if experiment:
         words = ("exp", "run", "--name", experiment, *(f"--set-param={one}" for one in settings))
-        delivery = ("exp", "push", "--force", "origin", experiment)
-    if not graph.remote(folder):
-        return Order(folder, limit, words=words, environment=environment)
-    words = (*words, "--pull")
-    return Order(folder, limit, words=words, delivery=delivery, key=key, environment=environment)
+    order = Order(folder, limit, words=words, experiment=experiment, environment=environment)
+    return replace(order, words=(*words, "--pull"), key=key) if graph.remote(folder) else order

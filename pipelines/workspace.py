@@ -72,14 +72,18 @@ def fetch(folder: Path) -> None:
         ValueError: origin refuses, or does not answer after several attempts.
     """
     with filelock.FileLock(temporary(folder) / "fetch.lock"):
-        for wait in (*FETCH_WAITS, None):
-            try:
-                git(folder, "fetch", "--quiet", "origin")
-                return
-            except ValueError as error:
-                if wait is None or not _NETWORK.search(str(error)):
-                    raise ValueError(f"git origin cannot be reached: {error}") from None
-            time.sleep(wait)
+        _with_origin(folder, "fetch", "--quiet", "origin")
+
+
+def _with_origin(folder: Path, *words: str) -> None:
+    for wait in (*FETCH_WAITS, None):
+        try:
+            git(folder, *words)
+            return
+        except ValueError as error:
+            if wait is None or not _NETWORK.search(str(error)):
+                raise ValueError(f"git origin cannot be reached: {error}") from None
+        time.sleep(wait)
 
 
 def check_pushed(folder: Path, commit: str) -> None:
@@ -180,6 +184,24 @@ def experiments(folder: Path) -> dict[str, str]:
     """The DVC experiments that a clone has: name to git reference."""
     refs = git(folder, "for-each-ref", "--format=%(refname)", "refs/exps")
     return {ref.rpartition("/")[2]: ref for ref in refs.split() if re.match(r"refs/exps/\w{2}/\w{38}/", ref)}
+
+
+def remove_experiment(folder: Path, name: str) -> None:
+    """Remove a DVC experiment from a clone, if it is there."""
+    if reference := experiments(folder).get(name):
+        git(folder, "update-ref", "-d", reference)
+
+
+def deliver_experiment(folder: Path, name: str, *, everywhere: bool) -> None:
+    """Push a DVC experiment of a workspace to the machine's clone, and before that `everywhere`: to origin.
+
+    Raises:
+        ValueError: origin refuses, or does not answer after several attempts.
+    """
+    reference = experiments(folder)[name]
+    if everywhere and "origin" in git(folder, "remote").split():
+        _with_origin(folder, "push", "--quiet", "--force", "origin", reference)
+    git(folder, "push", "--quiet", "--force", "clone", reference)
 
 
 def git(folder: Path, *words: str) -> str:

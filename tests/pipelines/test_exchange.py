@@ -58,8 +58,7 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
 
 def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):
     shutil.rmtree(project / ".dvc/tmp", ignore_errors=True)
-    delivery = ("repro", "--dry", "a")
-    assert exchange.run(project, "key", lambda: "done", lambda _line: None, delivery) == "done"
+    assert exchange.run("a", project, "key", lambda: stage.run("a"), lambda _line: None) == "done"
     assert exchange.Archive(project, "key").exists
 
 
@@ -73,7 +72,7 @@ def test_what_stopped_a_stage_is_raised_although_the_last_copy_fails(project, mo
 
     monkeypatch.setattr(exchange.Archive, "push", away)
     with pytest.raises(type(error)) as caught:
-        exchange.run(project, "key", fails, lambda _line: None, ())
+        exchange.run("a", project, "key", fails, lambda _line: None)
     assert caught.value is error
 
 
@@ -88,11 +87,11 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
         raise stage.StageError("a failed to pull")
 
     with pytest.raises(stage.StageError, match="reaching the remote failed: OwnError: away"):
-        exchange.run(project, "key", fails, lambda _line: None, ())
+        exchange.run("a", project, "key", fails, lambda _line: None)
     monkeypatch.setattr(graph, "remote", lambda _folder: there)
     write(project, checkpoints="one")
     with pytest.raises(stage.StageError, match="nothing failed"):
-        exchange.run(project, "key", lambda: stage.run("nothing"), lambda _line: None, ())
+        exchange.run("a", project, "key", lambda: stage.run("nothing"), lambda _line: None)
     assert exchange.Archive(project, "key").exists  # with a new connection
 
 

@@ -54,6 +54,23 @@ def test_a_training_leaves_the_folder_alone_and_its_result_in_the_cache(project)
     assert len((project / "ran").read_text().split()) == 2
 
 
+def test_an_experiment_is_delivered_to_another_clone(project, tmp_path):
+    origin, other = tmp_path / "origin.git", tmp_path / "other"
+    subprocess.run([*DVC, "remote", "add", "-d", "r", str(tmp_path / "remote")], cwd=project, check=True)
+    scratch.commit(project)
+    scratch.git(project, "clone", "--quiet", "--bare", ".", str(origin))
+    scratch.git(project, "remote", "add", "origin", str(origin))
+    status, _, err = scratch.run(project, *TRAIN, "--seed", "5", "--set", "rate=7")
+    assert status == 0, err
+    scratch.git(project, "clone", "--quiet", str(origin), str(other))
+    scratch.git(other, "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
+    (reference,) = scratch.git(other, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    scratch.git(other, "checkout", "--quiet", "--detach", reference)
+    pull = ["pull", "--quiet", "small/dvc.yaml:train@speckle-cnn-5"]
+    subprocess.run([*DVC, *pull], cwd=other, check=True)
+    assert (other / "small-speckle-cnn-5").read_text() == "7\n"
+
+
 def test_two_of_the_same_at_once_train_once_and_a_killed_one_resumes(project):
     waits = f"touch checkpoint; echo $$ > {project}/pid; sleep 1234"
     (project / "train.sh").write_text(f"echo $$ >> {project}/ran; test -e checkpoint || {{ {waits}; }}\n")
@@ -102,8 +119,10 @@ def test_with_the_remote_away_and_then_full_nothing_is_trained_twice(project, tm
         status, _, err = scratch.run(project, *TRAIN, "--seed", "5")
         assert (status, "No space left" in err.splitlines()[-1]) == (1, True), err
         (remote / "fill").unlink()
+        made = {*(remote / "dvc/files/md5").glob("*/*")}
         status, _, err = scratch.run(project, *TRAIN, "--seed", "5")
         assert status == 0, err
+        assert {*(remote / "dvc/files/md5").glob("*/*")} > made
     finally:
         subprocess.run(["umount", str(remote)], check=True)
     assert len((project / "ran").read_text().split()) == 2
