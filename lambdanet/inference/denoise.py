@@ -14,7 +14,7 @@ from lambdanet.models import MODELS, LambdaNet
 # LambdaNet's (k, v, h, w) lambdas, 256 bytes a pixel, to stay in tens of megabytes.
 BATCH_PIXELS = 128 * 32 * 32
 # Side of a photograph's tiles, a multiple of every `stride`: some hundred megabytes at work at a time.
-TILE = 512
+TILE = 320
 CONVOLUTIONAL = tuple(network for network in MODELS.values() if network is not LambdaNet)
 
 SMALLEST = 8  # pixels a side of what `AnySize` takes: what the largest stride reflects must be there
