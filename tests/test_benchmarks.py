@@ -145,10 +145,10 @@ def test_denoisers_are_compared_on_the_same_noisy_photographs():
 
 
 def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packages(monkeypatch):
-    found = denoisers.networks(50 / 255)
-    assert "weights/paper/gaussian-02-lambdanet-0.safetensors" in found
-    assert not any("gaussian-01" in name or "speckle" in name for name in found)
-    assert "weights/paper/ablations/gaussian-01-lambda-resnet-0.safetensors" in denoisers.networks(25 / 255)
+    of_table = [f"{model}-0" for model in ("autoencoder", "lambdanet", "lambdanet-u4-m7")]
+    for sigma, noise in ((25, "gaussian-01"), (50, "gaussian-02")):
+        wanted = {"gaussian-25-photographs-0", *(f"{noise}-{name}" for name in of_table)}
+        assert set(denoisers.networks(sigma / 255)) == wanted
     for name in denoisers.PACKAGES:
         monkeypatch.setitem(sys.modules, name, None)
     classical = denoisers.classical(0.1)
