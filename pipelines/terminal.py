@@ -59,7 +59,8 @@ class Terminal(logging.FileHandler):
         """A stage has ended: "done", "unchanged", or why it failed."""
         with self.lock:
             now, kind, good = time.monotonic(), graph.kind(name), how in stage.GOOD
-            took = f" in {now - self.began.get(name, now):.0f} s" if good else ""
+            # What a Dask worker's stage prints does not pass here, so nothing is known of when it began.
+            took = f" in {now - self.began[name]:.0f} s" if good and name in self.began else ""
             super().emit(logging.makeLogRecord({"task_run_name": name, "msg": f"{how}{took}"}))
             if not good and "was not run, as" not in how:
                 self.say(how)

@@ -154,8 +154,9 @@ def test_help_starts_nothing(tmp_path, flow):
 def test_the_terminal_shows_a_line_a_kind_and_a_failure(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = [*(f"train@{number}" for number in range(50)), "sample/dvc.yaml:plot"]
+    here = [name for name in names if name != "train@49"]  # whose lines a Dask worker keeps
     with terminal.Terminal(names, "sample") as shown:
-        for name in names:
+        for name in here:
             shown.handle(logging.makeLogRecord({"task_run_name": name, "msg": "net: epoch 1/2"}))
         for name in names[1:50]:
             shown.end(name, "done")
@@ -168,6 +169,6 @@ def test_the_terminal_shows_a_line_a_kind_and_a_failure(tmp_path, monkeypatch, c
         "plot: 0 of 1 done; 51 of 51 stages ended, 0:00:00",
     ]
     lines = (tmp_path / "runs/sample/reproduce.log").read_text().splitlines()
-    assert [line.partition(" ")[2] for line in lines[:51]] == [f"{name}: net: epoch 1/2" for name in names]
-    assert lines[100].endswith(" train@0: train@0 failed: x")
-    assert terminal.seconds("sample") == dict.fromkeys(names[1:50], 0)
+    assert [line.partition(" ")[2] for line in lines[:50]] == [f"{name}: net: epoch 1/2" for name in here]
+    assert lines[99].endswith(" train@0: train@0 failed: x")
+    assert terminal.seconds("sample") == dict.fromkeys(names[1:49], 0)
