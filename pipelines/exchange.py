@@ -81,9 +81,10 @@ def reaching(what: str) -> Iterator[None]:
         bug = type(error).__module__ == "builtins" and not isinstance(error, OSError)
         if bug or stage.stopping.is_set() or getattr(error, "retries", 0):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        retries = 0 if _PERMANENT.search(reason) else stage.AWAY_RETRIES
-        raise stage.StageError(f"{what} failed: {reason}", retries) from None
+        text = f"{type(error).__name__}: {error}"
+        permanent = _PERMANENT.search(text)  # in the whole of it: DVC's paths are long
+        why, retries = (f"{permanent[0]}: ", 0) if permanent else ("", stage.AWAY_RETRIES)
+        raise stage.StageError(f"{what} failed: {why}{stage.shortened(text)}", retries) from None
 
 
 def run(name: str, folder: Path, key: str, run_stage: Callable[[], str], say: Callable[[str], None]) -> str:

@@ -226,7 +226,7 @@ def _ending(name: str, future: PrefectFuture) -> tuple[State, str]:
     try:
         return state, str(future.result(raise_on_failure=False))
     except Exception as error:  # Dask's own, of a worker that was lost too often
-        said = f"{name} failed: {' '.join(str(error).split())[:300]}"
+        said = f"{name} failed: {stage.shortened(error)}"
         return Failed(message=said), said
 
 

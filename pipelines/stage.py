@@ -126,7 +126,13 @@ def _failure(name: str, text: str, status: int, look: str) -> StageError:
         return StageError(f"DVC was busy when it came to {name}; {look}", RETRIES)
     if _KILLED.search(text) or status in (-signal.SIGKILL, -signal.SIGTERM):
         return StageError(f"{name} was killed ({how}); {look}", RETRIES)
-    return StageError(f"{name} failed: {said[:300] or how}; {look}")
+    return StageError(f"{name} failed: {said or how}; {look}")
+
+
+def shortened(text: object) -> str:
+    """One line of an error; of a long one its beginning and its end, where the reason often stands."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 600 else f"{line[:200]} ... {line[-400:]}"
 
 
 def _watch(process: subprocess.Popen, ended: threading.Event, deadline: float) -> None:

@@ -104,7 +104,7 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
         (stage.StageError("ERROR: failed to push"), 60),
         (stage.StageError("busy", 4), 4),
         (OSError("Permission denied"), 0),
-        (stage.StageError("[Errno 28] No space left on device"), 0),
+        (stage.StageError(f"{900 * 'a'} - [Errno 28] No space left on device: {900 * 'b'}"), 0),
     ],
     ids=repr,
 )
