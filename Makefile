@@ -38,13 +38,14 @@ ui: $(READY)        ## open MLflow's pages on the runs and models of this folder
 
 lock: $(READY)      ## resolve the dependencies anew
 	pip install -q uv
-	uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-annotate --no-header --extra pipeline --extra dev --extra server --extra cluster --extra dask pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --strip-extras --python-version 3.11 --generate-hashes --no-annotate --no-header --extra pipeline --extra dev --extra server --extra cluster --extra dask pyproject.toml -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the locked packages, 6.4 GB"
-	$(VENV)/bin/pip install -q --require-hashes -r requirements.lock
+	@# as a constraint too: of `sqlalchemy[asyncio]`, which a package asks for, pip otherwise takes the newest
+	$(VENV)/bin/pip install -q --require-hashes -r requirements.lock -c requirements.lock
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@$(UNSEEN)
 	@touch $@

@@ -22,7 +22,7 @@ PACKAGES = (
     "torch", "torchvision", "dvc", "prefect", "mlflow", "scikit-image", "pandas", "numpy", "fastapi",
     "safetensors",
 )  # fmt: skip
-LOCKED = "pip install --require-hashes -r requirements.lock"
+LOCKED = "pip install --require-hashes -r requirements.lock -c requirements.lock"
 GIB = 2**30
 
 
