@@ -122,17 +122,14 @@ def methods(sigma: float) -> dict[str, Denoise | str]:
 
 def networks(sigma: float) -> dict[str, Denoise]:
     """The networks of Table 2 for the nearest Gaussian noise, and the one for photographs."""
-    weights, distances, chosen = ROOT / "weights/paper", {}, []
-    for path in sorted(
-        [*weights.glob("*-0.safetensors"), *weights.glob("ablations/*-photographs-0.safetensors")]
-    ):
+    distances = {}
+    for path in sorted((ROOT / "weights/paper").glob("*-0.safetensors")):
         noise = read_description(path)["noise"]
         if noise["name"] == "gaussian":
             distances[path] = abs(noise["sigma"] - sigma)
-        elif noise["name"] == "blind-gaussian":
-            chosen.append(path)
     nearest = min(distances.values())
-    chosen += [path for path, distance in distances.items() if distance == nearest]
+    of_table = [path for path, distance in distances.items() if distance == nearest]
+    chosen = [trained.find(trained.PHOTOGRAPHS), *of_table]
     return {path.stem: trained.load(path, device="cpu") for path in chosen}
 
 

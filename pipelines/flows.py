@@ -102,9 +102,9 @@ def _run_stage(name: str, order: Order) -> str:
             )  # fmt: skip
             if order.experiment:  # of an attempt that was not delivered; the run-cache has what it trained
                 workspace.remove_experiment(folder, order.experiment)
-            return (
-                exchange.run(name, folder, f"{order.key}/{name}", run_here, say) if order.key else run_here()
-            )
+            if not order.key:
+                return run_here()
+            return exchange.run(name, folder, f"{order.key}/{name}", run_here, say)
     except ValueError as error:
         raise stage.StageError(f"{name} on {host}: {error}") from error
 
