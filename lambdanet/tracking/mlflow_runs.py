@@ -39,6 +39,7 @@ for _name in ("mlflow", "urllib3"):
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what it raises, too
 
 DATABASE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
+DATABASE_SERVERS = ("postgresql", "mysql", "mssql")  # as the addresses begin that MLflow takes
 WEIGHTS = "extra_files/weights.safetensors"  # in a model
 LEARNING = ("loss", "monitored_psnr", "learning_rate")
 EPOCH_METRICS = (*LEARNING, "epoch_seconds", "images_per_second")
@@ -112,6 +113,8 @@ def connect() -> MlflowClient:
     with reaching():
         if (path := sqlite_file()) and not path.exists():
             _make_database(path)
+        if uri().startswith(DATABASE_SERVERS):  # MLflow itself tries one that is away for 100 seconds
+            sqlalchemy.create_engine(uri(), poolclass=sqlalchemy.NullPool).connect().close()
         client = MlflowClient(uri())
         client.search_experiments(max_results=1)
     return client
