@@ -5,7 +5,7 @@
 Simulated: a worker is a thread in one of two processes (Dask's LocalCluster), a stage is a task that
 sleeps, for nothing or for 5 minutes divided by `scale`, and needs no other stage. Real: the flow, its
 task runner and `flows.run_all`, which submits them as `reproduce` does, and Prefect's server, the one of
-PREFECT_API_URL or one that Prefect starts. Prints the time a stage and the processor time of the
+PREFECT_API_URL. Prints the time a stage and the processor time of the
 coordinator, which is this process with the flow and Dask's scheduler; how long a worker waits between two
 stages; and what that leaves of a worker whose stages take 5 minutes.
 """
@@ -51,6 +51,8 @@ def dispatch(stages: int, workers: int, seconds: float) -> tuple[float, float, l
 @click.option("--scale", default=30.0, show_default=True, type=click.FloatRange(1))
 def main(stages: int, workers: int, scale: float) -> None:
     """Measure and print; see the module's docstring."""
+    if "PREFECT_API_URL" not in os.environ:
+        raise click.ClickException("set PREFECT_API_URL: `make up` starts Prefect's server")
     print(f"{stages} stages, {workers} simulated workers")
     took, used, _ = dispatch(stages, workers, 0.0)
     each, work = (1000 * seconds / stages for seconds in (took, used))

@@ -187,7 +187,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train one network without DVC.
 
-    MODEL is one of Table 2, or an ablation of the profile; NOISE is one of params.yaml. FOLDER gets
+    MODEL is one of Table 2, or an ablation of the profile; NOISE is one of params.yaml. --out gets
     weights.safetensors, model.json and history.csv. An interrupted training resumes from its checkpoint when
     the same command is run again.
     """
@@ -251,8 +251,8 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 )  # fmt: skip
 @click.option(
     "--noise",
-    help="Noise on the image, one of params.yaml. Default: Gaussian noise of any strength; with --alias or "
-    "--weights, it is found out by trying all denoisers.",
+    help="Noise on the image, one of params.yaml. Default: Gaussian noise, sigma 1 to 55 of 255; with "
+    "--alias or --weights, it is found out by trying all denoisers.",
 )
 @click.option("--alias", help="Which denoiser of MLflow's registry: champion, compact or a model.")
 @click.option(
@@ -260,8 +260,9 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
     help="A weights file, or a folder of them such as weights/paper, of which --alias chooses.",
 )  # fmt: skip
 @click.option(
-    "--strength", default=1.0, type=click.FloatRange(0, 1), help="Of the noise, how much to remove."
-)
+    "--strength", default=1.0, show_default=True, type=click.FloatRange(0, 1),
+    help="Of the noise, how much to remove.",
+)  # fmt: skip
 @DEVICE
 def denoise(
     images: tuple[Path, ...], out: Path, noise: str | None, alias: str | None, weights: Path | None,
@@ -323,8 +324,9 @@ def models() -> None:
     """List, sync, restore and convert trained networks.
 
     `list` and `sync` are about MLflow's registry: mlflow.db in the current folder, or the server that
-    MLFLOW_TRACKING_URI names. `export` and `restore` are about weights/PROFILE, which is in git. `onnx`
-    takes one network, as `lambdanet.load` does.
+    MLFLOW_TRACKING_URI names. `pin` and `reject` take precedence over its rule for aliases, until `unpin`.
+    `export` and `restore` are about weights/PROFILE, which is in git. `onnx` takes one network, as
+    `lambdanet.load` does.
     """
 
 

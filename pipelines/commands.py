@@ -95,7 +95,7 @@ def train(
     if revision:  # its graph is known in its workspace only
         workspace.resolve(clone, revision)
     else:
-        graph.training(clone, file, noise, model, seed)
+        graph.training(clone, file, noise, model, seed, list(overrides))
     _prepare_prefect(lines=True)
     from pipelines import flows
 

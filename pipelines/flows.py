@@ -268,8 +268,8 @@ def train(
         deciding = repr((commit, profile, noise, model, seed, overrides))
         key = hashlib.sha256(deciding.encode()).hexdigest()[:12]
         with workspace.opened(clone, commit, key, say) as folder, _stopping_stages():
-            name, settings = graph.training(folder, graph.dvc_file(profile, folder), noise, model, seed)
-            settings += overrides
+            file = graph.dvc_file(profile, folder)
+            name, settings = graph.training(folder, file, noise, model, seed, overrides)
             experiment = f"{noise}-{model}-{seed}-{key}" if settings else ""
             ended = "unchanged"
             if not experiment or experiment not in workspace.experiments(clone):

@@ -113,12 +113,22 @@ def kind(name: str) -> str:
     return name.rpartition(":")[2].partition("@")[0]
 
 
-def training(folder: Path, file: str, noise: str, model: str, seed: int) -> tuple[str, list[str]]:
-    """The stage that trains a model on a noise with a seed, and the parameters to set for another seed.
+def training(
+    folder: Path, file: str, noise: str, model: str, seed: int, overrides: list[str]
+) -> tuple[str, list[str]]:
+    """The stage that trains a model on a noise with a seed, and the parameters to set for it.
+
+    Those are the overrides, KEY=VALUE or FILE:KEY=VALUE, and for another seed than the profile's the seed.
 
     Raises:
-        ValueError: no stage trains this model on this noise, or dvc.yaml or params.yaml cannot be resolved.
+        ValueError: no stage trains this model on this noise, dvc.yaml or params.yaml cannot be resolved, or
+            an override is of a file that the stages do not read.
     """
+    profile = (Path(file).parent / "profile.yaml").as_posix()
+    for override in overrides:
+        changed = override.partition("=")[0].rpartition(":")[0]
+        if changed not in ("", "params.yaml", profile):
+            raise ValueError(f"{override}: {file} reads params.yaml and {profile}, not {changed}")
     with _opened(folder, file) as (_repo, index):
         addresses = [one.name if file == DVC_FILE else f"{file}:{one.name}" for one in index.stages]
     known = [match for address in addresses if (match := TRAINING.fullmatch(address))]
@@ -127,12 +137,11 @@ def training(folder: Path, file: str, noise: str, model: str, seed: int) -> tupl
         there = ", ".join(dict.fromkeys(match[2] for match in known))
         raise ValueError(f"{file} has no training of {model!r} on {noise!r}; there are {there or 'none'}")
     if str(seed) in found:
-        return f"{found[str(seed)]}{seed}", []
-    profile = (Path(file).parent / "profile.yaml").as_posix()
+        return f"{found[str(seed)]}{seed}", list(overrides)
     setting = f"seeds=[{seed}]"
     if "seeds" in _yaml(folder / profile):
         setting = f"{profile}:{setting}"
-    return f"{next(iter(found.values()))}{seed}", [setting]
+    return f"{next(iter(found.values()))}{seed}", [setting, *overrides]
 
 
 @contextlib.contextmanager

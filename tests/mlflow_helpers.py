@@ -37,7 +37,8 @@ NETWORKS = {
 CLEAN, NOISY = "c" * 64, "d" * 64
 RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
 RECORD = {
-    "device": "a machine", "seconds": 9.5, "peak_memory_bytes": 1000, "commit": "0123456789ab",
+    "device": "a machine", "computed_by": "winograd", "commit": "0123456789ab",
+    "seconds": 9.5, "peak_memory_bytes": 1000,
     "started": "2026-01-02T03:04:00.125Z", "finished": "2026-01-02T03:05:00.500Z",
     "stage": "train@tiny-gaussian-01-dncnn-0",
     "data": {

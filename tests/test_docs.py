@@ -1,6 +1,7 @@
 """README and docs: links lead somewhere, commands exist, and the words are those of technical English."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -100,6 +101,12 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page):
         file = (page.parent / name).resolve() if name else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_every_module_that_a_page_runs_exists():
+    named = {name for page in PAGES for name in re.findall(r"python -m ([\w.]+)", page.read_text())}
+    assert "benchmarks.blind" in named
+    assert [name for name in named if not importlib.util.find_spec(name)] == []
 
 
 def test_every_page_is_in_the_readme():

@@ -138,12 +138,13 @@ def _monitored(rows: list[Row]) -> str:
 
 
 def _provenance(scores: dict[RunKey, dict], logs: dict[RunKey, dict | None]) -> list[dict]:
-    """Group the runs by how they were trained: device, commit and versions."""
+    """Group the runs by how they were trained: device, backend, commit and versions."""
     groups: dict[tuple, list[str]] = {}
     for key in scores:
         if log := logs[key]:
             versions = ", ".join(f"{name} {version}" for name, version in log["versions"].items())
-            how = (log["device"], log["commit"], f"Python {log['python']}, {versions}")
+            backend = f", backend {log['computed_by']}" if "computed_by" in log else ""
+            how = (f"{log['device']}{backend}", log["commit"], f"Python {log['python']}, {versions}")
         else:
             how = ("not recorded here: trained on another machine or restored from a cache", "", "")
         groups.setdefault(how, []).append(key.name)

@@ -314,6 +314,7 @@ def _tags(training: Training) -> list[RunTag]:
         # None of a training from the command line; without a log it is one of DVC's outputs.
         "stage": record.get("stage", f"train@{run_key.name}"),
         "device": record.get("device"),
+        "backend": record.get("computed_by"),
         "commit": record.get("commit"),
         "mlflow.source.git.commit": record.get("commit"),
         "mlflow.source.name": "stages/train.py",

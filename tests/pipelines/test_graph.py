@@ -85,18 +85,26 @@ def test_profiles_are_folders(project):
 def test_a_training_is_found_by_noise_model_and_seed(project):
     scratch.profiles(project)
     small = "small/dvc.yaml"
-    assert graph.training(project, "dvc.yaml", "speckle", "cnn", 2) == ("train@speckle-cnn-2", [])
-    assert graph.training(project, small, "gaussian-01", "deep-cnn", 0) == (
+    assert graph.training(project, "dvc.yaml", "speckle", "cnn", 2, []) == ("train@speckle-cnn-2", [])
+    assert graph.training(project, small, "gaussian-01", "deep-cnn", 0, []) == (
         f"{small}:train@gaussian-01-deep-cnn-0", [],
     )  # fmt: skip
-    assert graph.training(project, small, "speckle", "cnn", 7) == (
-        f"{small}:train@speckle-cnn-7", ["small/profile.yaml:seeds=[7]"],
+    assert graph.training(project, small, "speckle", "cnn", 7, ["a=1"]) == (
+        f"{small}:train@speckle-cnn-7", ["small/profile.yaml:seeds=[7]", "a=1"],
     )  # fmt: skip
     for noise in ("rain", "01"):
         with pytest.raises(
             ValueError, match=f"no training of 'cnn' on '{noise}'; there are gaussian-01-cnn, "
         ):
-            graph.training(project, "dvc.yaml", noise, "cnn", 0)
+            graph.training(project, "dvc.yaml", noise, "cnn", 0, [])
+
+
+def test_an_override_is_of_a_file_that_the_stages_read(project):
+    scratch.profiles(project)
+    for read in ("a=1", "params.yaml:a=1:2", "small/profile.yaml:a=1", "+a=b:c"):
+        assert graph.training(project, "small/dvc.yaml", "speckle", "cnn", 0, [read])[1] == [read]
+    with pytest.raises(ValueError, match=r"reads params.yaml and small/profile.yaml, not profile\.yaml"):
+        graph.training(project, "small/dvc.yaml", "speckle", "cnn", 0, ["profile.yaml:train.cnn.epochs=2"])
 
 
 SOURCES = sorted((scratch.ROOT / "pipelines").glob("*.py"))
