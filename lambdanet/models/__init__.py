@@ -114,10 +114,11 @@ def load_weights(path: Path) -> tuple[nn.Module, dict]:
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
-        check_hyperparameters(**description["model"])  # a header may ask for more than fits into memory
         model = create_model(**description["model"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: names no model of lambdanet ({error})") from None
+    except (RuntimeError, MemoryError):
+        raise ValueError(f"{path}: the model that it names does not fit into memory") from None
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
