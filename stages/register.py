@@ -9,7 +9,11 @@ from lambdanet import config
 
 def main(profile: str) -> None:
     loaded = config.load(profile)
-    from lambdanet.tracking import mlflow_runs, sync  # after the words were checked: it takes seconds
+    import torch  # after the words were checked: it takes seconds
+
+    from lambdanet.tracking import mlflow_runs, sync
+
+    torch.set_num_threads(1)  # programs are compared on small images, beside `plot`
 
     trained, receipt = sync.from_outputs(loaded), loaded.folders.runs / "receipt.json"
     try:

@@ -81,20 +81,20 @@ _folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_
 _build, _traced = export.build, {}
 
 
-def _built_like(weights, folder, **ids):
+def _built_like(weights, folder, traced, **ids):
     architecture = json.dumps(read_description(weights)["model"], sort_keys=True)
     if architecture not in _traced:
         _traced[architecture] = Path(_folder.name, str(len(_traced)))
-        _build(weights, _traced[architecture], run_id="of another", model_id="of another")
+        _build(weights, _traced[architecture], Path(_folder.name), run_id="another", model_id="another")
     shutil.copytree(_traced[architecture], folder)
     shutil.copy(weights, folder / mlflow_runs.WEIGHTS)
 
 
-def register(client, one, train_images=32, **changes):
+def register(client, one, train_images=32, traced=_folder.name, **changes):
     """Log a training and make it a version, as `publish` does for the best seed."""
     denoiser = dataclasses.replace(Denoiser.of(one.key, one.scores, train_images), **changes)
     model_id = mlflow_runs.model_of(mlflow_runs.log_training(client, one))
-    return registry.register(client, denoiser, one, model_id)
+    return registry.register(client, denoiser, one, model_id, Path(traced))
 
 
 def closed_port():

@@ -1,8 +1,10 @@
 """A denoiser as a program that runs without this project: what the registry holds of it."""
 
 import contextlib
+import hashlib
+import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,23 +46,43 @@ class Portable(AnySize):
         return super().forward(noisy)
 
 
-def build(weights: Path, folder: Path, **ids: str) -> None:
-    """Trace a network into the folder of an MLflow model, and compare the program with the network.
-
-    Takes seconds.
+def build(weights: Path, folder: Path, traced: Path, *, run_id: str, model_id: str) -> None:
+    """Make the folder of an MLflow model with a network's program, and compare the program with the network.
 
     Args:
         weights: file of `save_weights`; goes along, for those who have this project.
         folder: made.
-        **ids: `run_id` and `model_id` of the model in MLflow.
+        traced: keeps a model of each architecture, as tracing takes seconds and weights do not change it.
+        run_id: of the model in MLflow.
+        model_id: likewise.
 
     Raises:
         ValueError: the weights cannot be read, or the network cannot be traced for every size.
     """
-    network, _ = load_weights(weights)
-    card = Model(**ids)
+    network, description = load_weights(weights)
+    architecture = json.dumps(description["model"], sort_keys=True)
+    like = traced / hashlib.sha256(architecture.encode()).hexdigest()
+    if not like.exists():
+        shutil.rmtree(part := like.with_suffix(".part"), ignore_errors=True)
+        _trace(network, part)
+        part.rename(like)
+    shutil.copytree(like, folder)
+    (folder / WEIGHTS).parent.mkdir()
+    shutil.copy(weights, folder / WEIGHTS)
+    program = torch.export.load(folder / PROGRAM)
+    for name, value in Portable(network).state_dict().items():
+        program.state_dict[name].copy_(value)
+    torch.export.save(program, folder / PROGRAM)
+    card = Model.load(str(folder))
+    card.run_id, card.model_id, card.model_uuid = run_id, model_id, uuid.uuid4().hex
+    card.save(str(folder / "MLmodel"))
+    verify(torch.export.load(folder / PROGRAM).module(), network)
+
+
+def _trace(network: nn.Module, folder: Path) -> None:
+    card = Model()
     signature = ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))]) for _ in "io"))
-    with tempfile.TemporaryDirectory() as temporary, dynamic_sizes(network):
+    with dynamic_sizes(network):
         mlflow.pytorch.save_model(
             Portable(network),
             folder,
@@ -70,14 +92,12 @@ def build(weights: Path, folder: Path, **ids: str) -> None:
             input_example=np.random.default_rng(0).random((2, 3, 43, 37), dtype=np.float32),
             # Found out by MLflow itself this takes 20 times as long.
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-            extra_files=[shutil.copy(weights, Path(temporary, Path(WEIGHTS).name))],
             metadata={"contract": CONTRACT},
             serialization_format="pt2",
         )
     # A traced program stays on its device; without this `pyfunc` fails where there is a GPU.
     card.flavors["python_function"]["config"] = {"device": "cpu"}
     card.save(str(folder / "MLmodel"))
-    verify(torch.export.load(folder / PROGRAM).module(), network)
 
 
 def dynamic_sizes(network: nn.Module) -> contextlib.AbstractContextManager:

@@ -24,7 +24,13 @@ MOST = 10_000  # versions of a noise that are looked at
 
 
 def register(
-    client: MlflowClient, denoiser: Denoiser, training: Training, model_id: str, *, new: bool = True
+    client: MlflowClient,
+    denoiser: Denoiser,
+    training: Training,
+    model_id: str,
+    traced: Path,
+    *,
+    new: bool = True,
 ) -> ModelVersion | None:
     """Make a scored network a version of its noise's model, or bring its version up to date.
 
@@ -35,6 +41,7 @@ def register(
         denoiser: what is known of the network.
         training: whose weights these are.
         model_id: its logged model.
+        traced: see `export.build`.
         new: whether a version may be made; else one is only brought up to date.
 
     Returns:
@@ -52,7 +59,7 @@ def register(
     run_id = client.get_logged_model(model_id).source_run_id
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
-        export.build(training.weights, folder, run_id=run_id, model_id=model_id)
+        export.build(training.weights, folder, traced, run_id=run_id, model_id=model_id)
         client.log_model_artifacts(model_id, str(folder))
     try:
         about = f"Denoisers for the noise {denoiser.noise}. {catalogue.RULE}\n\n{export.CONTRACT}"

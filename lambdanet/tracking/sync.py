@@ -1,9 +1,11 @@
 """Bring MLflow up to date with what is on disk: DVC's outputs, or the weights and results in git."""
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from mlflow import MlflowClient
 
 from lambdanet import files
 from lambdanet.config import Config, Run, RunKey
@@ -93,7 +95,7 @@ def publish(trained: list[Training]) -> Published:
         UnreachableError: MLflow does not answer; what was done is kept, the rest is for the next call.
         ValueError: a network cannot be registered.
     """
-    done, errors, model_ids = Published(), [], {}
+    done, model_ids = Published(), {}
     client = mlflow_runs.connect()
     for one in trained:
         with mlflow_runs.reaching():  # each by itself: a training that ends now may want to log it
@@ -104,20 +106,7 @@ def publish(trained: list[Training]) -> Published:
     registered = [one for one in trained if one.registered]
     done.one_size = [one.key.name for one in registered if not _takes_any_size(one)]
     by_weights = {one.weights_sha256: one for one in registered if one.key.name not in done.one_size}
-    for best, seeds in best_seeds(map(_denoiser, by_weights.values())).items():
-        for seed in seeds:
-            one = by_weights[seed.weights_sha256]
-            try:
-                with mlflow_runs.reaching():
-                    model_id = model_ids[one.weights_sha256]
-                    version = registry.register(client, seed, one, model_id, new=seed == best)
-            except mlflow_runs.UnreachableError:
-                raise
-            except ValueError as error:
-                errors.append(f"{one.key.name}: {error}")
-                continue
-            if version:
-                done.versions.append(f"{version.name} version {version.version}")
+    errors = _register(client, by_weights, model_ids, done.versions)
     with mlflow_runs.reaching():
         for noise in dict.fromkeys(one.key.noise for one in registered):
             moved = registry.assign_aliases(client, noise)
@@ -125,6 +114,31 @@ def publish(trained: list[Training]) -> Published:
     if errors:
         raise ValueError(f"not registered, all else is done: {'; '.join(errors)}")
     return done
+
+
+def _register(
+    client: MlflowClient, by_weights: dict[str, Training], model_ids: dict[str, str], made: list[str]
+) -> list[str]:
+    """Register what the registry lacks, and add it to `made`; what could not be registered, and why."""
+    errors = []
+    with tempfile.TemporaryDirectory() as traced:
+        for best, seeds in best_seeds(map(_denoiser, by_weights.values())).items():
+            for seed in seeds:
+                one = by_weights[seed.weights_sha256]
+                model_id = model_ids[one.weights_sha256]
+                try:
+                    with mlflow_runs.reaching():
+                        version = registry.register(
+                            client, seed, one, model_id, Path(traced), new=seed == best
+                        )
+                except mlflow_runs.UnreachableError:
+                    raise
+                except ValueError as error:
+                    errors.append(f"{one.key.name}: {error}")
+                    continue
+                if version:
+                    made.append(f"{version.name} version {version.version}")
+    return errors
 
 
 def write_receipt(path: Path, trained: list[Training], why: str = "") -> None:
