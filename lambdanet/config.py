@@ -223,7 +223,6 @@ class Run:
     """One training, resolved: all that it takes, and where its files lie."""
 
     key: RunKey
-    stage: str  # the DVC stage that trains it
     model: dict  # keyword arguments of `create_model`
     noise: dict  # keyword arguments of `create_noise`, what it is trained on
     settings: Training
@@ -337,9 +336,7 @@ class Config:
         if model not in self.models:
             raise ValueError(f"unknown model {model!r}; Table 2 has {', '.join(self.models)}")
         key = RunKey(self.name, noise, model, _seed(seed))
-        stage = "train-lambdanet" if model in self.params.table.lambdanets else "train"
-        place = f"{noise}/{model}-{key.seed}"
-        return self._resolve(key, f"{stage}@{key.name}", place, noise, self.profile.dataset)
+        return self._resolve(key, f"{noise}/{model}-{key.seed}", noise, self.profile.dataset)
 
     def ablation(self, name: str, seed: str | int) -> Run:
         """A training of an ablation.
@@ -349,15 +346,12 @@ class Config:
         """
         entry = look_up(self.profile.ablations, name, "ablation", self.profile.file)
         key = RunKey(self.name, entry.test_noise, name, _seed(seed))
-        return self._resolve(
-            key, f"ablate@{name}", f"ablations/{name}/{key.seed}", entry.noise, entry.dataset
-        )
+        return self._resolve(key, f"ablations/{name}/{key.seed}", entry.noise, entry.dataset)
 
-    def _resolve(self, key: RunKey, stage: str, place: str, noise: str, dataset: str) -> Run:
+    def _resolve(self, key: RunKey, place: str, noise: str, dataset: str) -> Run:
         of = self.folders.of
         return Run(
             key=key,
-            stage=stage,
             model=self.model(key.model),
             noise=self.noise(noise),
             settings=self.training(key.model),

@@ -108,12 +108,10 @@ def test_described_leaves_out_what_stands_at_its_default(loaded):
 def test_a_run_is_resolved_with_all_its_paths(load):
     run = load().run("speckle", "dncnn", "3")
     assert run.key == RunKey("tiny", "speckle", "dncnn", 3)
-    assert (run.stage, run.model, run.noise) == (
-        "train@speckle-dncnn-3", helpers.DNCNN, {"name": "speckle", "variance": 0.1}
-    )  # fmt: skip
+    assert (run.model, run.noise) == (helpers.DNCNN, {"name": "speckle", "variance": 0.1})
     assert run.settings == Training(**helpers.TRAIN | {"epochs": 2})
     assert (run.threads, run.train_images, run.levels) == (1, 32, False)
-    assert {f.name: str(getattr(run, f.name)) for f in dataclasses.fields(run)[8:]} == {
+    assert {f.name: str(getattr(run, f.name)) for f in dataclasses.fields(run)[7:]} == {
         "clean": "runs/tiny/data/patches/clean",
         "noisy": "runs/tiny/data/patches/speckle",
         "folder": "runs/tiny/models/speckle/dncnn-3",
@@ -129,7 +127,7 @@ def test_an_ablation_is_trained_on_one_noise_and_tested_on_another(load):
     one = load(profile=PROFILE | {"ablations": {"loss-bce": entry}})
     (run,) = one.ablation_runs
     assert run.key == RunKey("tiny", "gaussian-01", "loss-bce", 4)
-    assert (run.stage, run.noise["name"]) == ("ablate@loss-bce", "speckle")
+    assert run.noise["name"] == "speckle"
     assert (str(run.noisy), str(run.folder)) == (
         "runs/tiny/data/patches/gaussian-01", "runs/tiny/models/ablations/loss-bce/4"
     )  # fmt: skip

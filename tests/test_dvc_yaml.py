@@ -161,7 +161,9 @@ def test_dvc_and_config_have_the_same_stages_and_paths(resolved):
     stages = dict(stages)
     for run in loaded.runs:
         of_table = run in loaded.table_runs
-        stage = stages.pop(run.stage) if of_table else stages.pop(run.stage, None)
+        kind = "train-lambdanet" if run.key.model in loaded.params.table.lambdanets else "train"
+        name = f"{kind}@{run.key.name}" if of_table else f"ablate@{run.key.model}"
+        stage = stages.pop(name) if of_table else stages.pop(name, None)
         if stage:  # an ablation's is of all its seeds
             folder = run.folder if of_table else run.folder.parent
             assert [below(out) for out in stage["outs"]] == [folder.as_posix()]
