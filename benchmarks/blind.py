@@ -33,7 +33,7 @@ def main(profile: str, alias: str, images: int) -> None:
     picked = np.linspace(0, len(stored) - 1, min(images, len(stored))).round().astype(int)
     clean = to_tensor(stored[picked])
     with photographs.denoisers(Path("weights", profile), alias, None) as choices:
-        models = [load_weights(choice.weights) for choice in choices]
+        models = [load_weights(weights) for weights in choices.values()]
     noises = {d["cell"]["noise"]: create_noise(**d["noise"]) for _, d in models}
     names, right = list(noises), 0
     print(f"{len(clean)} images of {profile}, alias {alias}; rows: put on, columns: found")

@@ -4,7 +4,6 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,9 @@ from lambdanet.inference.trained import TrainedDenoiser
 from lambdanet.models import read_description
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A denoiser that may be used: what it is called, and its weights file."""
-
-    label: str
-    weights: Path
-
-
 @contextlib.contextmanager
-def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Iterator[list[Choice]]:
-    """The denoisers to use: one, or one for each noise where `noise` is None.
+def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Iterator[dict[str, Path]]:
+    """The denoisers to use, by what they are called: one, or one for each noise where `noise` is None.
 
     Args:
         weights: a weights file; a folder like weights/paper, with the scores in results/paper beside
@@ -41,13 +32,16 @@ def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Ite
             registry, or where it is None too, the denoiser of `lambdanet.load`.
         noise: which noise they shall be for; None: one for each, of `lambdanet.load` that for photographs.
 
+    Yields:
+        Their weights files.
+
     Raises:
         ValueError: there is no such denoiser; the line says what there is.
         UnreachableError: MLflow does not answer.
     """
     if weights is None and alias is None:
         path = trained.find(noise or trained.PHOTOGRAPHS)
-        yield [Choice(path.stem, path)]
+        yield {path.stem: path}
     elif weights is None:
         from lambdanet.tracking import mlflow_runs, registry
 
@@ -56,13 +50,12 @@ def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Ite
             with mlflow_runs.reaching():
                 found = registry.denoisers(client)
                 held = {(d.noise, name): d for d, names in found for name in names}
-                chosen = _chosen(held, alias, noise)
-                choices = []
-                for denoiser in chosen:
+                choices = {}
+                for denoiser in _chosen(held, alias, noise):
                     folder = Path(temporary, denoiser.noise)
                     folder.mkdir()
-                    path = registry.fetch(client, denoiser, folder)
-                    choices.append(Choice(_label(denoiser, f"version {denoiser.version}"), path))
+                    label = _label(denoiser, f"version {denoiser.version}")
+                    choices[label] = registry.fetch(client, denoiser, folder)
             yield choices
     elif weights.is_dir():
         from lambdanet.tracking import sync
@@ -75,14 +68,14 @@ def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Ite
             of_noise = catalogue.aliases([denoiser for denoiser in paths if denoiser.noise == name])
             held |= {(name, key): denoiser for key, denoiser in of_noise.items()}
         chosen = _chosen(held, alias or "champion", noise)
-        yield [Choice(_label(one, str(paths[one])), paths[one]) for one in chosen]
+        yield {_label(one, str(paths[one])): paths[one] for one in chosen}
     else:
         read_description(weights)
-        yield [Choice(str(weights), weights)]
+        yield {str(weights): weights}
 
 
 def denoise_files(
-    targets: dict[Path, Path], choices: list[Choice], *, device: str = "auto", strength: float = 1.0
+    targets: dict[Path, Path], choices: dict[str, Path], *, device: str = "auto", strength: float = 1.0
 ) -> Iterator[str]:
     """Denoise photographs, each with the denoiser that fits it best.
 
@@ -99,7 +92,7 @@ def denoise_files(
         ValueError: a file cannot be denoised; of several, after all others were.
     """
     devices.keep_freed_memory()
-    loaded = {choice.label: trained.load(choice.weights, device=device) for choice in choices}
+    loaded = {label: trained.load(weights, device=device) for label, weights in choices.items()}
     written, failed = set(), 0
     for path, target in tqdm(targets.items(), unit="image", disable=None, leave=False):
         try:
