@@ -494,13 +494,9 @@ def _need_port(host: str, port: int) -> None:
         ) from None
 
 
-def _has_registry() -> bool:
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path("mlflow.db").exists()
-
-
 def _need_registry() -> None:
     """Before MLflow is loaded; of another store than the usual file `open_registry` says it."""
-    if not _has_registry():
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not Path("mlflow.db").exists():
         raise ValueError(catalogue.NO_REGISTRY)
 
 
