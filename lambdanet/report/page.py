@@ -79,7 +79,7 @@ def write_page(
         seeds=sorted({len(row.done) for row in of_table if row.done}),
         findings=findings(rows, comparable=comparable),
         table2=_grid(tables.for_readers(table, noises), table["seeds"] > 0, table["best"]),
-        beside_paper=tables.beside_paper(table),
+        beside_paper=table["paper_psnr"].notna().any(),
         doubts=[note for note in table["paper_note"].unique() if note],
         noted=tables.noted(table),
         missing=_missing(table, noises),

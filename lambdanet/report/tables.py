@@ -50,11 +50,6 @@ def read_scores(planned: list[Planned]) -> dict[RunKey, dict]:
     return {run.key: read_json(run.scores) for run in planned if run.scores.is_file()}
 
 
-def as_rows(table: pd.DataFrame) -> list[dict]:
-    """A table's rows as dicts, for a page: None where nothing is."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
 def digests(score: dict) -> dict[str, str]:
     """What a score is of: the digests of its clean and noisy test images and of the weights."""
     return {key.removesuffix("_sha256"): score[key] for key in DIGESTS}
@@ -153,11 +148,6 @@ def _table_row(row: Row, rows: list[Row]) -> dict:
     return shown
 
 
-def beside_paper(table: pd.DataFrame) -> bool:
-    """Whether a table has values of the paper."""
-    return bool(table["paper_psnr"].notna().any())
-
-
 def noted(table: pd.DataFrame) -> list[str]:
     """Which models were trained with other settings than those of params.yaml, and with which."""
     noted = table[table["note"] != ""].groupby("note", sort=False)["model"]
@@ -188,7 +178,8 @@ def for_readers(table: pd.DataFrame, noises: dict[str, str], without: tuple[str,
         noises: their titles by name; may lack any.
         without: columns of the table that are not shown.
     """
-    rows, titles = as_rows(table), _TITLES | {"noise": lambda name: noises.get(name, name)}
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    titles = _TITLES | {"noise": lambda name: noises.get(name, name)}
     shown = {}
     for name, (heading, form) in _COLUMNS.items():
         if name in table and name not in without:
