@@ -35,6 +35,7 @@ NETWORKS = {
     "skip-autoencoder": {"name": "skip-autoencoder", "width": 2},
 }
 CLEAN, NOISY = "c" * 64, "d" * 64
+EPOCH_METRICS = (*mlflow_runs.LEARNING, "epoch_seconds", "images_per_second")
 RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
 RECORD = {
     "device": "a machine", "computed_by": "winograd", "commit": "0123456789ab",
@@ -127,7 +128,7 @@ def state(client, profile="tiny"):
             "status": info.status, "started": info.start_time, "ended": info.end_time, "params": data.params,
             "tags": {key: value for key, value in data.tags.items() if key != "mlflow.user"},
             "metrics": {
-                key: values if key in mlflow_runs.EPOCH_METRICS else [value[:2] for value in values]
+                key: values if key in EPOCH_METRICS else [value[:2] for value in values]
                 for key, values in histories(client, info.run_id).items()
             },
             "inputs": sorted((one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs),

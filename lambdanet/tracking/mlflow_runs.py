@@ -42,7 +42,6 @@ DATABASE, ARTIFACTS = Path("mlflow.db"), Path("mlartifacts")
 DATABASE_SERVERS = ("postgresql", "mysql", "mssql")  # as the addresses begin that MLflow takes
 WEIGHTS = "extra_files/weights.safetensors"  # in a model
 LEARNING = ("loss", "monitored_psnr", "learning_rate")
-EPOCH_METRICS = (*LEARNING, "epoch_seconds", "images_per_second")
 # Of an error's long text, what a reader wants; a server killed while it answers breaks the connection.
 REASON = re.compile(
     r"Connection (refused|reset|aborted|broken)|Name or service not known|timed out|database is locked|"
@@ -261,7 +260,10 @@ def log_training(client: MlflowClient, training: Training) -> Run:
         The run, as it is then.
     """
     experiment = experiment_id(client, training.key.profile)
-    run = _find(client, experiment, training) or _create(client, experiment, training)
+    if not (run := _find(client, experiment, training)):
+        tags = {tag.key: tag.value for tag in _tags(training)}
+        started = _milliseconds(training.record.get("started"))
+        run = client.create_run(experiment, started, tags, run_name=training.key.name)
     run_id = run.info.run_id
     client.log_batch(run_id, params=_params(training.description), tags=_tags(training))
     done = {one.step for one in client.get_metric_history(run_id, "learning_rate")}
@@ -291,12 +293,6 @@ def _find(client: MlflowClient, experiment: str, training: Training) -> Run | No
         return found
     # One that was killed here, and is resumed or completed now; on another machine the same may be running.
     return find_run(client, experiment, " and attributes.status != 'FINISHED'", **here) if here else None
-
-
-def _create(client: MlflowClient, experiment: str, training: Training) -> Run:
-    tags = {tag.key: tag.value for tag in _tags(training)}
-    started = _milliseconds(training.record.get("started"))
-    return client.create_run(experiment, started, tags, run_name=training.key.name)
 
 
 def _tags(training: Training) -> list[RunTag]:

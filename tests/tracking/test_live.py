@@ -65,7 +65,7 @@ def test_a_training_is_logged_while_it_runs(client, tmp_path):
         train(log, tell, 3, first=3)
         log.finish("e" * 64)
     assert statuses(client) == ["FINISHED"]
-    for key in mlflow_runs.EPOCH_METRICS:
+    for key in mlflow_helpers.EPOCH_METRICS:
         assert steps(client, key) == [1, 2, 3], key
     (run,) = mlflow_helpers.runs(client)
     assert run.data.metrics["training_seconds"] == log.record["seconds"]

@@ -170,7 +170,7 @@ def test_an_unfinished_run_of_the_same_training_is_resumed_by_its_new_epochs(cli
     info = client.get_run(run_id).info
     assert (info.status, info.end_time) == ("FINISHED", milliseconds(RECORD["finished"]))
     found = mlflow_helpers.histories(client, run_id)
-    for key in mlflow_runs.EPOCH_METRICS:
+    for key in mlflow_helpers.EPOCH_METRICS:
         assert [step for step, _, _ in found[key]] == [1, 2, 3], key
         assert found.pop(key)[:1] == first[key]
     assert {len(values) for values in found.values()} == {1}
@@ -304,7 +304,7 @@ def test_a_database_whose_maker_was_killed_is_made_anew_by_four_processes_at_onc
     for run in found:
         assert run.info.status == "FINISHED"
         metrics = mlflow_helpers.histories(client, run.info.run_id)
-        for key in mlflow_runs.EPOCH_METRICS:
+        for key in mlflow_helpers.EPOCH_METRICS:
             assert [step for step, _, _ in metrics[key]] == [1, 2, 3], key
 
 
