@@ -91,7 +91,6 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     On an error the temporary folder goes and what stood at `path` stays.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _part(path)
     old = temporary.with_name(f"{temporary.name}{_OLD}")
@@ -114,7 +113,6 @@ def discard_parts(path: Path) -> None:
 
     What it had moved aside and not replaced yet goes back to `path`.
     """
-    path = Path(path)
     left = f".{glob.escape(_short(path.name))}.{'[0-9a-f]' * 8}.part"
     for old in path.parent.glob(left + _OLD):
         _put_back(old, path)
@@ -154,7 +152,6 @@ def sole_writer(path: Path, wait: float = 10) -> Iterator[None]:
     Raises:
         ValueError: another process still holds it.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = path.with_suffix(".pid")
     lock = filelock.FileLock(path, timeout=wait)

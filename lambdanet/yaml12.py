@@ -20,7 +20,7 @@ def read(path: Path) -> object:
         OSError: it cannot be read.
     """
     try:
-        return load(Path(path).read_text(encoding="utf-8-sig"))
+        return load(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
 

@@ -10,9 +10,9 @@ import pytest
 from lambdanet import files
 
 HOLD = """
-import sys, time
+import pathlib, sys, time
 from lambdanet import files
-with files.sole_writer(sys.argv[1]):
+with files.sole_writer(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

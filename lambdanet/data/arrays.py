@@ -22,7 +22,7 @@ def load_images(folder: Path, split: str) -> np.ndarray:
     Raises:
         ValueError: the file is missing or is no array of RGB images.
     """
-    path = Path(folder) / f"{split}.npy"
+    path = folder / f"{split}.npy"
     try:
         images = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
