@@ -425,12 +425,12 @@ def find(name: str) -> Path:
     raise ValueError(f"unknown profile {name!r}; there are {known}")
 
 
-def profiles() -> dict[str, Path]:
-    """The profile.yaml of each profile of the project in the current folder, by name."""
-    found = {path.parent.name: path for path in sorted(Path().glob(f"*/{PROFILE}"))}
-    if (root := Path(PROFILE)).is_file():
+def profiles(project: Path = Path()) -> dict[str, Path]:
+    """The profile.yaml of each profile of a project, from its folder, by name; that of the root is first."""
+    found = {path.parent.name: path.relative_to(project) for path in sorted(project.glob(f"*/{PROFILE}"))}
+    if (root := project / PROFILE).is_file():
         raw = yaml12.read(root)
-        return {str(raw.get("profile") if isinstance(raw, dict) else "paper"): root} | found
+        return {str(raw.get("profile") if isinstance(raw, dict) else "paper"): Path(PROFILE)} | found
     return found
 
 

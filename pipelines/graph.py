@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lambdanet import yaml12
+from lambdanet import config, yaml12
 
 ROOT = Path(__file__).resolve().parent.parent
 DVC_FILE = "dvc.yaml"
@@ -59,15 +59,14 @@ def dvc_file(profile: str, folder: Path = Path()) -> str:
 
 def profiles(folder: Path) -> dict[str, str]:
     """The dvc.yaml of each profile of a project: that of the root first, then those of folders."""
-    root = str(_yaml(folder / "profile.yaml").get("profile", "paper"))
-    below = sorted(path.parent.name for path in folder.glob("*/profile.yaml"))
-    return {root: DVC_FILE} | {name: f"{name}/{DVC_FILE}" for name in below}
+    found = config.profiles(folder) or {"paper": Path(config.PROFILE)}
+    return {name: (file.parent / DVC_FILE).as_posix() for name, file in found.items()}
 
 
 @functools.cache
 def names(section: str) -> list[str]:
     """The names in a section of this project's params.yaml."""
-    return list(_yaml(ROOT / "params.yaml").get(section) or {})
+    return list(yaml12.read(ROOT / config.PARAMS).get(section) or {})
 
 
 def load(file: str = DVC_FILE, targets: list[str] | tuple[str, ...] = ()) -> Graph:
@@ -138,10 +137,7 @@ def training(
         raise ValueError(f"{file} has no training of {model!r} on {noise!r}; there are {there or 'none'}")
     if str(seed) in found:
         return f"{found[str(seed)]}{seed}", list(overrides)
-    setting = f"seeds=[{seed}]"
-    if "seeds" in _yaml(folder / profile):
-        setting = f"{profile}:{setting}"
-    return f"{next(iter(found.values()))}{seed}", [setting, *overrides]
+    return f"{next(iter(found.values()))}{seed}", [f"{profile}:seeds=[{seed}]", *overrides]
 
 
 @contextlib.contextmanager
@@ -201,8 +197,3 @@ def _exchanged(stage: Any) -> bool:
     """Whether DVC's run-cache and remote take this stage: see "Run cache" in DVC's documentation."""
     cached = bool(stage.outs) and all(one.use_cache and not one.persist for one in stage.outs)
     return bool(stage.deps) and cached and not stage.always_changed
-
-
-def _yaml(path: Path) -> dict:
-    found = yaml12.read(path) if path.is_file() else None
-    return found if isinstance(found, dict) else {}
