@@ -43,19 +43,20 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
     for run in config.runs:
         if (entry := kept.get(run.key.name)) is None:
             continue
-        score, stored = entry["scores"], _stored(config, weights, run)
+        score, ablation = entry["scores"], run.key.model in config.profile.ablations
+        stored = weights / ("ablations" if ablation else "") / f"{run.key.name}.safetensors"
+        history = results / ("studies/histories" if ablation else "histories") / f"{run.key.name}.csv"
         if not run.scores.exists():
             files.write_json(run.scores, score)
             done.scores += 1
         _restore_log(run.log, entry["log"])
         if stored.is_file() and files.sha256(stored) != score["weights_sha256"]:
             raise ValueError(f"{stored} is not what {results} scored")
-        history = _histories(config, results, run) / f"{run.key.name}.csv"
         if not run.folder.exists() and (stored.is_file() or history.is_file()):
             _restore_training(run, stored, history)
             done.trainings += 1
         if not run.samples.exists():
-            done.samples += _restore_samples(config, run, results / "samples" / run.key.model, stored)
+            done.samples += _restore_samples(run, ablation, results / "samples" / run.key.model, stored)
     return done
 
 
@@ -112,19 +113,6 @@ def _read(path: Path) -> dict:
         raise ValueError(f"{path} cannot be read ({error}); make it with `dvc repro`") from None
 
 
-def _is_ablation(config: Config, run: Run) -> bool:
-    return run.key.model in config.profile.ablations
-
-
-def _stored(config: Config, weights: Path, run: Run) -> Path:
-    folder = weights / "ablations" if _is_ablation(config, run) else weights
-    return folder / f"{run.key.name}.safetensors"
-
-
-def _histories(config: Config, results: Path, run: Run) -> Path:
-    return results / "studies" / "histories" if _is_ablation(config, run) else results / "histories"
-
-
 def _restore_log(path: Path, record: dict | None) -> None:
     there = run_log.read_records(path)
     if record and not any(one.get("weights_sha256") == record["weights_sha256"] for one in there):
@@ -143,13 +131,13 @@ def _restore_training(run: Run, stored: Path, history: Path) -> None:
             files.write_json(new / run.description.name, expected if expected == found else found)
 
 
-def _restore_samples(config: Config, run: Run, kept: Path, stored: Path) -> bool:
+def _restore_samples(run: Run, ablation: bool, kept: Path, stored: Path) -> bool:
     if kept.is_dir() and run.levels:
         with files.new_folder(run.samples) as new:
             for path in kept.iterdir():
                 files.write_bytes(new / path.name, path.read_bytes())
         return True
-    if not _is_ablation(config, run) and stored.is_file():
+    if not ablation and stored.is_file():
         model, _ = load_weights(stored)
         samples.write_samples(model, create_noise(**run.noise), run.samples, device=torch.device("cpu"))
         return True
