@@ -173,8 +173,4 @@ def _mixed(image: Image, denoised: Image, strength: float) -> Image:
         mixed = mixed if image.is_floating_point() else mixed.round()
         return mixed.clamp(0, 1 if image.is_floating_point() else 255).to(image)
     mixed = image + strength * (denoised.astype(np.float64) - image)
-    return (
-        np.clip(mixed, 0, 1).astype(image.dtype)
-        if image.dtype.kind == "f"
-        else np.rint(mixed).astype(image.dtype)
-    )
+    return (np.clip(mixed, 0, 1) if image.dtype.kind == "f" else np.rint(mixed)).astype(image.dtype)
