@@ -416,7 +416,7 @@ def export(profile: str) -> None:
     loaded = config.load(config.find(profile))
     from lambdanet import restoring
 
-    count = restoring.export_weights(loaded, loaded.folders.weights)
+    count = restoring.export_weights(loaded)
     click.echo(f"{loaded.folders.weights}: {count} weights files, each the one that its score names")
 
 
@@ -427,8 +427,7 @@ def restore(profile: str) -> None:
     loaded = config.load(config.find(profile))
     from lambdanet import restoring
 
-    _, results, weights = loaded.folders
-    done = restoring.restore(loaded, results, weights)
+    done = restoring.restore(loaded)
     click.echo(
         f"restored for {profile}: {done.scores} scores, {done.trainings} trainings, "
         f"{done.samples} folders of sample images"

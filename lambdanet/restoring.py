@@ -28,17 +28,16 @@ class Restored:
     samples: int = 0
 
 
-def restore(config: Config, results: Path, weights: Path) -> Restored:
+def restore(config: Config) -> Restored:
     """Put back scores, logs, histories, weights and sample images of a profile's report, where they lack.
 
     Args:
-        config: of the profile; its runs say where the files belong.
-        results: folder of `report.write_report`.
-        weights: folder of `export_weights`; runs that it lacks get no weights.
+        config: of the profile; runs that its folder of weights lacks get none.
 
     Raises:
         ValueError: the report is missing or says nothing of its runs, or weights are not those scored.
     """
+    _, results, weights = config.folders
     kept, done = tables.read_json(results / run_log.TRAININGS), Restored()
     for run in config.runs:
         if (entry := kept.get(run.key.name)) is None:
@@ -60,14 +59,14 @@ def restore(config: Config, results: Path, weights: Path) -> Restored:
     return done
 
 
-def export_weights(config: Config, out: Path) -> int:
+def export_weights(config: Config) -> int:
     """Copy the weights behind a report, for git: one RUN.safetensors for each run of its table, and a README.
 
-    Those of ablations go to a folder of that name, as far as they are here or in `out`.
+    Those of ablations go to a folder of that name, as far as they are here or there. weights/PROFILE is
+    replaced as a whole.
 
     Args:
         config: of the profile; its results have digests.json and trainings.json.
-        out: folder, replaced as a whole.
 
     Returns:
         The number of files.
@@ -75,7 +74,7 @@ def export_weights(config: Config, out: Path) -> int:
     Raises:
         ValueError: weights are missing or are not those that were scored.
     """
-    results = config.folders.results
+    _, results, out = config.folders
     scored, known = _read(results / "digests.json"), _read(results / run_log.TRAININGS)
     runs = {run.key.name: run for run in config.runs}
     wanted = {f"{name}.safetensors": digests["weights"] for name, digests in scored.items()}
@@ -120,7 +119,7 @@ def _restore_log(path: Path, record: dict | None) -> None:
 
 
 def _restore_training(run: Run, stored: Path, history: Path) -> None:
-    expected = describe(run.key, run.model, run.noise, run.settings)
+    expected = describe(run)
     with files.new_folder(run.folder) as new:
         if history.is_file():
             files.write_bytes(new / run.history.name, history.read_bytes())

@@ -70,13 +70,13 @@ def once(tmp_path_factory):
                 picture = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
                 imsave(examples / f"{number}-{kind}.png", picture, check_contrast=False)
         report(loaded)
-        restoring.export_weights(loaded, WEIGHTS)
+        restoring.export_weights(loaded)
     return folder
 
 
 def write_outputs(run, number):
     torch.manual_seed(number)
-    description = experiment.describe(run.key, run.model, run.noise, run.settings)
+    description = experiment.describe(run)
     run.folder.mkdir(parents=True)
     save_weights(run.weights, create_model(**run.model), description)
     files.write_json(run.description, description)
@@ -98,7 +98,7 @@ def test_a_report_gives_back_what_it_was_made_of(made):
     loaded, (table, *_) = made
     before, shown = outputs(), helpers.contents(RESULTS)
     loss()
-    assert restoring.restore(loaded, RESULTS, WEIGHTS) == restoring.Restored(scores=3, trainings=3, samples=2)
+    assert restoring.restore(loaded) == restoring.Restored(scores=3, trainings=3, samples=2)
     after = outputs()
     assert {kind: after[kind] for kind in KINDS[:3]} == {kind: before[kind] for kind in KINDS[:3]}
     (record,) = json.loads(table.log.read_text())
@@ -127,7 +127,7 @@ def test_exported_weights_have_a_readme_with_a_row_for_each(made):
 def test_what_is_there_is_left_alone(made):
     loaded, (table, *_) = made
     table.history.write_text("mine")
-    assert restoring.restore(loaded, RESULTS, WEIGHTS) == restoring.Restored()
+    assert restoring.restore(loaded) == restoring.Restored()
     assert table.history.read_text() == "mine"
 
 
@@ -135,7 +135,7 @@ def test_trainings_without_weights_in_git_get_their_histories(made):
     loaded, (_, ablation, _) = made
     shutil.rmtree(WEIGHTS / "ablations")
     loss()
-    restoring.restore(loaded, RESULTS, WEIGHTS)
+    restoring.restore(loaded)
     assert helpers.contents(ablation.folder) == {"history.csv": HISTORY.encode()}
 
 
@@ -144,11 +144,11 @@ def test_weights_of_another_training_than_was_scored_are_not_exported(made):
     before = helpers.contents(WEIGHTS)
     save_weights(ablation.weights, create_model("cnn"), {"model": {"name": "cnn"}})
     with pytest.raises(ValueError, match=rf"^{ablation.weights} is missing or is not what was scored; "):
-        restoring.export_weights(loaded, WEIGHTS)
+        restoring.export_weights(loaded)
     assert helpers.contents(WEIGHTS) == before
     (RESULTS / "trainings.json").write_text("[]")
     with pytest.raises(ValueError, match=r"trainings\.json cannot be read"):
-        restoring.export_weights(loaded, WEIGHTS)
+        restoring.export_weights(loaded)
 
 
 def test_committed_weights_stay_where_the_training_is_not_here(made):
@@ -156,10 +156,10 @@ def test_committed_weights_stay_where_the_training_is_not_here(made):
     before = helpers.contents(WEIGHTS)
     for run in (table, ablation):
         shutil.rmtree(run.folder)
-    assert restoring.export_weights(loaded, WEIGHTS) == 3
+    assert restoring.export_weights(loaded) == 3
     assert helpers.contents(WEIGHTS) == before
     (WEIGHTS / f"ablations/{ablation.key.name}.safetensors").unlink()  # neither here nor there
-    assert restoring.export_weights(loaded, WEIGHTS) == 2
+    assert restoring.export_weights(loaded) == 2
     assert f"ablations/{document.key.name}.safetensors" in helpers.contents(WEIGHTS)
 
 
@@ -169,4 +169,4 @@ def test_weights_that_are_not_those_scored_are_refused(made):
     path = WEIGHTS / f"{table.key.name}.safetensors"
     save_weights(path, create_model("cnn"), {"model": {"name": "cnn"}})
     with pytest.raises(ValueError, match=rf"^{path} is not what {RESULTS} scored$"):
-        restoring.restore(loaded, RESULTS, WEIGHTS)
+        restoring.restore(loaded)

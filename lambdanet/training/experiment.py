@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 
 from lambdanet import backends, devices, files, run_log
-from lambdanet.config import Run, RunKey, Training
+from lambdanet.config import Run
 from lambdanet.data.arrays import SPLITS, digest, load_images
 from lambdanet.models import save_weights
 from lambdanet.training import checkpoint
@@ -40,7 +40,7 @@ def train_run(
     pairs = {split: Pairs(load_images(run.clean, split), load_images(run.noisy, split)) for split in SPLITS}
     with files.sole_writer(run.checkpoints / "lock"):
         files.discard_parts(run.folder)
-        description = describe(run.key, run.model, run.noise, run.settings)
+        description = describe(run)
         record = run_log.Log(
             run.log,
             where,
@@ -82,13 +82,13 @@ def discard_checkpoints(runs: Iterable[Run]) -> None:
         checkpoint.discard(run.checkpoints)
 
 
-def describe(run_key: RunKey, model_config: dict, noise_config: dict, settings: Training) -> dict:
+def describe(run: Run) -> dict:
     """What stands in model.json, and in the header of the weights."""
     return {
-        "cell": asdict(run_key),  # an old name, kept so that weights files keep their bytes
-        "model": model_config,
-        "noise": noise_config,
-        "training": settings.described(),
+        "cell": asdict(run.key),  # an old name, kept so that weights files keep their bytes
+        "model": run.model,
+        "noise": run.noise,
+        "training": run.settings.described(),
     }
 
 
