@@ -111,21 +111,17 @@ def _write_table(path: Path, table: pd.DataFrame, shown: pd.DataFrame, digits: s
 
 
 def _descriptions(scored: list[Run], scores: dict[RunKey, dict], old: Path) -> dict[RunKey, dict]:
-    """How trainings were described when they were made: in their folder, the old report, or their log."""
+    """How trainings were described when they were made: in their folder, or the old report."""
     path = old / run_log.TRAININGS
     kept = tables.read_json(path) if path.is_file() else {}
     found = {}
     for run in scored:
-        key, digest = run.key, scores[run.key]["weights_sha256"]
-        before = kept.get(key.name) or {}
-        if before.get("scores", {}).get("weights_sha256") != digest:
-            before = {}
-        here = tables.read_json(run.description) if run.description.is_file() else None
-        one = here or before.get("description")
-        if not one:
-            one = (run_log.find_record(run.log, weights_sha256=digest) or {}).get("description")
-        if one:
-            found[key] = one
+        before = kept.get(run.key.name) or {"scores": {}}
+        same = before["scores"].get("weights_sha256") == scores[run.key]["weights_sha256"]
+        if run.description.is_file():
+            found[run.key] = tables.read_json(run.description)
+        elif same and before.get("description"):
+            found[run.key] = before["description"]
     return found
 
 
