@@ -66,7 +66,7 @@ def on_training_images(
 def write_examples(
     model: nn.Module, clean: np.ndarray, noisy: np.ndarray, folder: Path, *, device: torch.device
 ) -> None:
-    """Denoise the first test images and write each as NUMBER-clean, -noisy and -denoised.png."""
+    """Denoise the first test images; write each to a folder as NUMBER-clean, -noisy and -denoised.png."""
     from skimage.io import imsave  # not for those who only score
 
     for number in range(min(EXAMPLES, len(clean))):
@@ -74,6 +74,4 @@ def write_examples(
         denoised = denoise(model.to(device), y).cpu()
         pictures = {"clean": clean[number], "noisy": to_bytes(y.cpu())[0], "denoised": to_bytes(denoised)[0]}
         for kind, picture in pictures.items():
-            path = folder / f"{number}-{kind}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            imsave(path, picture, check_contrast=False)
+            imsave(folder / f"{number}-{kind}.png", picture, check_contrast=False)
