@@ -92,15 +92,13 @@ def read_records(path: Path) -> list[dict]:
     return records if isinstance(records, list) else []
 
 
-def find_record(path: Path, **details: object) -> dict | None:
-    """The newest record of a log that has these details.
+def find_record(path: Path, weights_sha256: str) -> dict | None:
+    """The newest record of a log that is of these weights.
 
     A run's log outlives its outputs: DVC may restore those of an earlier training from its cache.
     """
-    for record in reversed(read_records(path)):
-        if all(record.get(key) == value for key, value in details.items()):
-            return record
-    return None
+    found = [one for one in read_records(path) if one.get("weights_sha256") == weights_sha256]
+    return found[-1] if found else None
 
 
 def _now() -> str:

@@ -81,7 +81,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
 
 def _log(run: Run, score: dict) -> dict | None:
     """What the newest log of a score's training says, as far as it is kept."""
-    record = run_log.find_record(run.log, weights_sha256=score["weights_sha256"])
+    record = run_log.find_record(run.log, score["weights_sha256"])
     if record and "seconds" in record:
         record |= {"hours": round(record["seconds"] / 3600, 1)}
     return record and {key: record[key] for key in KEPT if key in record}

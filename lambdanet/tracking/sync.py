@@ -171,7 +171,7 @@ def _training(
     except (KeyError, TypeError):
         raise ValueError(f"{weights} does not say which noise and model it is of") from None
     logs = (run.log, run.log.with_suffix(".evaluate.json")) if run else ()
-    record, evaluation = [find_record(log, weights_sha256=digest) or {} for log in logs] or ({}, {})
+    record, evaluation = [find_record(log, digest) or {} for log in logs] or ({}, {})
     times = {row["epoch"]: row for row in record.get("history", [])}
     ablation = config.profile.ablations.get(run_key.model) if config else None
     images = record.get("data", {}).get("train", {}).get("images") or (run.train_images if run else 0)
