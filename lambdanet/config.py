@@ -430,7 +430,7 @@ def profiles(project: Path = Path()) -> dict[str, Path]:
     found = {path.parent.name: path.relative_to(project) for path in sorted(project.glob(f"*/{PROFILE}"))}
     if (root := project / PROFILE).is_file():
         raw = yaml12.read(root)
-        return {str(raw.get("profile") if isinstance(raw, dict) else "paper"): Path(PROFILE)} | found
+        return {str(raw.get("profile", "paper") if isinstance(raw, dict) else "paper"): Path(PROFILE)} | found
     return found
 
 
