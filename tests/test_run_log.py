@@ -132,7 +132,7 @@ def test_damaged_log_begins_anew(path, content):
     assert [record["weights_sha256"] for record in read_records(path)] == ["ab"]
 
 
-def test_newest_record_with_the_details_is_found(path):
+def test_newest_record_of_the_weights_is_found(path):
     path.parent.mkdir()
     path.write_text('[{"weights_sha256": "ab", "n": 1}, {"weights_sha256": "ab", "n": 2}, {"n": 3}]')
     assert find_record(path, "ab") == {"weights_sha256": "ab", "n": 2}

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 KEEP = 2
 
 
-def save(folder: Path, key: str, steps: int, state: dict) -> Path:
+def save(folder: Path, key: str, steps: int, state: dict) -> None:
     """Write `state` after `steps` optimiser steps; keep the newest two.
 
     Args:
@@ -31,11 +31,9 @@ def save(folder: Path, key: str, steps: int, state: dict) -> Path:
     """
     buffer = io.BytesIO()
     torch.save({"key": key, "state": state}, buffer)
-    path = folder / f"{steps:09d}.pt"
-    files.write_bytes(path, buffer.getvalue())
+    files.write_bytes(folder / f"{steps:09d}.pt", buffer.getvalue())
     for old in _newest_first(folder)[KEEP:]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def load_newest(folder: Path, key: str) -> dict | None:
