@@ -260,12 +260,12 @@ def log_training(client: MlflowClient, training: Training) -> Run:
         The run, as it is then.
     """
     experiment = experiment_id(client, training.key.profile)
+    tags, params = _tags(training), [Param(*one) for one in _params(training.description).items()]
     if not (run := _find(client, experiment, training)):
-        tags = {tag.key: tag.value for tag in _tags(training)}
         started = _milliseconds(training.record.get("started"))
         run = client.create_run(experiment, started, tags, run_name=training.key.name)
     run_id = run.info.run_id
-    client.log_batch(run_id, params=_params(training.description), tags=_tags(training))
+    client.log_batch(run_id, params=params, tags=[RunTag(*one) for one in tags.items()])
     done = {one.step for one in client.get_metric_history(run_id, "learning_rate")}
     rows = [row for row in training.history if row["epoch"] not in done]
     for start in range(0, len(rows), EPOCHS):
@@ -295,7 +295,7 @@ def _find(client: MlflowClient, experiment: str, training: Training) -> Run | No
     return find_run(client, experiment, " and attributes.status != 'FINISHED'", **here) if here else None
 
 
-def _tags(training: Training) -> list[RunTag]:
+def _tags(training: Training) -> dict[str, str]:
     run_key, record = training.key, training.record
     tags = {
         "task": "train",
@@ -315,15 +315,12 @@ def _tags(training: Training) -> list[RunTag]:
         "mlflow.source.git.commit": record.get("commit"),
         "mlflow.source.name": "stages/train.py",
     }
-    return [RunTag(key, str(value)) for key, value in tags.items() if value is not None]
+    return {key: str(value) for key, value in tags.items() if value is not None}
 
 
-def _params(description: dict) -> list[Param]:
-    return [
-        Param(f"{section}.{key}", str(value))
-        for section in ("model", "noise", "training")
-        for key, value in description[section].items()
-    ]
+def _params(description: dict) -> dict[str, str]:
+    sections = ("model", "noise", "training")
+    return {f"{one}.{key}": str(value) for one in sections for key, value in description[one].items()}
 
 
 def _epoch_metrics(row: dict, record: dict) -> list[Metric]:
@@ -378,9 +375,9 @@ def model_of(run: Run) -> str | None:
 def _log_model(client: MlflowClient, run: Run, training: Training) -> str:
     """Make a run's logged model, with its weights; the registry adds the program that needs no project."""
     of = ("noise", "model", "profile", "seed", "study", "commit", "weights_sha256")
-    tags = {tag.key: tag.value for tag in _tags(training) if tag.key in of}
-    params = {param.key: param.value for param in _params(training.description)}
-    run_id, experiment, name = run.info.run_id, run.info.experiment_id, training.key.name
+    tags = {key: value for key, value in _tags(training).items() if key in of}
+    run_id, params = run.info.run_id, _params(training.description)
+    experiment, name = run.info.experiment_id, training.key.name
     model_id = client.create_logged_model(experiment, name, run_id, tags, params, "denoiser").model_id
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, WEIGHTS)
