@@ -195,16 +195,15 @@ def collect(
 
 
 def _run(run: config_module.Run, scores: dict | None, description: dict | None, log: dict) -> Run:
-    of, planned, hyperparameters = {"seed": run.key.seed, "log": log}, asdict(run.settings), run.model
-    if description is None:
-        return Run(training=planned, hyperparameters=hyperparameters, scores=scores, **of)
-    used, network = description["training"], description["model"]
-    before = recipe(used, {}, network) | structure(network)
-    now = recipe(planned, {}, hyperparameters) | structure(hyperparameters)
-    differences = changed(before, now)
-    return Run(
-        training=used, hyperparameters=network, scores=scores, recorded=True, outdated=differences, **of
+    planned = {"training": asdict(run.settings), "model": run.model}
+    used = description or planned
+    before, now = (
+        recipe(one["training"], {}, one["model"]) | structure(one["model"]) for one in (used, planned)
     )
+    return Run(
+        seed=run.key.seed, training=used["training"], hyperparameters=used["model"], scores=scores,
+        recorded=description is not None, outdated=changed(before, now), log=log,
+    )  # fmt: skip
 
 
 def studies(config: Config, rows: list[Row]) -> list[Study]:
