@@ -313,7 +313,7 @@ def _tags(training: Training) -> dict[str, str]:
         "backend": record.get("computed_by"),
         "commit": record.get("commit"),
         "mlflow.source.git.commit": record.get("commit"),
-        "mlflow.source.name": "stages/train.py",
+        "mlflow.source.name": "stages/ablate.py" if training.study else "stages/train.py",
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 

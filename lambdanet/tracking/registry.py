@@ -160,7 +160,7 @@ def unpin(client: MlflowClient, noise: str, version: int | None = None, model: s
 def _pick(client: MlflowClient, noise: str, version: int | None, model: str) -> int:
     found = {int(one.version): _denoiser(one) for one in _versions(client, PREFIX + noise)}
     if not found:
-        raise ValueError(f"there is no denoiser for the noise {noise!r}; see `lambdanet models`")
+        raise ValueError(f"there is no denoiser for the noise {noise!r}; see `lambdanet models list`")
     if version is None:
         of_model = [replace(one, choice="") for one in found.values() if one.model == model]
         if not of_model:
