@@ -68,7 +68,7 @@ class Commands(click.Group):
         sys.exit(status)
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [name for names in SECTIONS.values() for name in names]
+        return [name for names in _sections().values() for name in names]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in IN_PIPELINES:
@@ -76,10 +76,19 @@ class Commands(click.Group):
         return getattr(importlib.import_module("pipelines.commands"), name)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, names in SECTIONS.items():
+        for title, names in _sections().items():
             with formatter.section(title):
                 texts = [self.get_command(context, name).get_short_help_str(75) for name in names]
                 formatter.write_dl(list(zip(names, texts, strict=True)))
+
+
+def _sections() -> dict[str, list[str]]:
+    """The commands that are installed: the library alone has none of `pipelines`."""
+    there = importlib.util.find_spec("pipelines") is not None
+    return {
+        title: [name for name in names if there or name not in IN_PIPELINES]
+        for title, names in SECTIONS.items()
+    }
 
 
 PROFILE = click.option(

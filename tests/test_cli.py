@@ -297,3 +297,13 @@ def test_help_names_every_command():
     done = subprocess.run([installed, "--help"], capture_output=True, text=True)
     for command in main.commands.keys() | cli.IN_PIPELINES:
         assert f"  {command} " in done.stdout
+
+
+def test_help_of_the_library_alone_has_no_commands_of_the_pipeline(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pipelines", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "\n  denoise " in out
+    assert not [name for name in cli.IN_PIPELINES if f"\n  {name} " in out]
