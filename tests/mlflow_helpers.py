@@ -73,29 +73,29 @@ def use_database(folder, monkeypatch):
 
 
 def trace_once(monkeypatch):
-    """Have `export.build` trace each architecture once in all tests of this process: for networks whose
+    """Have `export.Builder` trace each architecture once in all tests of this process: for networks whose
     program no test runs."""
-    monkeypatch.setattr(export, "build", _built_like)
+    monkeypatch.setattr(export.Builder, "build", _built_like)
 
 
 _folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
-_build, _traced = export.build, {}
+_build, _builder, _traced = export.Builder.build, export.Builder(Path(_folder.name)), {}
 
 
-def _built_like(weights, folder, traced, **ids):
+def _built_like(_self, weights, folder, **ids):
     architecture = json.dumps(read_description(weights)["model"], sort_keys=True)
     if architecture not in _traced:
-        _traced[architecture] = Path(_folder.name, str(len(_traced)))
-        _build(weights, _traced[architecture], Path(_folder.name), run_id="another", model_id="another")
+        _traced[architecture] = Path(_folder.name, f"built-{len(_traced)}")
+        _build(_builder, weights, _traced[architecture], run_id="another", model_id="another")
     shutil.copytree(_traced[architecture], folder)
     shutil.copy(weights, folder / mlflow_runs.WEIGHTS)
 
 
-def register(client, one, train_images=32, traced=_folder.name, **changes):
+def register(client, one, train_images=32, builder=_builder, **changes):
     """Log a training and make it a version, as `publish` does for the best seed."""
     denoiser = dataclasses.replace(Denoiser.of(one.key, one.scores, train_images), **changes)
     model_id = mlflow_runs.model_of(mlflow_runs.log_training(client, one))
-    return registry.register(client, denoiser, one, model_id, Path(traced))
+    return registry.register(client, denoiser, one, model_id, builder)
 
 
 def closed_port():

@@ -1,7 +1,6 @@
 """A denoiser as a program that runs without this project: what the registry holds of it."""
 
 import contextlib
-import hashlib
 import json
 import shutil
 import uuid
@@ -46,37 +45,45 @@ class Portable(AnySize):
         return super().forward(noisy)
 
 
-def build(weights: Path, folder: Path, traced: Path, *, run_id: str, model_id: str) -> None:
-    """Make the folder of an MLflow model with a network's program, and compare the program with the network.
+class Builder:
+    """Makes folders of MLflow models; traces an architecture once, as weights do not change its program.
 
-    Args:
-        weights: file of `save_weights`; goes along, for those who have this project.
-        folder: made.
-        traced: keeps a model of each architecture, as tracing takes seconds and weights do not change it.
-        run_id: of the model in MLflow.
-        model_id: likewise.
-
-    Raises:
-        ValueError: the weights cannot be read, or the network cannot be traced for every size.
+    Tracing takes seconds.
     """
-    network, description = load_weights(weights)
-    architecture = json.dumps(description["model"], sort_keys=True)
-    like = traced / hashlib.sha256(architecture.encode()).hexdigest()
-    if not like.exists():
-        shutil.rmtree(part := like.with_suffix(".part"), ignore_errors=True)
-        _trace(network, part)
-        part.rename(like)
-    shutil.copytree(like, folder)
-    (folder / WEIGHTS).parent.mkdir()
-    shutil.copy(weights, folder / WEIGHTS)
-    program = torch.export.load(folder / PROGRAM)
-    for name, value in Portable(network).state_dict().items():
-        program.state_dict[name].copy_(value)
-    torch.export.save(program, folder / PROGRAM)
-    card = Model.load(str(folder))
-    card.run_id, card.model_id, card.model_uuid = run_id, model_id, uuid.uuid4().hex
-    card.save(str(folder / "MLmodel"))
-    verify(torch.export.load(folder / PROGRAM).module(), network)
+
+    def __init__(self, folder: Path) -> None:
+        """Begin with nothing traced; `folder` keeps a model of each architecture for this builder."""
+        self.folder, self._programs = folder, {}
+
+    def build(self, weights: Path, folder: Path, *, run_id: str, model_id: str) -> None:
+        """Make a model's folder with a network's program, and compare the program with the network.
+
+        Args:
+            weights: file of `save_weights`; goes along, for those who have this project.
+            folder: made.
+            run_id: of the model in MLflow.
+            model_id: likewise.
+
+        Raises:
+            ValueError: the weights cannot be read, or the network cannot be traced for every size.
+        """
+        network, description = load_weights(weights)
+        architecture = json.dumps(description["model"], sort_keys=True)
+        if architecture not in self._programs:
+            like = self.folder / uuid.uuid4().hex
+            _trace(network, like)
+            self._programs[architecture] = like, torch.export.load(like / PROGRAM)
+        like, program = self._programs[architecture]
+        for name, value in Portable(network).state_dict().items():
+            program.state_dict[name].copy_(value)
+        verify(program.module(), network)
+        shutil.copytree(like, folder)
+        torch.export.save(program, folder / PROGRAM)
+        (folder / WEIGHTS).parent.mkdir()
+        shutil.copy(weights, folder / WEIGHTS)
+        card = Model.load(str(folder))
+        card.run_id, card.model_id, card.model_uuid = run_id, model_id, uuid.uuid4().hex
+        card.save(str(folder / "MLmodel"))
 
 
 def _trace(network: nn.Module, folder: Path) -> None:

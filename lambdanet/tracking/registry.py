@@ -28,7 +28,7 @@ def register(
     denoiser: Denoiser,
     training: Training,
     model_id: str,
-    traced: Path,
+    builder: export.Builder,
     *,
     new: bool = True,
 ) -> ModelVersion | None:
@@ -41,7 +41,7 @@ def register(
         denoiser: what is known of the network.
         training: whose weights these are.
         model_id: its logged model.
-        traced: see `export.build`.
+        builder: of its program.
         new: whether a version may be made; else one is only brought up to date.
 
     Returns:
@@ -59,7 +59,7 @@ def register(
     run_id = client.get_logged_model(model_id).source_run_id
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
-        export.build(training.weights, folder, traced, run_id=run_id, model_id=model_id)
+        builder.build(training.weights, folder, run_id=run_id, model_id=model_id)
         client.log_model_artifacts(model_id, str(folder))
     try:
         about = f"Denoisers for the noise {denoiser.noise}. {catalogue.RULE}\n\n{export.CONTRACT}"

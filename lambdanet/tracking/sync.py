@@ -13,7 +13,7 @@ from lambdanet.inference.catalogue import Denoiser, best_seeds
 from lambdanet.models import create_model, read_description
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.run_log import find_record
-from lambdanet.tracking import mlflow_runs, registry
+from lambdanet.tracking import export, mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
 
 
@@ -121,16 +121,15 @@ def _register(
 ) -> list[str]:
     """Register what the registry lacks, and add it to `made`; what could not be registered, and why."""
     errors = []
-    with tempfile.TemporaryDirectory() as traced:
+    with tempfile.TemporaryDirectory() as folder:
+        builder = export.Builder(Path(folder))
         for best, seeds in best_seeds(map(_denoiser, by_weights.values())).items():
             for seed in seeds:
                 one = by_weights[seed.weights_sha256]
                 model_id = model_ids[one.weights_sha256]
                 try:
                     with mlflow_runs.reaching():
-                        version = registry.register(
-                            client, seed, one, model_id, Path(traced), new=seed == best
-                        )
+                        version = registry.register(client, seed, one, model_id, builder, new=seed == best)
                 except mlflow_runs.UnreachableError:
                     raise
                 except ValueError as error:

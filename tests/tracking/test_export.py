@@ -91,7 +91,9 @@ def test_a_program_that_was_traced_for_some_sizes_only_is_not_registered(tmp_pat
     client = mlflow_helpers.use_database(tmp_path, monkeypatch)
     monkeypatch.setattr(export, "dynamic_sizes", lambda network: contextlib.nullcontext())
     with pytest.raises(ValueError, match="the traced network refuses images of 8 x 8") as caught:
-        mlflow_helpers.register(client, mlflow_helpers.trained(tmp_path, "autoencoder"), traced=tmp_path)
+        mlflow_helpers.register(
+            client, mlflow_helpers.trained(tmp_path, "autoencoder"), builder=export.Builder(tmp_path)
+        )
     assert "\n" not in str(caught.value)
     assert client.search_model_versions("name='denoiser-gaussian-01'") == []
 
@@ -108,10 +110,10 @@ def test_a_program_of_other_weights_is_refused(tmp_path):
 def test_networks_that_differ_in_weights_only_are_traced_once(tmp_path, monkeypatch):
     traced, trace = [], export._trace
     monkeypatch.setattr(export, "_trace", lambda *words: traced.append(trace(*words)))
-    noisy = torch.from_numpy(images(1, 33, 31))
+    noisy, builder = torch.from_numpy(images(1, 33, 31)), export.Builder(tmp_path / "traced")
     for seed in (0, 1):
         one = with_history(mlflow_helpers.trained(tmp_path, "dncnn", seed=seed))
-        export.build(one.weights, tmp_path / f"{seed}", tmp_path, run_id="r", model_id=f"m{seed}")
+        builder.build(one.weights, tmp_path / f"{seed}", run_id="r", model_id=f"m{seed}")
         program = torch.export.load(tmp_path / f"{seed}" / export.PROGRAM).module()
         expected = denoise(load_weights(one.weights)[0], noisy).clamp(0, 1)
         torch.testing.assert_close(program(noisy), expected, rtol=0, atol=1e-5)

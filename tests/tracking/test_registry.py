@@ -73,13 +73,13 @@ def test_two_that_register_the_same_weights_at_once_leave_one_version(client, tm
     """Both look before either has made its version, as processes with a remote server may."""
     one, together, made = trained(tmp_path), threading.Barrier(2, timeout=helpers.PATIENCE), []
     mlflow_runs.log_training(client, one)
-    built = export.build
+    built = export.Builder.build
 
     def build(*words, **ids):
         built(*words, **ids)
         together.wait()
 
-    monkeypatch.setattr(export, "build", build)
+    monkeypatch.setattr(export.Builder, "build", build)
     both = [threading.Thread(target=lambda: made.append(register(client, one))) for _ in range(2)]
     for thread in both:
         thread.start()
