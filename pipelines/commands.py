@@ -41,6 +41,8 @@ def run(
     # Before the graph is read: DVC would wait for the other's stages without a word.
     with contextlib.nullcontext() if dry_run else workspace.alone(file):
         wanted = graph.load(file, stages)
+    if wanted.to_run() and _has_networks():
+        checking.check([profile])  # each network and noise, which loads torch
     if dry_run:
         click.echo("\n".join(_plan(wanted, profile)))
         return
@@ -103,14 +105,18 @@ def train(
 
 
 def _check(profile: str, stages: tuple[str, ...], where: str) -> None:
-    """Refuse what cannot be run, before dvc and prefect are loaded; a wrong profile before torch is."""
+    """Refuse what cannot be run, before dvc and prefect are loaded."""
     placement.check(where)
     known = list(yaml12.read(Path(graph.DVC_FILE)).get("stages") or {})
     for name in stages:
         if graph.kind(name) not in known:
             raise ValueError(f"unknown stage {name!r}; dvc.yaml has {', '.join(known)}")
-    if Path("stages/entry.py").is_file():  # else this is another pipeline, with other parameters
-        checking.check([profile])
+    if _has_networks():
+        config.load(config.find(profile))
+
+
+def _has_networks() -> bool:
+    return Path("stages/entry.py").is_file()  # else this is another pipeline, with other parameters
 
 
 def _plan(wanted: graph.Graph, profile: str) -> list[str]:
