@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import tempfile
+import threading
 from pathlib import Path
 
 import helpers
@@ -80,13 +81,16 @@ def trace_once(monkeypatch):
 
 _folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
 _build, _builder, _traced = export.Builder.build, export.Builder(Path(_folder.name)), {}
+_tracing = threading.Lock()  # two threads may want the same
 
 
 def _built_like(_self, weights, folder, **ids):
     architecture = json.dumps(read_description(weights)["model"], sort_keys=True)
-    if architecture not in _traced:
-        _traced[architecture] = Path(_folder.name, f"built-{len(_traced)}")
-        _build(_builder, weights, _traced[architecture], run_id="another", model_id="another")
+    with _tracing:
+        if architecture not in _traced:
+            built = Path(_folder.name, f"built-{len(_traced)}")
+            _build(_builder, weights, built, run_id="another", model_id="another")
+            _traced[architecture] = built
     shutil.copytree(_traced[architecture], folder)
     shutil.copy(weights, folder / mlflow_runs.WEIGHTS)
 
