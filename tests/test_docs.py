@@ -168,7 +168,7 @@ def test_commands_are_what_the_command_line_takes(page):
             command = command.get_command(context, name)
             assert command, f"{page.name}: there is no command {name}"
         if words:  # else the command alone is named; what a code span leaves out is no mistake
-            with contextlib.suppress(click.MissingParameter, click.BadOptionUsage):
+            with contextlib.suppress(click.MissingParameter, click.BadOptionUsage, click.exceptions.Exit):
                 command.make_context(command.name, words, parent=context)
 
 
