@@ -297,6 +297,9 @@ def _find(client: MlflowClient, experiment: str, training: Training) -> Run | No
 
 def _tags(training: Training) -> dict[str, str]:
     run_key, record = training.key, training.record
+    # None of a training from the command line; without a log it is one of DVC's outputs.
+    made = f"ablate@{run_key.model}" if training.study else f"train@{run_key.name}"
+    stage = record.get("stage", made)
     tags = {
         "task": "train",
         "run": run_key.name,
@@ -307,13 +310,12 @@ def _tags(training: Training) -> dict[str, str]:
         "study": training.study or None,
         "training_sha256": _identity(training) if "data" in record else None,
         "weights_sha256": training.weights_sha256,
-        # None of a training from the command line; without a log it is one of DVC's outputs.
-        "stage": record.get("stage", f"train@{run_key.name}"),
+        "stage": stage,
         "device": record.get("device"),
         "backend": record.get("computed_by"),
         "commit": record.get("commit"),
         "mlflow.source.git.commit": record.get("commit"),
-        "mlflow.source.name": "stages/ablate.py" if training.study else "stages/train.py",
+        "mlflow.source.name": "stages/ablate.py" if "ablate@" in (stage or made) else "stages/train.py",
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 

@@ -44,6 +44,16 @@ def milliseconds(text):
     return round(1000 * datetime.fromisoformat(text).timestamp())
 
 
+@pytest.mark.parametrize(
+    "known", [{"study": "depth", "record": {}}, {"record": RECORD | {"stage": "x/dvc.yaml:ablate@dncnn"}}]
+)
+def test_an_ablation_names_its_script_with_and_without_a_log(client, known):
+    log_training(client, of(3, "FINISHED", **known))
+    (run,) = mlflow_helpers.runs(client)
+    assert run.data.tags["stage"].endswith("ablate@dncnn")
+    assert run.data.tags["mlflow.source.name"] == "stages/ablate.py"
+
+
 def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     evaluation = {"inference_seconds_per_image": 0.002}
     run_id = log_training(client, of(3, "FINISHED", scores=SCORES, evaluation=evaluation))
@@ -62,6 +72,7 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
         "model": "dncnn", "seed": "0", "weights_sha256": "e" * 64, "stage": RECORD["stage"],
         "device": "a machine", "backend": "winograd",
         "commit": "0123456789ab", "mlflow.source.git.commit": "0123456789ab",
+        "mlflow.source.name": "stages/train.py",
     }  # fmt: skip
     assert tags.items() <= run.data.tags.items()
 
