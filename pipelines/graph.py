@@ -66,7 +66,8 @@ def profiles(folder: Path) -> dict[str, str]:
 @functools.cache
 def names(section: str) -> list[str]:
     """The names in a section of this project's params.yaml."""
-    return list(yaml12.read(ROOT / config.PARAMS).get(section) or {})
+    found = yaml12.read(ROOT / config.PARAMS)
+    return list(found.get(section) or {}) if isinstance(found, dict) else []  # `lambdanet run` says it
 
 
 def load(file: str = DVC_FILE, targets: list[str] | tuple[str, ...] = ()) -> Graph:
