@@ -59,7 +59,9 @@ def dvc_file(profile: str, folder: Path = Path()) -> str:
 
 def profiles(folder: Path) -> dict[str, str]:
     """The dvc.yaml of each profile of a project: that of the root first, then those of folders."""
-    found = config.profiles(folder) or {"paper": Path(config.PROFILE)}
+    found = config.profiles(folder)
+    if not (folder / config.PROFILE).is_file():  # another pipeline, of which only dvc.yaml is needed
+        found = {"paper": Path(config.PROFILE)} | found
     return {name: (file.parent / DVC_FILE).as_posix() for name, file in found.items()}
 
 

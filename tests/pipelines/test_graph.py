@@ -66,6 +66,12 @@ def test_what_cannot_be_read_is_one_line(project, text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_pipeline_without_a_profile_at_its_root_is_paper(project):
+    scratch.profiles(project)
+    (project / "profile.yaml").unlink()
+    assert graph.profiles(project) == {"paper": "dvc.yaml", "small": "small/dvc.yaml"}
+
+
 def test_profiles_are_folders(project):
     scratch.profiles(project)
     assert graph.profiles(project) == {"paper": "dvc.yaml", "small": "small/dvc.yaml"}
