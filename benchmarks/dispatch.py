@@ -5,9 +5,9 @@
 Simulated: a worker is a thread in one of two processes (Dask's LocalCluster), a stage is a task that
 sleeps, for nothing or for 5 minutes divided by `scale`, and needs no other stage. Real: the flow, its
 task runner and `flows.run_all`, which submits them as `reproduce` does, and Prefect's server, the one of
-PREFECT_API_URL. Prints the time a stage and the processor time of the
-coordinator, which is this process with the flow and Dask's scheduler; how long a worker waits between two
-stages; and what that leaves of a worker whose stages take 5 minutes.
+PREFECT_API_URL. Prints the time a stage and the processor time of the coordinator, which is this process
+with the flow and Dask's scheduler; how long a worker waits between two stages; and what that leaves of a
+worker whose stages take 5 minutes.
 """
 
 import os

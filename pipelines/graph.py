@@ -69,7 +69,7 @@ def profiles(folder: Path) -> dict[str, str]:
 def names(section: str) -> list[str]:
     """The names in a section of this project's params.yaml."""
     found = yaml12.read(ROOT / config.PARAMS)
-    return list(found.get(section) or {}) if isinstance(found, dict) else []  # `lambdanet run` says it
+    return list(found.get(section) or {}) if isinstance(found, dict) else []  # `config.load` refuses it
 
 
 def load(file: str = DVC_FILE, targets: list[str] | tuple[str, ...] = ()) -> Graph:
@@ -126,11 +126,11 @@ def training(
         ValueError: no stage trains this model on this noise, dvc.yaml or params.yaml cannot be resolved, or
             an override is of a file that the stages do not read.
     """
-    profile = (Path(file).parent / "profile.yaml").as_posix()
+    profile = (Path(file).parent / config.PROFILE).as_posix()
     for override in overrides:
         changed = override.partition("=")[0].rpartition(":")[0]
-        if changed not in ("", "params.yaml", profile):
-            raise ValueError(f"{override}: {file} reads params.yaml and {profile}, not {changed}")
+        if changed not in ("", config.PARAMS, profile):
+            raise ValueError(f"{override}: {file} reads {config.PARAMS} and {profile}, not {changed}")
     with _opened(folder, file) as (_repo, index):
         addresses = [one.name if file == DVC_FILE else f"{file}:{one.name}" for one in index.stages]
     known = [match for address in addresses if (match := TRAINING.fullmatch(address))]

@@ -120,23 +120,21 @@ def _register(
     client: MlflowClient, by_weights: dict[str, Training], model_ids: dict[str, str], made: list[str]
 ) -> list[str]:
     """Register what the registry lacks, and add it to `made`; what could not be registered, and why."""
-    errors = []
+    errors, best = [], best_seeds(map(_denoiser, by_weights.values()))
     with tempfile.TemporaryDirectory() as folder:
         builder = export.Builder(Path(folder))
-        for best, seeds in best_seeds(map(_denoiser, by_weights.values())).items():
-            for seed in seeds:
-                one = by_weights[seed.weights_sha256]
-                model_id = model_ids[one.weights_sha256]
-                try:
-                    with mlflow_runs.reaching():
-                        version = registry.register(client, seed, one, model_id, builder, new=seed == best)
-                except mlflow_runs.UnreachableError:
-                    raise
-                except ValueError as error:
-                    errors.append(f"{one.key.name}: {error}")
-                    continue
-                if version:
-                    made.append(f"{version.name} version {version.version}")
+        for seed in (seed for seeds in best.values() for seed in seeds):
+            one, model_id = by_weights[seed.weights_sha256], model_ids[seed.weights_sha256]
+            try:
+                with mlflow_runs.reaching():
+                    version = registry.register(client, seed, one, model_id, builder, new=seed in best)
+            except mlflow_runs.UnreachableError:
+                raise
+            except ValueError as error:
+                errors.append(f"{one.key.name}: {error}")
+                continue
+            if version:
+                made.append(f"{version.name} version {version.version}")
     return errors
 
 
