@@ -3,17 +3,15 @@
 import base64
 import io
 import itertools
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import jinja2
 import pandas as pd
 from PIL import Image
 
-from lambdanet import files, yaml12
+from lambdanet import files
 from lambdanet.config import Config, RunKey
 from lambdanet.report import settings, studies, tables
 from lambdanet.report.findings import findings
@@ -99,8 +97,6 @@ def write_page(
         noises={name: noises[name] for name in dict.fromkeys(table["noise"])},
         provenance=_provenance(scores, logs),
         digests=_digests(scores, {row.name for row in rows if row.document}),
-        stages=_stages(Path("dvc.yaml")),
-        server=_server(os.environ.get("MLFLOW_TRACKING_URI", "")),
     )
     files.write_text(path, text)
 
@@ -162,43 +158,6 @@ def _digests(scores: dict[RunKey, dict], documents: set[str]) -> dict[str, str]:
         found[f"clean test images{of}"] = score["clean_sha256"]
         found[f"with {key.noise}{of}"] = score["noisy_sha256"]
     return found
-
-
-def _stages(pipeline: Path) -> list[list[dict]]:
-    """The stages of a dvc.yaml in columns, each right of what it waits for; empty without a file."""
-    if not pipeline.is_file():
-        return []
-    stages = {name: one.get("do", one) for name, one in yaml12.read(pipeline)["stages"].items()}
-    outs = {
-        name: [next(iter(o)) if isinstance(o, dict) else o for o in s["outs"]] for name, s in stages.items()
-    }
-    after = {
-        name: [other for other in outs if other != name and _feeds(outs[other], stage["deps"])]
-        for name, stage in stages.items()
-    }
-    columns: list[list[dict]] = []
-    placed: set[str] = set()
-    while ready := [name for name in stages if name not in placed and placed.issuperset(after[name])]:
-        columns.append([{"name": n, "does": stages[n]["desc"], "after": after[n]} for n in ready])
-        placed |= set(ready)
-    return columns
-
-
-def _feeds(outs: list[str], deps: list[str]) -> bool:
-    """Whether a stage's output lies in or holds what another one reads; names in braces fit any name."""
-    return any(
-        all("${" in a + b or a == b for a, b in zip(out.split("/"), dep.split("/"), strict=False))
-        for out in outs
-        for dep in deps
-        if dep.startswith(("runs/", "results/${")) and out.split("/")[0] == dep.split("/")[0]
-    )
-
-
-def _server(uri: str) -> str:
-    """The address of an MLflow server, without a password; empty for a file or a database."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme in ("http", "https") else ""
 
 
 def _picture(path: Path) -> dict:
