@@ -3,6 +3,9 @@
 A kernel that reads or writes beyond its arrays may end the process: pytest-xdist names the test in which.
 """
 
+import gc
+import warnings
+
 import contract_cases
 import pytest
 import torch
@@ -59,6 +62,28 @@ def test_backends_give_what_the_plain_network_gives(name, which, training):
         assert torch.equal(ours["output"][""], plain["output"][""]) == (name not in KERNELS)
     if name.startswith("lambdanet") and which not in PORTABLE_COMPUTES:
         assert_alike(contract_cases.result(name, which, training, backends.PORTABLE), plain, limits)
+
+
+def living_tensors():
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own objects, which are looked at
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+
+BY_OTHERS = [("lambdanet", backends.PORTABLE), ("lambdanet-u2", backends.PORTABLE)]
+
+
+@pytest.mark.parametrize(("name", "backend"), [*((name, "auto") for name in KERNELS), *BY_OTHERS])
+def test_nothing_of_a_step_outlives_it(name, backend):
+    model, noisy = contract_cases.network(name), contract_cases.images(4, 3, 8, 8)
+    counts = []
+    with backends.forced(backend):
+        for _ in range(3):
+            model.zero_grad()
+            model(noisy).sum().backward()
+            counts.append(living_tensors())
+    assert counts[1] == counts[2]
 
 
 CHANNELS = st.sampled_from([3] * 9 + [0, 1, 2, 4, 7])

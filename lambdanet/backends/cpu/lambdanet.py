@@ -330,13 +330,12 @@ class Step(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _graph() -> Iterator[None]:
-    """Record a graph of the algebra; hooks that the caller has for saved tensors are not for its tensors."""
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+    """Record a graph of the algebra; hooks that the caller has for saved tensors are not for its tensors.
+
+    Each tensor is saved without its graph: an operation that saves its own result would hold itself forever.
+    """
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(Tensor.detach, Tensor.detach):
         yield
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 class Given(torch.autograd.Function):
