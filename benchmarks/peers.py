@@ -1,21 +1,30 @@
 """Other people's packages on the same work; one that is not there is named, and stops nothing.
 
-`pip install -e '.[bench]'` brings all of them in the versions that were tried.
+`pip install -e '.[bench]'` brings all of them but SCICO in the versions that were tried. Of SCICO only the
+files with its trained networks are read, so `pip install --no-deps scico==0.0.7` brings it, without JAX.
 """
 
 import contextlib
-import importlib
+import importlib.util
 import inspect
 import io
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.methods import Method
+from lambdanet.inference.denoise import denoise
+from lambdanet.models.dncnn import DnCNN
 from lambdanet.models.lambdanet import LambdaNet
+
+SCICO_SIGMAS = {"L": 0.06, "M": 0.1, "H": 0.2}  # of the noise that each was trained on, of 1
+FLAX_ARRAY = 1  # flax.serialization's type of a MessagePack extension: shape, dtype, values
 
 
 def load(name: str) -> ModuleType:
@@ -108,3 +117,66 @@ def _normalisations(model: LambdaNet) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": value for name, norm in named.items() for key, value in norm.state_dict().items()
     }
+
+
+def scico_dncnn(sigma: float) -> DnCNN:
+    """SCICO's DnCNN of 17 layers for the noise nearest to `sigma`, of 1.
+
+    Raises:
+        ImportError: SCICO or msgpack is not installed.
+    """
+    level = min(SCICO_SIGMAS, key=lambda one: abs(SCICO_SIGMAS[one] - sigma))
+    package = importlib.util.find_spec("scico")  # importing it needs JAX
+    if package is None:
+        raise ImportError("not installed; `pip install --no-deps scico` is enough")
+    return flax_dncnn(Path(*package.submodule_search_locations, "data/flax", f"dncnn17{level}.mpk"))
+
+
+def flax_dncnn(path: Path) -> DnCNN:
+    """A DnCNN of one channel, from the file that flax wrote of SCICO's `DnCNNNet`.
+
+    Returns:
+        A network that reads the first of three channels and gives it three times; see `by_channel`.
+    """
+    saved = load("msgpack").unpackb(path.read_bytes(), ext_hook=_flax_array)
+    weights, statistics = saved["params"], saved["batch_stats"]
+    first, last = _kernel(weights["conv_start"]), _kernel(weights["conv_end"])
+    model = DnCNN(depth=len(statistics) + 2, width=len(first), residual=True)
+    layers = model.dncnn
+    state = {
+        layers[0]: {"weight": F.pad(first, (0, 0, 0, 0, 0, 2))},
+        layers[-1]: {"weight": last.repeat(3, 1, 1, 1)},
+    }
+    for number in range(len(statistics)):
+        block = weights[f"ConvBNBlock_{number}"]
+        known = block["BatchNorm_0"] | statistics[f"ConvBNBlock_{number}"]["BatchNorm_0"]
+        names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+        state[layers[2 + 3 * number]] = {"weight": _kernel(block["Conv_0"])}
+        state[layers[3 + 3 * number]] = {ours: known[theirs] for ours, theirs in names.items()}
+    for layer, values in state.items():
+        layer.load_state_dict(values, strict=False)  # SCICO does not count batches
+    return model.eval()
+
+
+def by_channel(model: DnCNN, noisy: np.ndarray) -> np.ndarray:
+    """Denoise each channel of an image by itself as SCICO does, whose images go on at the opposite edge.
+
+    Args:
+        model: of `flax_dncnn`.
+        noisy: float, (h, w, 3), black 0 and white 1.
+    """
+    halo = model.halo
+    channels = torch.from_numpy(noisy).float().permute(2, 0, 1)[:, None].expand(-1, 3, -1, -1)
+    output = denoise(model, F.pad(channels, (halo, halo, halo, halo), mode="circular"))
+    return output[:, 0, halo:-halo, halo:-halo].permute(1, 2, 0).numpy()
+
+
+def _kernel(saved: dict[str, Tensor]) -> Tensor:
+    return saved["kernel"].permute(3, 2, 0, 1)  # saved as height, width, channels in, channels out
+
+
+def _flax_array(kind: int, content: bytes) -> Tensor:
+    if kind != FLAX_ARRAY:
+        raise ValueError(f"the file holds a MessagePack extension of type {kind}, not only arrays")
+    shape, dtype, values = load("msgpack").unpackb(content)
+    return torch.from_numpy(np.frombuffer(values, dtype).reshape(shape).copy())

@@ -21,6 +21,7 @@ class Table:
     rows: list[dict[str, Value]]  # a row may lack columns
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # each call's, for the JSON file
+    digits: int = 3  # significant ones that are shown
 
     @property
     def columns(self) -> list[str]:
@@ -29,8 +30,8 @@ class Table:
         return sorted(found, key=lambda column: column == "note")
 
 
-def shown(value: Value) -> str:
-    """A value to read: three significant digits, nothing for None."""
+def shown(value: Value, digits: int = 3) -> str:
+    """A value to read: some significant digits, nothing for None."""
     if value is None:
         return ""
     if not isinstance(value, float):
@@ -39,12 +40,12 @@ def shown(value: Value) -> str:
         return f"{value:g}"
     if abs(value) < 1e-3:
         return f"{value:.1e}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
 def text(table: Table) -> str:
     """For a terminal: columns of equal width, numbers to the right."""
-    cells = [[shown(row.get(column)) for column in table.columns] for row in table.rows]
+    cells = [[shown(row.get(column), table.digits) for column in table.columns] for row in table.rows]
     widths = [max(map(len, column)) for column in zip(table.columns, *cells, strict=True)]
     right = _numeric(table)
     lines = [
@@ -60,7 +61,7 @@ def text(table: Table) -> str:
 def markdown(table: Table) -> str:
     """For a page: a heading, a sentence, a table, notes."""
     rule = ["---:" if number else "---" for number in _numeric(table)]
-    cells = [[shown(row.get(column)) for column in table.columns] for row in table.rows]
+    cells = [[shown(row.get(column), table.digits) for column in table.columns] for row in table.rows]
     lines = [f"| {' | '.join(line)} |" for line in [table.columns, rule, *cells]]
     return "\n".join([f"## {table.title}", "", table.about, "", *lines, *_noted(table, "- ")]) + "\n"
 
