@@ -128,7 +128,7 @@ def scico_dncnn(sigma: float) -> DnCNN:
     level = min(SCICO_SIGMAS, key=lambda one: abs(SCICO_SIGMAS[one] - sigma))
     package = importlib.util.find_spec("scico")  # importing it needs JAX
     if package is None:
-        raise ImportError("not installed; `pip install --no-deps scico` is enough")
+        raise ImportError("not installed; `pip install --no-deps scico==0.0.7` brings it")
     return flax_dncnn(Path(*package.submodule_search_locations, "data/flax", f"dncnn17{level}.mpk"))
 
 
@@ -142,19 +142,18 @@ def flax_dncnn(path: Path) -> DnCNN:
     weights, statistics = saved["params"], saved["batch_stats"]
     first, last = _kernel(weights["conv_start"]), _kernel(weights["conv_end"])
     model = DnCNN(depth=len(statistics) + 2, width=len(first), residual=True)
-    layers = model.dncnn
     state = {
-        layers[0]: {"weight": F.pad(first, (0, 0, 0, 0, 0, 2))},
-        layers[-1]: {"weight": last.repeat(3, 1, 1, 1)},
+        "dncnn.0.weight": F.pad(first, (0, 0, 0, 0, 0, 2)),  # nothing of the second and third channel
+        f"dncnn.{len(model.dncnn) - 1}.weight": last.repeat(3, 1, 1, 1),
     }
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     for number in range(len(statistics)):
-        block = weights[f"ConvBNBlock_{number}"]
+        block, conv, norm = weights[f"ConvBNBlock_{number}"], 3 * number + 2, 3 * number + 3
         known = block["BatchNorm_0"] | statistics[f"ConvBNBlock_{number}"]["BatchNorm_0"]
-        names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-        state[layers[2 + 3 * number]] = {"weight": _kernel(block["Conv_0"])}
-        state[layers[3 + 3 * number]] = {ours: known[theirs] for ours, theirs in names.items()}
-    for layer, values in state.items():
-        layer.load_state_dict(values, strict=False)  # SCICO does not count batches
+        state[f"dncnn.{conv}.weight"] = _kernel(block["Conv_0"])
+        state |= {f"dncnn.{norm}.{ours}": known[theirs] for ours, theirs in names.items()}
+        state[f"dncnn.{norm}.num_batches_tracked"] = torch.tensor(0)  # SCICO does not count them
+    model.load_state_dict(state)
     return model.eval()
 
 

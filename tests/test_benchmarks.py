@@ -134,14 +134,29 @@ def test_denoisers_are_compared_on_the_same_noisy_photographs():
     clean = denoisers.images(64, 2)["scikit-image"]
     noisy = [denoisers.add_noise(image, 25, seed=number) for number, image in enumerate(clean)]
     assert np.std(noisy[0].astype(float) - clean[0]) == pytest.approx(25, rel=0.1)
-    given = {"halved": lambda image: image // 2, "absent": "the package x is not installed"}
+    given = {"flat": lambda image: 0 * image + 1.5, "absent": "the package x is not installed"}
     rows, seconds = denoisers.compare(given, clean, 25)
     assert rows[2] == {"method": "absent", "note": "not run: the package x is not installed"}
-    for row, images in ((rows[0], noisy), (rows[1], [image // 2 for image in noisy])):
+    for row, images in ((rows[0], noisy), (rows[1], [0 * image + 255 for image in noisy])):
         pairs = list(zip(clean, images, strict=True))
         psnrs = [skimage.metrics.peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs]
         assert row["PSNR"] == pytest.approx(np.mean(psnrs), abs=1e-4)
-    assert len(seconds["halved"]) == 2
+    assert len(seconds["flat"]) == 2
+
+
+def test_psnr_is_of_noise_as_published_and_of_8_bit_outputs(monkeypatch):
+    given = {"flat": lambda image: 0 * image + 0.5, "absent": "the package x is not installed"}
+    monkeypatch.setattr(denoisers, "methods", lambda sigma: given)
+    clean = [np.full((64, 64, 3), value, np.uint8) for value in (255, 127)]
+    rows, clipped = (
+        denoisers.psnr_rows(["noisy", *given], clean, (25, 50), clipped=clipped) for clipped in (False, True)
+    )
+    assert rows[0]["sigma 25"] == pytest.approx(20 * np.log10(255 / 25), abs=0.1)
+    assert clipped[0]["sigma 25"] > rows[0]["sigma 25"] + 1  # half of the noise on white is gone
+    expected = np.mean([20 * np.log10(255 / (255 - 128)), 20 * np.log10(255 / 1)])
+    assert rows[1]["sigma 50"] == pytest.approx(expected, abs=1e-6)
+    assert rows[2] == {"method": "absent", "note": "not run: the package x is not installed"}
+    assert len(set(denoisers.CBSD68.split())) == 68
 
 
 def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packages(monkeypatch):
@@ -153,5 +168,55 @@ def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packa
         monkeypatch.setitem(sys.modules, name, None)
     classical = denoisers.classical(0.1)
     assert classical["BM3D"] == "the package bm3d is not installed"
-    output = classical["scikit-image: TV, Chambolle"](denoisers.images(64, 1)["scikit-image"][0])
-    assert (output.dtype, output.shape) == (np.uint8, (64, 64, 3))
+    output = classical["scikit-image: TV, Chambolle"](denoisers.images(64, 1)["scikit-image"][0] / 255)
+    assert (output.dtype, output.shape) == (np.float64, (64, 64, 3))
+
+
+def circular(x, kernel):
+    """(h, w, c) and (3, 3, c, out) to (h, w, out); the image goes on at the opposite edge."""
+    shifts = np.ndindex(3, 3)
+    return sum(np.roll(x, (1 - i, 1 - j), (0, 1)) @ kernel[i, j] for i, j in shifts)
+
+
+def test_scicos_dncnn_is_read_without_scico(tmp_path, monkeypatch):
+    msgpack = pytest.importorskip("msgpack")
+    rng = np.random.default_rng(0)
+
+    def packed(values):
+        return msgpack.ExtType(1, msgpack.packb((values.shape, "float32", values.tobytes())))
+
+    sizes = ((1, 4), (4, 4), (4, 4), (4, 1))
+    kernels = [rng.normal(0, 0.3, (3, 3, *each)).astype("f4") for each in sizes]
+    norms = [dict(zip(("scale", "bias", "mean", "var"), rng.random((4, 4), "f4"), strict=True)) for _ in "ab"]
+    weights, statistics = {}, {}
+    for i, norm in enumerate(norms):
+        arrays = {name: packed(values) for name, values in norm.items()}
+        weights[f"ConvBNBlock_{i}"] = {
+            "Conv_0": {"kernel": packed(kernels[1 + i])},
+            "BatchNorm_0": {name: arrays[name] for name in ("scale", "bias")},
+        }
+        statistics[f"ConvBNBlock_{i}"] = {"BatchNorm_0": {name: arrays[name] for name in ("mean", "var")}}
+    weights |= {"conv_start": {"kernel": packed(kernels[0])}, "conv_end": {"kernel": packed(kernels[3])}}
+    folder = tmp_path / "scico/data/flax"
+    folder.mkdir(parents=True)
+    (tmp_path / "scico/__init__.py").write_text("raise AssertionError('it is imported')")
+    content = msgpack.packb({"params": weights, "batch_stats": statistics})
+    (folder / "dncnn17M.mpk").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    noisy = rng.random((9, 7, 3))
+    output = denoisers.scico(25 / 255)(noisy)
+    for channel in range(3):
+        x = noisy[..., channel, None]
+        y = np.maximum(circular(x, kernels[0]), 0)
+        for kernel, norm in zip(kernels[1:3], norms, strict=True):
+            y = (circular(y, kernel) - norm["mean"]) / np.sqrt(norm["var"] + 1e-5)
+            y = np.maximum(norm["scale"] * y + norm["bias"], 0)
+        expected = (x - circular(y, kernels[3]))[..., 0]
+        assert np.std(expected - x[..., 0]) > 0.1
+        np.testing.assert_allclose(output[..., channel], expected, rtol=0, atol=1e-5)
+
+
+def test_scico_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scico", None)
+    assert "pip install --no-deps scico" in denoisers.scico(0.1)
