@@ -232,7 +232,7 @@ def scico(sigma: float) -> Denoise | str:
     try:
         return functools.partial(peers.by_channel, peers.scico_dncnn(sigma))
     except ImportError as error:
-        return f"the package scico, or msgpack, which reads it, is {error}"
+        return str(error)
 
 
 def classical(sigma: float) -> dict[str, Denoise | str]:

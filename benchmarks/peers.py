@@ -128,7 +128,7 @@ def scico_dncnn(sigma: float) -> DnCNN:
     level = min(SCICO_SIGMAS, key=lambda one: abs(SCICO_SIGMAS[one] - sigma))
     package = importlib.util.find_spec("scico")  # importing it needs JAX
     if package is None:
-        raise ImportError("not installed; `pip install --no-deps scico==0.0.7` brings it")
+        raise ImportError("scico is not installed; `pip install --no-deps scico==0.0.7` brings it")
     return flax_dncnn(Path(*package.submodule_search_locations, "data/flax", f"dncnn17{level}.mpk"))
 
 
@@ -138,7 +138,9 @@ def flax_dncnn(path: Path) -> DnCNN:
     Returns:
         A network that reads the first of three channels and gives it three times; see `by_channel`.
     """
-    saved = load("msgpack").unpackb(path.read_bytes(), ext_hook=_flax_array)
+    import msgpack
+
+    saved = msgpack.unpackb(path.read_bytes(), ext_hook=_flax_array)
     weights, statistics = saved["params"], saved["batch_stats"]
     first, last = _kernel(weights["conv_start"]), _kernel(weights["conv_end"])
     model = DnCNN(depth=len(statistics) + 2, width=len(first), residual=True)
@@ -175,7 +177,9 @@ def _kernel(saved: dict[str, Tensor]) -> Tensor:
 
 
 def _flax_array(kind: int, content: bytes) -> Tensor:
+    import msgpack
+
     if kind != FLAX_ARRAY:
         raise ValueError(f"the file holds a MessagePack extension of type {kind}, not only arrays")
-    shape, dtype, values = load("msgpack").unpackb(content)
+    shape, dtype, values = msgpack.unpackb(content)
     return torch.from_numpy(np.frombuffer(values, dtype).reshape(shape).copy())
