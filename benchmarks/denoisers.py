@@ -5,7 +5,7 @@
 `python -m benchmarks --only denoisers` also writes JSON. scikit-image's photographs are always taken; those
 of BSDS500, and CBSD68, which published tables are of, if the variable LAMBDANET_BSDS500 names its archive.
 `pip install -e '.[bench]'` brings OpenCV, BM3D, which takes most of the time, PyWavelets and msgpack, which
-reads SCICO's DnCNN: `pip install --no-deps scico==0.0.7`. With all of them it takes about half an hour.
+reads SCICO's DnCNN: `pip install --no-deps scico==0.0.7`. All that takes about half an hour (calculated).
 """
 
 import functools
