@@ -55,6 +55,7 @@ NOISES: dict[str, Callable[..., Tensor]] = {
     "salt-and-pepper": salt_and_pepper,
     "speckle": speckle,
 }
+LEAVING = ("gaussian",)  # those whose images may leave [0, 1]
 
 
 def create_noise(name: str, **parameters: float) -> Noise:

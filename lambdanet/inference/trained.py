@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lambdanet import devices
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
+from lambdanet.data.noise import LEAVING
 from lambdanet.inference.denoise import TILE, denoise, denoise_photograph
 from lambdanet.models import load_weights
 
@@ -85,7 +86,8 @@ class TrainedDenoiser:
 
         Returns:
             The same type, shape and range, a tensor on the same device; floats are clipped to [0, 1] unless
-            `strength` is 0. Alpha is kept; what it hides does not show at edges.
+            `strength` is 0, and before they are denoised too if the network's noise stays in that range.
+            Alpha is kept; what it hides does not show at edges.
 
         Raises:
             ValueError: the image is of another kind, or `strength` is not from 0 to 1.
@@ -131,6 +133,11 @@ class TrainedDenoiser:
             tile //= 2
         return replace(photograph, rgb=denoised if strength == 1 else _mixed(rgb, denoised, strength))
 
+    @property
+    def _leaves_range(self) -> bool:
+        """Whether the network learned from images that leave [0, 1]."""
+        return self.description["noise"]["name"] in LEAVING
+
     def _array(self, image: np.ndarray) -> np.ndarray:
         if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
             raise ValueError(f"the image holds {image.dtype}, must be uint8, uint16 or float")
@@ -138,6 +145,7 @@ class TrainedDenoiser:
             raise ValueError(f"the image has the shape {image.shape}, must be (h, w) or (h, w, 1 to 4)")
         if image.dtype.kind == "f":
             _check_range(float(np.abs(image).max()))
+            image = image if self._leaves_range else image.clip(0, 1)
         photograph = imagefile.from_values(np.atleast_3d(image))
         return imagefile.to_values(self.denoise_photograph(photograph)).reshape(image.shape)
 
@@ -151,6 +159,7 @@ class TrainedDenoiser:
         white = 255 if image.dtype == torch.uint8 else 1
         noisy = image.detach().to(self.device, torch.float32) / white
         _check_range(float(noisy.abs().max()))
+        noisy = noisy if self._leaves_range else noisy.clamp(0, 1)
         noisy = noisy.view(-1, *noisy.shape[-3:])
         output = denoise(self.model, noisy.expand(-1, 3, -1, -1)).clamp(0, 1) * white
         if image.shape[-3] == 1:

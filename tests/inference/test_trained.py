@@ -198,3 +198,11 @@ print([name for name in others.split() if name in sys.modules])
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(("name", "clips"), [(NAME, True), ("gaussian-01-lambdanet-u4-m7", False)])
+def test_floats_are_clipped_first_where_the_noise_was(name, clips):
+    denoiser, image = lambdanet.load(name, device="cpu"), 1.6 * picture(3, np.float32) - 0.3
+    for kind in (np.asarray, lambda values: torch.from_numpy(values.transpose(2, 0, 1).copy())):
+        one, other = (denoiser(kind(values)) for values in (image, image.clip(0, 1)))
+        assert np.array_equal(one, other) == clips
