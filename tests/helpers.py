@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,7 @@ from lambdanet.data.noise import create_noise
 from lambdanet.inference.denoise import denoise_photograph
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 600  # seconds for what takes some on an idle machine: only what hangs takes longer on a busy one
+PATIENCE = 900  # seconds for what takes some on an idle machine: only what hangs takes longer on a busy one
 
 GAUSSIAN = {"name": "gaussian", "sigma": 0.1}
 LAMBDANET = {"name": "lambdanet", "u": 1, "m": 5, "k": 4, "heads": 2, "d": 4, "embedding_std": 0.1}
@@ -197,11 +198,19 @@ def wait_for_line(process, text):
     raise AssertionError(f"the process ended before it wrote {text!r}: {seen}")
 
 
-def wait_until(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"not within {PATIENCE} seconds"
-        time.sleep(0.02)
+def wait_until(condition, seconds=PATIENCE):
+    """Wait until a function gives what counts as true; return that."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.05)
+    return found
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def contents(folder):

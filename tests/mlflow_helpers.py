@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import shutil
-import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -36,6 +35,7 @@ NETWORKS = {
     "skip-autoencoder": {"name": "skip-autoencoder", "width": 2},
 }
 CLEAN, NOISY = "c" * 64, "d" * 64
+closed_port = helpers.free_port
 EPOCH_METRICS = (*mlflow_runs.LEARNING, "epoch_seconds", "images_per_second")
 RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
 RECORD = {
@@ -100,12 +100,6 @@ def register(client, one, train_images=32, builder=_builder, **changes):
     denoiser = dataclasses.replace(Denoiser.of(one.key, one.scores, train_images), **changes)
     model_id = mlflow_runs.model_of(mlflow_runs.log_training(client, one))
     return registry.register(client, denoiser, one, model_id, builder)
-
-
-def closed_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def histories(client, run_id):

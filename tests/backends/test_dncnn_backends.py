@@ -1,6 +1,5 @@
 """DnCNN by Winograd kernels on a CPU: against its reference in float64, and when they are taken."""
 
-import copy
 import itertools
 import operator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import images
+from learning import content, learn
 from torch import nn
 
 from lambdanet import backends
@@ -34,35 +33,13 @@ def network(seed=0, **options):
     return model
 
 
-def learn(model, noisy, dtype=torch.float32):
-    """What a training step gives and leaves, and the output of an evaluation after it."""
-    model, noisy = copy.deepcopy(model).to(dtype).train(), noisy.to(dtype)
-    output = model(noisy)
-    F.mse_loss(output, noisy.flip(3).square()).backward()
-    with torch.no_grad():
-        evaluated = model.eval()(noisy)
-    return {
-        "output": output.detach(),
-        "gradient": [p.grad for p in model.parameters()],
-        "statistics": [b for b in model.buffers() if b.is_floating_point()],
-        "evaluation": evaluated,
-        "batches": [b.item() for b in model.buffers() if not b.is_floating_point()],
-    }
-
-
 def by(backend, model, noisy, dtype=torch.float32):
-    with backends.forced(backend):
-        return learn(model, noisy, dtype)
-
-
-def content(found):
-    """All bytes of what `learn` gives."""
-    return [tensor.numpy().tobytes() for key in LIMITS for tensor in found[key]]
+    return learn(backend, model, noisy, noisy.flip(3).square(), dtype)
 
 
 def errors(ours, exact):
     """The largest of an image's, and by norm of a parameter's gradient and of statistics."""
-    found = {key: (ours[key] - exact[key]).abs().max().item() for key in ("output", "evaluation")}
+    found = {key: (ours[key][0] - exact[key][0]).abs().max().item() for key in ("output", "evaluation")}
     for key in ("gradient", "statistics"):
         pairs = zip(ours[key], exact[key], strict=True)
         found[key] = max(((one - other).norm() / other.norm()).item() for one, other in pairs)
@@ -131,70 +108,56 @@ def test_threads(threads, size):
 def test_networks_of_two_threads_do_not_disturb_each_other(threads, count):
     threads(count)
     tasks = [(network(seed, width=14, depth=4), images(2, 3, 30, 30 + seed, seed=seed)) for seed in range(2)]
-    with backends.forced(backends.WINOGRAD), ThreadPoolExecutor(2) as pool:
-        alone = [content(learn(*task)) for task in tasks]
-        together = list(pool.map(lambda task: content(learn(*task)), 20 * tasks))
+    with ThreadPoolExecutor(2) as pool:
+        alone = [content(by(backends.AUTO, *task)) for task in tasks]
+        together = list(pool.map(lambda task: content(by(backends.AUTO, *task)), 20 * tasks))
     assert together == 20 * alone
 
 
-@pytest.mark.parametrize("forced", [backends.AUTO, backends.WINOGRAD])
+@pytest.mark.parametrize("forced", backends.NAMES)
 @pytest.mark.parametrize("training", [True, False])
-def test_kernels_are_taken(forced, training):
+def test_kernels_are_taken_unless_another_backend_is_forced(forced, training):
     model, noisy = network(width=8, depth=4).train(training), images(2, 3, 9, 13)
-    strided = noisy.contiguous(memory_format=torch.channels_last)
     with torch.set_grad_enabled(training), backends.forced(forced):
         output = model(noisy)
-        assert not torch.equal(output, model.dncnn(noisy))
-        assert torch.equal(model(strided), output)
-        assert torch.equal(model.to(memory_format=torch.channels_last)(strided), output)
+        kernels = forced in (backends.AUTO, backends.WINOGRAD)
+        assert torch.equal(output, model.dncnn(noisy)) != kernels
+        if kernels:
+            strided = noisy.contiguous(memory_format=torch.channels_last)
+            assert torch.equal(model(strided), output)
+            assert torch.equal(model.to(memory_format=torch.channels_last)(strided), output)
     assert output.is_contiguous()
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(
-    "forced", [backends.REFERENCE, backends.CHANNELS_LAST, backends.PORTABLE, backends.BF16]
-)
-def test_another_backend_that_is_forced_is_taken(forced, training):
-    model, noisy = network(width=8, depth=4).train(training), images(2, 3, 9, 13)
-    with torch.set_grad_enabled(training), backends.forced(forced):
-        assert torch.equal(model(noisy), model.dncnn(noisy))
-
-
-def test_without_llvmlite_the_layers_run(monkeypatch):
-    monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
-    model, noisy = network(width=8, depth=4), images(2, 3, 9, 13)
-    assert torch.equal(model(noisy), model.dncnn(noisy))
-    with pytest.raises(ValueError, match=r"^the winograd backend is not available here: no llvmlite; "):
-        backends.force(backends.WINOGRAD)
-
-
+# The backend of DnCNN's training, and of another's of convolutions, by what is forced: on a CPU, on one with
+# AMX, on a GPU, and there without a C compiler.
 TAKEN = {
-    backends.REFERENCE: backends.REFERENCE,
-    backends.PORTABLE: backends.REFERENCE,  # of LambdaNet alone
-    backends.FUSED: backends.REFERENCE,
-    backends.CHANNELS_LAST: backends.CHANNELS_LAST,
-    backends.WINOGRAD: backends.WINOGRAD,
-    backends.BF16: backends.BF16,
-    backends.BF16_FUSED: backends.BF16,  # of a GPU
+    "auto": ("winograd bf16 bf16-fused bf16", "channels-last bf16 bf16 bf16"),
+    "reference": 2 * (4 * "reference ",),
+    "portable": 2 * (4 * "reference ",),  # of LambdaNet alone
+    "fused": 2 * (4 * "reference ",),
+    "channels-last": 2 * (4 * "channels-last ",),
+    "winograd": ("winograd winograd channels-last channels-last", 4 * "channels-last "),
+    "bf16": 2 * (4 * "bf16 ",),
+    "bf16-fused": ("bf16 bf16 bf16-fused bf16", 4 * "bf16 "),
 }
+MACHINES = [("cpu", False, None), ("cpu", True, None), ("cuda", True, None), ("cuda", True, "no compiler")]
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_backend_on_a_cpu(amx, monkeypatch):
-    monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device: amx)
-    assert set(TAKEN) == set(backends.NAMES) - {backends.AUTO}
-    for forced, expected in {backends.AUTO: backends.BF16 if amx else backends.WINOGRAD, **TAKEN}.items():
+@pytest.mark.parametrize("forced", backends.NAMES)
+def test_backend_of_a_training_is_by_the_machine_and_what_is_forced(forced, monkeypatch):
+    for number, (device, multiplies, reason) in enumerate(MACHINES):
+        monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device, found=multiplies: found)
+        monkeypatch.setattr(backends, "unavailable_on_gpu", lambda found=reason: found)
+        of_dncnn, of_others = (names.split()[number] for names in TAKEN[forced])
         with backends.forced(forced):
-            assert backends.of_training("dncnn", "cpu") == expected, forced
-            biased = backends.of_training("dncnn", "cpu", outer_bias=True)
-            assert biased == (backends.CHANNELS_LAST if expected == backends.WINOGRAD else expected), forced
-    for name in ("autoencoder", "cnn", "skip-autoencoder"):
-        assert backends.of_training(name, "cpu") == (backends.BF16 if amx else backends.CHANNELS_LAST)
-        with backends.forced(backends.WINOGRAD):
-            assert backends.of_training(name, "cpu") == backends.CHANNELS_LAST
-    assert backends.of_training("lambdanet", "cpu") == backends.FUSED
+            assert backends.of_training("dncnn", device) == of_dncnn
+            assert backends.of_training("dncnn", device, outer_bias=True) == of_others
+            for name in ("autoencoder", "cnn", "skip-autoencoder"):
+                assert backends.of_training(name, device) == of_others
     monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
-    assert backends.of_training("dncnn", "cpu") == (backends.BF16 if amx else backends.CHANNELS_LAST)
+    monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device: False)
+    assert backends.of_training("dncnn", "cpu") == "channels-last"
 
 
 # The kernels' arithmetic on numbers.

@@ -1,6 +1,5 @@
 """LambdaNet's faster backends against the plain network in float64, and which one a network takes when."""
 
-import copy
 import itertools
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from statistics import median
 import pytest
 import torch
 import torch.nn.functional as F
+from learning import content, error, learn
 
 from lambdanet import backends
 from lambdanet.backends import reassociated
@@ -40,33 +40,6 @@ def images(b, h, w, seed=0):
     return clean, clean + 0.1 * torch.randn(b, 3, h, w, generator=generator)
 
 
-def learn(model, backend, clean, noisy, dtype=torch.float32):
-    """Output, gradients and running statistics of a training step, and then an evaluation's output."""
-    model = copy.deepcopy(model).to(dtype).train()
-    clean, noisy = clean.to(dtype), noisy.to(dtype)
-    with backends.forced(backend):
-        output = model(noisy)
-        F.mse_loss(output, clean).backward()
-        model.eval()
-        with torch.no_grad():
-            evaluated = model(noisy)
-    # A shift before a normalisation has no influence: its gradient is 0, or what rounding leaves.
-    grads = [p.grad.flatten() for name, p in model.named_parameters() if name != "shortcut.0.bias"]
-    buffers = [b.flatten() for b in model.buffers() if b.is_floating_point()] or [torch.ones(1)]
-    return {
-        "output": output.detach(),
-        "gradient": torch.cat(grads),
-        "statistics": torch.cat(buffers),
-        "evaluation": evaluated,
-    }
-
-
-def error(ours, reference):
-    return {
-        key: ((ours[key].double() - value).norm() / value.norm()).item() for key, value in reference.items()
-    }
-
-
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_backends_are_exact(case):
     """The median of three: a hidden unit next to 0 may be on the other side of it in float32.
@@ -78,9 +51,9 @@ def test_backends_are_exact(case):
     for seed in range(3):
         model, (clean, noisy) = network(*sizes, seed=seed), images(b, h, w, seed)
         assert backends.select(model, noisy).name == backends.FUSED
-        reference = learn(model, backends.REFERENCE, clean, noisy, torch.float64)
+        reference = learn(backends.REFERENCE, model, noisy, clean, torch.float64)
         for backend, errors in found.items():
-            errors.append(error(learn(model, backend, clean, noisy), reference))
+            errors.append(error(learn(backend, model, noisy, clean), reference))
     limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
     for backend, key in itertools.product(found, limits):
         assert median(each[key] for each in found[backend]) < limits[key], (backend, key)
@@ -100,8 +73,8 @@ def test_architecture_s_variants_take_a_backend_that_covers_them(options, backen
     clean, noisy = images(16, 32, 32)
     model = network(**options)
     assert backends.select(model, noisy).name == backend
-    reference = learn(model, backends.REFERENCE, clean, noisy, torch.float64)
-    found = error(learn(model, backend, clean, noisy), reference)
+    reference = learn(backends.REFERENCE, model, noisy, clean, torch.float64)
+    found = error(learn(backend, model, noisy, clean), reference)
     limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 1e-4}
     assert not {key: found[key] for key, limit in limits.items() if key in found and found[key] >= limit}
 
@@ -125,11 +98,11 @@ def test_portable_of_images_with_many_columns_is_exact(monkeypatch):
     calls = []
     real = reassociated._by_transform
     monkeypatch.setattr(reassociated, "_by_transform", lambda *given: calls.append(given) or real(*given))
-    reference = learn(model, backends.REFERENCE, clean, noisy, torch.float64)
+    reference = learn(backends.REFERENCE, model, noisy, clean, torch.float64)
     assert not calls
-    found = error(learn(model, backends.PORTABLE, clean, noisy, torch.float64), reference)
+    found = error(learn(backends.PORTABLE, model, noisy, clean, torch.float64), reference)
     assert max(found.values()) < 1e-11
-    found = error(learn(model, backends.PORTABLE, clean, noisy), reference)
+    found = error(learn(backends.PORTABLE, model, noisy, clean), reference)
     limits = {"evaluation": 1e-6, "output": 1e-6, "statistics": 1e-6, "gradient": 5e-6}
     assert len(calls) == 4  # training and evaluation, each in float64 and float32
     assert not {key: found[key] for key, limit in limits.items() if found[key] >= limit}
@@ -140,10 +113,8 @@ def test_threads_do_not_change_a_byte_of_fused(threads):
     found = []
     for count in (1, 2, 3):
         threads(count)
-        found.append(learn(model, backends.FUSED, clean, noisy))
-    for key in ("gradient", "statistics", "output", "evaluation"):
-        assert torch.equal(found[0][key], found[1][key])
-        assert torch.equal(found[0][key], found[2][key])
+        found.append(learn(backends.FUSED, model, noisy, clean))
+    assert content(found[0]) == content(found[1]) == content(found[2])
 
 
 @pytest.fixture
@@ -174,10 +145,9 @@ def test_the_number_of_registers_does_not_change_a_byte_of_fused(registers, size
     for many in (False, True):
         registers(many)
         accumulators.append(codegen.accumulators())
-        found.append(learn(model, backends.FUSED, clean, noisy))
+        found.append(learn(backends.FUSED, model, noisy, clean))
     assert accumulators == [12, 24]
-    for key in ("gradient", "statistics", "output", "evaluation"):
-        assert torch.equal(found[0][key], found[1][key])
+    assert content(found[0]) == content(found[1])
 
 
 def test_kernels_are_taken_where_they_fit():
@@ -199,23 +169,6 @@ def test_kernels_are_taken_where_they_fit():
     assert backends.select(model, noisy).name == backends.REFERENCE  # which refuses two types
     assert backends.select(network(u=2, d=256), noisy).name == backends.PORTABLE
     assert backends.select(network(), noisy, None).name == backends.FUSED
-
-
-def test_dncnn_takes_its_kernels_on_a_gpu_where_they_run(monkeypatch):
-    monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device: True)
-    for reason, expected in (("RuntimeError: no compiler", backends.BF16), (None, backends.BF16_FUSED)):
-        monkeypatch.setattr(backends, "unavailable_on_gpu", lambda reason=reason: reason)
-        assert backends.of_training("dncnn", "cuda") == expected
-        with backends.forced(backends.BF16_FUSED):
-            assert backends.of_training("dncnn", "cuda") == expected
-            assert backends.of_training("dncnn", "cpu") == backends.BF16
-            assert backends.of_training("autoencoder", "cuda") == backends.BF16
-    for backend in (backends.BF16, backends.CHANNELS_LAST, backends.REFERENCE):
-        with backends.forced(backend):
-            assert backends.of_training("dncnn", "cuda") == backend
-    for name in ("autoencoder", "cnn", "skip-autoencoder"):
-        assert backends.of_training(name, "cuda") == backends.BF16
-    assert backends.of_training("dncnn", "cpu") == backends.BF16
 
 
 def test_kernels_that_do_not_run_are_named(monkeypatch):
@@ -252,20 +205,23 @@ sys.modules["llvmlite"] = None
 import torch
 from lambdanet import backends
 from lambdanet.models import create_model
-model = create_model("lambdanet")
-model(torch.rand(16, 3, 32, 32)).sum().backward()
+noisy = torch.rand(16, 3, 32, 32)
+model, dncnn = create_model("lambdanet"), create_model("dncnn", depth=4, width=8)
+model(noisy).sum().backward()
 learned = float(model.embedding.grad.abs().sum()) > 0
-print(backends.of_training("lambdanet", "cpu"), backends.unavailable() is not None, learned)
-try:
-    backends.force("fused")
-except ValueError as error:
-    print(error)
+print(backends.of_training("lambdanet", "cpu"), learned, torch.equal(dncnn(noisy), dncnn.dncnn(noisy)))
+for name in ("fused", "winograd"):
+    try:
+        backends.force(name)
+    except ValueError as error:
+        print(error)
 """
 
 
-def test_without_llvmlite_portable_is_taken():
+def test_without_llvmlite_lambdanet_is_portable_and_dncnn_is_its_layers():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
-    first, second = done.stdout.splitlines()
+    first, *refused = done.stdout.splitlines()
     assert first == "portable True True"
-    assert second.startswith("the fused backend is not available here: ")
-    assert second.endswith("; choose another, or auto")
+    for name, line in zip(("fused", "winograd"), refused, strict=True):
+        assert line.startswith(f"the {name} backend is not available here: ")
+        assert line.endswith("; choose another, or auto")

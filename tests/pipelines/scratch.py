@@ -2,18 +2,15 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import yaml
 from dvc_helpers import DVC, make_project, write_stages
+from helpers import PATIENCE as SECONDS
+from helpers import ROOT, free_port, lives, wait_until  # noqa: F401, found here by the tests of flows
 
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 900
 COMMANDS = {"reproduce": ["run"], "train": ["cluster", "train"]}  # of `lambdanet`, for each flow
 DIAMOND = {
     "a": ([], "true"),
@@ -110,13 +107,6 @@ def lock(folder):
     return yaml.safe_load((folder / "dvc.lock").read_text())
 
 
-def lives(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def has_parent(pid, word):
     """Whether a living process above this one has a word in its command."""
     for parent in psutil.Process(pid).parents():
@@ -126,20 +116,6 @@ def has_parent(pid, word):
     return False
 
 
-def wait_until(condition, seconds=900):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} seconds"
-        time.sleep(0.1)
-    return found
-
-
 def number(path):
     """The process that a stage's command wrote into a file, once it did."""
     return int(wait_until(lambda: path.exists() and path.read_text().strip()))
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
