@@ -20,7 +20,6 @@ os.environ["XDG_CACHE_HOME"] = cache
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 
 from lambdanet.data import cifar10
@@ -56,11 +55,6 @@ def real_cifar10(shared_data):
 def real_test_images(real_cifar10):
     """1,000 test images, as many of each class."""
     return np.ascontiguousarray(real_cifar10["test"][::10])
-
-
-@pytest.fixture(scope="session")
-def photograph():
-    return skimage.data.astronaut()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import psutil
 import skimage.data
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from lambdanet.data.corruption import corrupt
@@ -217,6 +218,13 @@ def contents(folder):
     """Every file below a folder, by its path: bytes."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def encoded(pixels, kind, **options):
+    """An image file's bytes, by Pillow."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind, **options)
+    return content.getvalue()
 
 
 def tar(path, members, mode="w:gz", links=None):

@@ -137,6 +137,7 @@ MISTAKES = [  # words, exit status, what is said
     (["denoise", "a.png", "-o", "a.png"], 1, "a.png is the image a.png itself; name another"),
     ([*DENOISE, "--noise", "rain", "--weights", "sample"], 1, "unknown noise 'rain'; params.yaml has gaus"),
     ([*DENOISE, "--alias", "champion"], 1, "there is no registry yet (mlflow.db); make it with `make repro`"),
+    ([*DENOISE, "--strength", "2"], 2, "Invalid value for '--strength': 2.0 is not in the range"),
     (["denoise", "a.png"], 2, "Missing option '-o' / '--out'; see `main denoise --help`\n"),
     ([*TRAIN, "--seed", "-1"], 2, "Invalid value for '--seed': -1 is not in the range"),
     (["train", "rain", "dncnn", "--out", "x"], 1, "unknown noise 'rain'; params.yaml has gaussian-01"),

@@ -13,12 +13,6 @@ from lambdanet.data.patches import cut
 COUNTS = {"train": 3, "test": 2, "val": 4}
 
 
-def jpeg(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
 def photograph(number):
     """Of 481 x 321 pixels, every third standing; each differs."""
     rng = np.random.default_rng(number)
@@ -31,7 +25,9 @@ def photograph(number):
 def jpegs():
     """A BSDS500 of 9 images: name to JPEG file."""
     names = [f"{split}/{1000 + i}.jpg" for split, count in COUNTS.items() for i in range(count)]
-    return {name: jpeg(photograph(number)) for number, name in enumerate(names)}
+    return {
+        name: helpers.encoded(photograph(number), "JPEG", quality=95) for number, name in enumerate(names)
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -167,5 +163,3 @@ def test_real_bsds500(shared_data):
     assert images["train"].shape == (12, 40, 40, 3)
     assert images["test"].shape == (100, 321, 481, 3)
     assert len(set(notes["photographs"]["test"])) == 100
-    assert images["train"].std((1, 2, 3)).mean() > 20
-    assert 90 < images["test"].mean() < 130

@@ -1,12 +1,10 @@
 import hashlib
-import io
 import pickle
 import struct
 
 import helpers
 import numpy as np
 import pytest
-from PIL import Image
 
 from lambdanet.config import Download
 from lambdanet.data import archives, cifar10
@@ -88,18 +86,12 @@ def python(records, pickled=python_2_pickle):
     return made | {"cifar-10-batches-py/batches.meta": b"\x80\x02}.", "cifar-10-batches-py/readme.html": b""}
 
 
-def png_of(pixels, mode="RGB"):
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, "PNG")
-    return file.getvalue()
-
-
 def png(records):
     made = {"cifar10/labels.txt": b""}
     for split, each in records.items():
         for number, record in enumerate(each):
             name = f"cifar10/{split}/{cifar10.CLASSES[record[0]]}/{number:04d}.png"
-            made[name] = png_of(record[1:].reshape(3, 32, 32).transpose(1, 2, 0))
+            made[name] = helpers.encoded(record[1:].reshape(3, 32, 32).transpose(1, 2, 0), "PNG")
     return made
 
 
@@ -108,9 +100,7 @@ def images_of(records):
     arrays = {}
     for split, each in records.items():
         ordered = np.stack(sorted(each, key=lambda record: record.tobytes()))
-        arrays[split] = np.stack(
-            [ordered[:, 1:].reshape(-1, 3, 1024)[:, c].reshape(-1, 32, 32) for c in range(3)], -1
-        )
+        arrays[split] = ordered[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return arrays
 
 
@@ -224,7 +214,10 @@ DAMAGED = {  # maker, a part of the message
     "label 10": (labelled(lambda labels: [10, *labels[1:]]), "pixels and labels"),
     "negative label": (labelled(lambda labels: [-1, *labels[1:]]), "pixels and labels"),
     "fewer labels": (labelled(lambda labels: labels[1:]), "pixels and labels"),
-    "png of another size": (png_first(lambda b: png_of(np.zeros((33, 32, 3), np.uint8))), "(32, 33) RGB"),
+    "png of another size": (
+        png_first(lambda b: helpers.encoded(np.zeros((33, 32, 3), np.uint8), "PNG")),
+        "(32, 33) RGB",
+    ),
     "jpeg named png": (png_first(lambda b: b"\xff\xd8\xff\xe0garbage"), "a PNG cannot be read"),
     "unknown class": (moved_class, "'bicycle' is not a class of CIFAR-10"),
     "neither form": (lambda records: {"a/readme.txt": b"hello"}, "holds neither CIFAR-10 batches nor"),
@@ -249,16 +242,7 @@ def test_mirrors_are_used_without_a_source(monkeypatch, tmp_path, refused):
 
 def test_real_cifar10(real_cifar10):
     """Its digests were verified on reading; here, that the classes stand in order."""
-    assert {split: array.shape for split, array in real_cifar10.items()} == {
-        "train": (50_000, 32, 32, 3),
-        "test": (10_000, 32, 32, 3),
-    }
-    assert cifar10.COUNTS == {"train": 50_000, "test": 10_000}
-    means = real_cifar10["train"].mean((0, 1, 2)) / 255
-    np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=2e-4)
-    np.testing.assert_allclose(
-        real_cifar10["train"].std((0, 1, 2)) / 255, [0.2470, 0.2435, 0.2616], atol=2e-4
-    )
+    assert real_cifar10["train"].shape == (50_000, 32, 32, 3)
     labelled = np.zeros((10_000, 3073), np.uint8)
     labelled[:, 0] = np.repeat(np.arange(10), 1000)
     labelled[:, 1:] = real_cifar10["test"].transpose(0, 3, 1, 2).reshape(10_000, -1)

@@ -1,4 +1,3 @@
-import io
 import os
 import struct
 import sys
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 import tifffile
+from helpers import encoded
 from PIL import Image, ImageCms
 
 from lambdanet.data import imagefile
@@ -142,24 +142,20 @@ def test_grey_is_the_mean_of_what_a_network_made_of_it(tmp_path, dtype):
     equal(imagefile.read(tmp_path / "a.png"), np.array([[[1], [white - 1], [white]]], dtype))
 
 
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 DEEP = png16(noise(40, 40, 3, dtype=np.uint16), 2)
 LARGE = {"size": (25_000, 20_001)}
 BROKEN = {
     "empty": b"",
     "text": b"no picture\n",
-    "half": png(noise(40, 40, 3))[:2000],
-    "header only": png(noise(4, 4, 3))[:33],
+    "half": encoded(noise(40, 40, 3), "PNG")[:2000],
+    "header only": encoded(noise(4, 4, 3), "PNG")[:33],
     "half of 16 bits": DEEP[:3000],
     "header of 16 bits only": DEEP[:33],
     "cut in the header of 16 bits": DEEP[:25],
     "16 bits of garbage": DEEP[:100] + bytes(5000),
-    "too large": png(noise(4, 4, 3)).replace(struct.pack(">II", 4, 4), struct.pack(">II", *LARGE["size"]), 1),
+    "too large": encoded(noise(4, 4, 3), "PNG").replace(
+        struct.pack(">II", 4, 4), struct.pack(">II", *LARGE["size"]), 1
+    ),
     "too large of 16 bits": png16(noise(4, 4, 3, dtype=np.uint16), 2, **LARGE),
     "too large of 16 bits of grey": png16(noise(4, 4, 1, dtype=np.uint16), 0, **LARGE),
     "no pixels": png16(noise(4, 4, 3, dtype=np.uint16), 2, size=(0, 4)),
@@ -270,7 +266,7 @@ SAID = {
 @pytest.mark.parametrize("depth", [8, 16])
 def test_what_a_png_file_says_of_its_colours_is_kept(tmp_path, depth):
     extra = b"".join(chunk(name, content) for name, content in SAID.items())
-    plain = png(noise(5, 7, 3)) if depth == 8 else png16(noise(5, 7, 3, dtype=np.uint16), 2)
+    plain = encoded(noise(5, 7, 3), "PNG") if depth == 8 else png16(noise(5, 7, 3, dtype=np.uint16), 2)
     (tmp_path / "a.png").write_bytes(plain[:33] + extra + chunk(b"tEXt", b"Comment\0none") + plain[33:])
     imagefile.write_png(tmp_path / "b.png", imagefile.read(tmp_path / "a.png"))
     assert [name for name, _ in chunks_of(tmp_path / "b.png")] == [b"IHDR", *SAID, b"IDAT", b"IEND"]
@@ -302,10 +298,10 @@ def test_exif_is_kept_without_the_orientation(tmp_path, suffix):
 @pytest.mark.parametrize("kind", range(14))
 def test_exif_that_cannot_be_read_is_left_away_and_the_image_upright(tmp_path, kind):
     """The type of the maker's name becomes each that there is, and one that there is not."""
-    pixels, content = skimage.data.chelsea()[:64, :80], io.BytesIO()
-    Image.fromarray(pixels).save(content, "JPEG", exif=camera(6), quality=95, subsampling=0)
-    at = content.getvalue().index(b"\x01\x0f\0\x02") + 3
-    (tmp_path / "a.jpg").write_bytes(content.getvalue()[:at] + bytes([kind]) + content.getvalue()[at + 1 :])
+    pixels = skimage.data.chelsea()[:64, :80]
+    content = encoded(pixels, "JPEG", exif=camera(6), quality=95, subsampling=0)
+    at = content.index(b"\x01\x0f\0\x02") + 3
+    (tmp_path / "a.jpg").write_bytes(content[:at] + bytes([kind]) + content[at + 1 :])
     read = imagefile.read(tmp_path / "a.jpg")
     assert np.abs(read.rgb.astype(int) - np.rot90(pixels, -1)).mean() < 3
     imagefile.write_png(tmp_path / "b.png", read)
@@ -428,7 +424,7 @@ def test_what_has_no_memory_is_one_line(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(Image, "open", full)
-    (tmp_path / "a.png").write_bytes(png(noise(4, 4, 3)))
+    (tmp_path / "a.png").write_bytes(encoded(noise(4, 4, 3), "PNG"))
     assert "not enough memory" in refusal(tmp_path / "a.png")
 
 

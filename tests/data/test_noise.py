@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.util import random_noise
@@ -26,14 +27,6 @@ SINGLE = [case for case in CASES if len(case[1]) == 1]
 with_one_parameter = pytest.mark.parametrize(("name", "parameters"), SINGLE, ids=str)
 
 
-def test_clipped_gaussian_has_the_noisy_psnr_of_its_document(photograph):
-    images = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
-    noisy = create_noise("clipped-gaussian", sigma=25 / 255)(images, generator())
-    assert (noisy.min(), noisy.max()) == (0, 1)
-    assert torch.equal(noisy, create_noise("gaussian", sigma=25 / 255)(images, generator()).clamp(0, 1))
-    assert 20.2 < -10 * (noisy - images).square().mean().log10() < 21.2
-
-
 def test_blind_gaussian_draws_a_sigma_for_each_image():
     noise = create_noise("blind-gaussian", low=0.02, high=0.2)
     sigmas = (noise(flat(0.5, 400), generator()) - 0.5).std((1, 2, 3))
@@ -49,10 +42,6 @@ def generator(seed=0):
 
 def flat(value, count=100):
     return torch.full((count, 3, 32, 32), value)
-
-
-def bytes_of(photograph, side=256):
-    return np.stack([photograph[:side, :side], photograph[-side:, -side:]])
 
 
 def test_every_noise_is_tried():
@@ -126,8 +115,8 @@ SKIMAGE = {
 
 
 @with_one_parameter
-def test_distribution_is_that_of_scikit_image(name, parameters, photograph):
-    clean = bytes_of(photograph)
+def test_distribution_is_that_of_scikit_image(name, parameters):
+    clean = skimage.data.astronaut()[None]
     ours = corrupt(clean, create_noise(name, **parameters), seed=0).astype(float)
     x = clean / 255
     theirs = random_noise(x, rng=0, **SKIMAGE[name](parameters))
@@ -148,14 +137,10 @@ def test_distribution_is_that_of_scikit_image(name, parameters, photograph):
 def test_stored_noise_is_the_noise_rounded(name, parameters):
     images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
     noise = create_noise(name, **parameters)
+    exact = noise(torch.from_numpy(images).float() / 255, generator(5)).half().numpy()
     stored = corrupt(images, noise, seed=5)
     assert stored.dtype == np.float16
-    assert stored.shape == images.shape
-    exact = noise(torch.from_numpy(images).float() / 255, generator(5)).numpy()
-    within = np.abs(exact) <= 1
-    assert np.abs(stored - exact)[within].max() < 5e-4
-    assert np.abs(stored - exact).max() < 1e-3
-    assert np.abs(stored - exact).max() > 0
+    np.testing.assert_array_equal(stored, exact)
 
 
 def test_stored_noise_of_every_chunk_is_new():

@@ -38,9 +38,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 
 
 def by_pillow(kind, pixels=SMALL, **options):
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, kind, **options)
-    return content.getvalue()
+    return helpers.encoded(pixels, kind, **options)
 
 
 def moving(kind):
