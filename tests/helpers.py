@@ -32,16 +32,9 @@ DNCNN = {"name": "dncnn", "depth": 3, "width": 4, "residual": True}
 AUTOENCODER = {"name": "autoencoder", "width": 4}
 
 TRAIN = {
-    "batch_size": 8,
-    "learning_rate": 0.01,
-    "schedule": "exponential",
-    "decay": 0.99,
-    "warmup": 0.1,
-    "weight_decay": 0.00001,
-    "loss": "mse",
-    "fresh_noise": True,
-    "monitored": 4,
-}
+    "batch_size": 8, "learning_rate": 0.01, "schedule": "exponential", "decay": 0.99, "warmup": 0.1,
+    "weight_decay": 0.00001, "loss": "mse", "fresh_noise": True, "monitored": 4,
+}  # fmt: skip
 
 PARAMS = {
     "corrupt": {"seed": 0},
@@ -103,6 +96,19 @@ def patches(count, size=16, seed=0):
     rng = np.random.default_rng(seed)
     corners = rng.integers(0, np.array(image.shape[:2]) - size, size=(count, 2))
     return np.stack([image[y : y + size, x : x + size] for y, x in corners])
+
+
+def noisy_photograph(h, w, channels=3, dtype=np.uint8, sigma=0.1, seed=0):
+    """Part of a photograph with noise, (h, w, channels); alpha, of 2 or 4 channels, hides a corner."""
+    clean = skimage.data.chelsea()[100 : 100 + h, 150 : 150 + w] / 255
+    values = np.clip(clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape), 0, 1)
+    values = values if channels >= 3 else values[..., :1]
+    if channels in (2, 4):
+        alpha = np.linspace(0, 1, h * w).round(1).reshape(h, w, 1)
+        values = np.concatenate([values, alpha], -1)
+    if np.dtype(dtype).kind == "f":
+        return values.astype(dtype)
+    return np.rint(np.iinfo(dtype).max * values).astype(dtype)
 
 
 def noisy(images, config=GAUSSIAN, seed=0):

@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import json
-import shutil
 import tempfile
-import threading
 from pathlib import Path
 
 import helpers
@@ -15,7 +12,7 @@ import torch
 from lambdanet import files
 from lambdanet.config import RunKey
 from lambdanet.inference.catalogue import Denoiser
-from lambdanet.models import count_parameters, create_model, read_description, save_weights
+from lambdanet.models import count_parameters, create_model, save_weights
 from lambdanet.tracking import export, mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
 
@@ -73,29 +70,16 @@ def use_database(folder, monkeypatch):
     return mlflow_runs.connect()
 
 
+_traced = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
+builder = export.Builder(Path(_traced.name))  # traces each architecture once in all tests of this process
+
+
 def trace_once(monkeypatch):
-    """Have `export.Builder` trace each architecture once in all tests of this process: for networks whose
-    program no test runs."""
-    monkeypatch.setattr(export.Builder, "build", _built_like)
+    """Have all that is registered traced by `builder`."""
+    monkeypatch.setattr(export, "Builder", lambda _folder: builder)
 
 
-_folder = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
-_build, _builder, _traced = export.Builder.build, export.Builder(Path(_folder.name)), {}
-_tracing = threading.Lock()  # two threads may want the same
-
-
-def _built_like(_self, weights, folder, **ids):
-    architecture = json.dumps(read_description(weights)["model"], sort_keys=True)
-    with _tracing:
-        if architecture not in _traced:
-            built = Path(_folder.name, f"built-{len(_traced)}")
-            _build(_builder, weights, built, run_id="another", model_id="another")
-            _traced[architecture] = built
-    shutil.copytree(_traced[architecture], folder)
-    shutil.copy(weights, folder / mlflow_runs.WEIGHTS)
-
-
-def register(client, one, train_images=32, builder=_builder, **changes):
+def register(client, one, train_images=32, builder=builder, **changes):
     """Log a training and make it a version, as `publish` does for the best seed."""
     denoiser = dataclasses.replace(Denoiser.of(one.key, one.scores, train_images), **changes)
     model_id = mlflow_runs.model_of(mlflow_runs.log_training(client, one))
@@ -156,7 +140,7 @@ def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=N
     run_key = RunKey(profile, noise, model, seed)
     config = config or NETWORKS[model]
     torch.manual_seed(seed)
-    network = create_model(**config)
+    network = helpers.with_history(create_model(**config), seed)
     weights = folder / f"{profile}-{run_key.name}.safetensors"
     save_weights(weights, network, description(run_key, config))
     digest = files.sha256(weights)

@@ -73,12 +73,14 @@ def network(name, training=True):
 
 
 def of_part(kind, change, which=0):
-    """Change one of the network's parts of a kind, or put the module that `change` gives in its place."""
+    """Change one of the network's parts of a kind, or put the module that `change` gives in its place.
+
+    With `which` of None, each of them.
+    """
 
     def changed(call):
         parts = [pair for pair in call.model.named_modules() if isinstance(pair[1], kind)]
-        if which < len(parts):
-            name, old = parts[which]
+        for name, old in parts if which is None else parts[which : which + 1 or None]:
             if isinstance(new := change(old), nn.Module):
                 call.model.set_submodule(name, new.train(old.training))
 
@@ -170,13 +172,9 @@ cases("normalisation", {
     "statistics expanded": of_norm(lambda n: setting(running_mean=torch.zeros(1).expand(n.num_features))(n)),
     "statistics strided": of_norm(lambda n: setting(running_mean=torch.zeros(2 * n.num_features)[::2])(n)),
     "statistics with a gradient": of_norm(lambda n: n.running_mean.requires_grad_()),
+    "statistics in a parameter's memory": of_norm(lambda n: setting(running_mean=n.bias.detach())(n)),
+    "each of another rate": of_norm(setting(momentum=0.6), None),
 })  # fmt: skip
-
-
-@case
-def normalisations_of_another_rate(call):
-    for norm in call.norms:
-        norm.momentum = 0.6
 
 
 @case
@@ -190,12 +188,6 @@ def statistics_in_one_memory(call):
 def statistics_in_the_images_memory(call):
     for norm in call.norms[:1]:
         norm.running_mean = call.noisy.flatten()[: norm.num_features]
-
-
-@case
-def statistics_in_a_parameter_s_memory(call):
-    for norm in call.norms[:1]:
-        norm.running_mean = norm.bias.detach()
 
 
 # Other modules.
@@ -284,6 +276,7 @@ cases("parameters", {
     "with another shape": first_weight(lambda w: w[:1].clone()),
     "float64": lambda call: call.model.double(), "bfloat16": lambda call: call.model.bfloat16(),
     "on another device": lambda call: call.model.to("meta"),
+    "with a hook": lambda call: next(call.model.parameters()).register_hook(lambda gradient: 3 * gradient),
 })  # fmt: skip
 
 
@@ -330,11 +323,6 @@ HOOKS = (
 )  # fmt: skip
 cases("a part's", {name: hooked(name) for name in HOOKS})
 cases("the network's", {name: hooked(name, lambda model: model) for name in HOOKS})
-
-
-@case
-def a_parameter_s_hook(call):
-    next(call.model.parameters()).register_hook(lambda gradient: 3 * gradient)
 
 
 @contextlib.contextmanager

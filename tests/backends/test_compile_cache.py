@@ -1,11 +1,12 @@
-"""Compiled kernels on disk: used by the next process, and only where they are what was asked for."""
+"""Compiled kernels on disk: used by the next process, and only where they are what was asked for; fences."""
 
 import subprocess
 import sys
 
 import pytest
+from llvmlite import ir
 
-from lambdanet.backends.cpu import compile_cache
+from lambdanet.backends.cpu import codegen, compile_cache
 
 COMPILING = """
 import sys
@@ -70,3 +71,15 @@ def test_oldest_files_go(cache, monkeypatch):
     kept = [compile_cache.find(str(number)) is not None for number in range(5)]
     assert kept == [False, False, True, True, True]
     assert len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_lines_that_are_streamed_are_waited_for(lanes):
+    """Of 64 bytes; a thread that reads them must find them written. What kernels compute, others test."""
+    module = ir.Module()
+    kernel = codegen.Kernel(module, "test", ["x", "y"], lanes)
+    with kernel.loop(64) as i:
+        kernel.stream(kernel.load("x", (i, kernel.lanes)), kernel.at("y", (i, kernel.lanes)))
+    kernel.finish()
+    text = str(module)
+    assert ("!nontemporal" in text) == ("fence seq_cst" in text) == (lanes == 16)

@@ -21,6 +21,10 @@ SMALL_LAMBDANET = {"name": "lambdanet", "u": 4, "m": 7}
 DNCNN = {"name": "dncnn", "depth": 4, "width": 16, "residual": True}
 AUTOENCODER = {"name": "autoencoder"}
 NETWORKS = [AUTOENCODER, {"name": "cnn"}, DNCNN, LAMBDANET, SMALL_LAMBDANET, {"name": "skip-autoencoder"}]
+NOISES = [
+    {"name": "speckle", "variance": 0.1}, {"name": "salt-and-pepper", "amount": 0.05},
+    {"name": "blind-gaussian", "low": 0.01, "high": 0.2},
+]  # fmt: skip
 EPOCHS = 3  # of 5 steps, the last of a smaller batch
 
 
@@ -70,15 +74,7 @@ def test_a_recorded_step_gives_the_bytes_of_one_that_is_not(run, monkeypatch, mo
     assert recorded[1][-1]["loss"] < recorded[1][0]["loss"]
 
 
-@pytest.mark.parametrize(
-    "noise",
-    [
-        {"name": "speckle", "variance": 0.1},
-        {"name": "salt-and-pepper", "amount": 0.05},
-        {"name": "blind-gaussian", "low": 0.01, "high": 0.2},
-    ],
-    ids=lambda noise: noise["name"],
-)
+@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise["name"])
 def test_every_noise_can_be_recorded_and_is_fresh(run, monkeypatch, noise):
     recorded = run(AUTOENCODER, noise)
     monkeypatch.setattr(graphs.Recorded, "__call__", lambda self, batch: self._run_aside(batch))

@@ -1,12 +1,9 @@
 """DnCNN by Winograd kernels on a CPU: against its reference in float64, and when they are taken."""
 
 import itertools
-import operator
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from helpers import images
@@ -158,28 +155,6 @@ def test_backend_of_a_training_is_by_the_machine_and_what_is_forced(forced, monk
     monkeypatch.setattr(backends, "unavailable", lambda: "no llvmlite")
     monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device: False)
     assert backends.of_training("dncnn", "cpu") == "channels-last"
-
-
-# The kernels' arithmetic on numbers.
-NUMBERS = SimpleNamespace(
-    constant=float, add=operator.add, sub=operator.sub, mul=operator.mul, fma=lambda a, b, c: a * b + c
-)
-
-
-def on_both(matrix, tile):
-    return np.array(winograd._on_both(NUMBERS, matrix, tile.tolist()))
-
-
-def test_products_of_transforms_are_convolutions():
-    rng = np.random.default_rng(0)
-    d, w, dy = (rng.standard_normal((side, side)) for side in (winograd.SIDE, 3, winograd.TILE))
-    seen = np.lib.stride_tricks.sliding_window_view(d, (3, 3))  # of each output
-    of_images, of_outputs = on_both(winograd._times_b, d), on_both(winograd._times_a, dy)
-    of_filter = (winograd.FILTER @ w.ravel()).reshape(d.shape)
-    y = on_both(winograd._times_a_transposed, of_filter * of_images)
-    np.testing.assert_allclose(y, (seen * w).sum((2, 3)), rtol=0, atol=1e-13)
-    d_w = on_both(winograd._times_g_transposed, of_images * of_outputs)
-    np.testing.assert_allclose(d_w, (seen * dy[..., None, None]).sum((0, 1)), rtol=0, atol=1e-13)
 
 
 def test_blocks_fit_and_cover():

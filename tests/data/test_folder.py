@@ -60,32 +60,26 @@ def test_more_training_files_leave_the_test_images_alone(photographs):
     np.testing.assert_array_equal(few["train"], many["train"][:10])
 
 
-def test_card_holds_every_files_digest(photographs, tmp_path):
-    card = datasets.prepare(wanted(photographs), tmp_path / "clean", source=None, downloads=tmp_path)
-    assert json.loads((tmp_path / "clean/card.json").read_text()) == card
+def test_card_holds_every_files_digest_and_changes_with_a_photograph(photographs, tmp_path):
+    def prepared():
+        card = datasets.prepare(wanted(photographs), tmp_path / "clean", source=None, downloads=tmp_path)
+        return card, helpers.contents(tmp_path / "clean")
+
+    card, first = prepared()
+    assert json.loads(first["card.json"]) == card
     assert list(card) == ["dataset", "origin", "images", "sha256", "made", "photographs", "files"]
-    assert card["dataset"] == str(photographs)
-    assert card["images"] == {"train": 20, "test": 10}
+    assert (card["dataset"], card["images"]) == (str(photographs), {"train": 20, "test": 10})
     used = card["photographs"]["train"] + card["photographs"]["test"]
     assert list(card["files"]) == sorted(used)
     for name, digest in card["files"].items():
         assert digest == hashlib.sha256((photographs / name).read_bytes()).hexdigest()
-
-
-def test_changed_photograph_changes_the_card(photographs, tmp_path):
-    def prepared():
-        datasets.prepare(wanted(photographs), tmp_path / "clean", source=None, downloads=tmp_path)
-        return helpers.contents(tmp_path / "clean")
-
-    first = prepared()
-    assert prepared() == first
-    name = json.loads(first["card.json"])["photographs"]["test"][0]
+    assert prepared() == (card, first)
+    name = card["photographs"]["test"][0]
     Image.fromarray(photograph(99)).save(photographs / name)
-    second = prepared()
+    other, second = prepared()
     assert second["train.npy"] == first["train.npy"]
     assert second["test.npy"] != first["test.npy"]
-    digests = [json.loads(each["card.json"])["files"] for each in (first, second)]
-    assert {key for key in digests[0] if digests[0][key] != digests[1][key]} == {name}
+    assert {key for key in card["files"] if card["files"][key] != other["files"][key]} == {name}
 
 
 def test_16_bits_are_rounded_to_8(tmp_path):

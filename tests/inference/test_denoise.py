@@ -1,7 +1,6 @@
 import helpers
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from torch import nn
 
@@ -20,13 +19,6 @@ def test_tiles_give_what_the_whole_gives(name, size):
     helpers.assert_tiles_fit(load_weights(WEIGHTS / f"gaussian-02-{name}-0.safetensors")[0], size)
 
 
-def photo(h, w, seed=0):
-    """Part of a photograph with noise."""
-    clean = skimage.data.chelsea()[100 : 100 + h, 150 : 150 + w] / 255
-    noisy = np.clip(clean + 0.2 * np.random.default_rng(seed).standard_normal(clean.shape), 0, 1)
-    return np.round(255 * noisy).astype(np.uint8)
-
-
 def content_lambda(model, noisy):
     """The formula, in one go: keys' softmax over all pixels, times the values."""
     keys = model.keys(noisy).unflatten(1, (model.k, model.u)).flatten(3).softmax(-1)
@@ -41,7 +33,9 @@ def test_context_over_tiles_is_the_content_lambda_of_the_whole(u, scale):
     model = load_weights(WEIGHTS / f"speckle-lambdanet{'-u4-m7' if u == 4 else ''}-0.safetensors")[0].double()
     assert model.u == u
     model.keys[0].weight *= scale / model.keys[0].weight.abs().max()
-    noisy = to_tensor(np.stack([photo(40, 50), photo(40, 50, seed=1)])).double()
+    noisy = to_tensor(
+        np.stack([helpers.noisy_photograph(40, 50, sigma=0.2, seed=seed) for seed in (0, 1)])
+    ).double()
     tiles = [noisy[..., :7, :], noisy[..., 7:39, :13], noisy[..., 7:39, 13:], noisy[..., 39:, :]]
     expected = content_lambda(model, noisy)
     assert expected.isfinite().all()

@@ -1,8 +1,6 @@
 """`lambdanet models onnx`: skipped where the packages of the extra `onnx` are not installed."""
 
 import json
-import subprocess
-import sys
 
 import helpers
 import numpy as np
@@ -79,25 +77,3 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path):
         assert (done.exit_code, done.output.count("\n")) == (1, 1)
         assert done.output.startswith(f"error: {says}")
     assert helpers.contents(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["-o", "m.pt"], "m.pt: the output is an ONNX file, name it .onnx"),
-        (["-o", "m.onnx"], "this needs more packages: pip install onnx onnxscript onnxruntime"),
-    ],
-)
-def test_mistakes_are_answered_before_torch_is_loaded(tmp_path, words, says):
-    code = """
-import sys
-sys.modules.update(onnx=None, onnxruntime=None, onnxscript=None)
-from lambdanet.cli import main
-try:
-    main(["models", "onnx", "gaussian-01", *sys.argv[1:]])
-finally:
-    assert "torch" not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, f"error: {says}\n")
-    assert list(tmp_path.iterdir()) == []

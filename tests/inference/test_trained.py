@@ -1,5 +1,6 @@
 """`lambdanet.load`: the same kind out as in, and the values of the network and of `lambdanet denoise`."""
 
+import functools
 import subprocess
 import sys
 
@@ -29,20 +30,7 @@ def denoiser():
     return lambdanet.load(NAME, device="cpu")
 
 
-def picture(channels=3, dtype=np.uint8):
-    """Part of a photograph with speckle, (30, 21, channels); alpha hides a corner."""
-    clean = skimage.data.chelsea()[100:130, 150:171] / 255
-    noisy = np.clip(clean * (1 + 0.3 * np.random.default_rng(0).standard_normal(clean.shape)), 0, 1)
-    values = noisy if channels >= 3 else noisy[..., :1]
-    if channels in (2, 4):
-        alpha = np.linspace(0, 1, 30 * 21).round(1).reshape(30, 21, 1)
-        values = np.concatenate([values, alpha], -1)
-    return in_type(values, dtype)
-
-
-def in_type(values, dtype):
-    dtype = np.dtype(dtype)
-    return values.astype(dtype) if dtype.kind == "f" else np.rint(np.iinfo(dtype).max * values).astype(dtype)
+picture = functools.partial(helpers.noisy_photograph, 30, 21)
 
 
 def network(values):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 from types import SimpleNamespace
 
 import cloudpickle
@@ -12,7 +13,7 @@ import scratch
 import yaml
 from dvc_helpers import DVC
 from prefect.flows import load_flow_from_entrypoint
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from pipelines import flows, graph, stage
@@ -201,3 +202,33 @@ def test_dask_can_send_the_flow_and_its_tasks_to_a_worker():
     sent = (flows.reproduce, flows.is_shared, flows.run_stage.with_options(tags=["train"]))
     names = [one.name for one in cloudpickle.loads(cloudpickle.dumps(sent))]
     assert names == ["reproduce", "look for a shared file system", "stage"]
+
+
+def test_the_future_of_a_stage_that_has_ended_is_not_kept():
+    """Dask runs a stage again whose result a lost worker held, as long as there is a future of it."""
+    futures, alive = {}, {}
+
+    class Done:
+        state = Completed()
+
+        def add_done_callback(self, call):
+            call(self)
+
+        def wait(self):
+            pass
+
+        def result(self, raise_on_failure):
+            return "done"
+
+    class Runner:
+        def submit(self, task, parameters, wait_for):
+            name, made = parameters["name"], Done()
+            alive[name] = [one for one, future in futures.items() if future() is not None]
+            assert all(state.is_completed() for state in wait_for)
+            futures[name] = weakref.ref(made)
+            return made
+
+    stages = {"a": frozenset(), "b": frozenset("a"), "c": frozenset("ab")}
+    ended = flows.run_all(Runner(), flows.run_stage, stages, lambda _name, _how: None)
+    assert ended == {"a": "done", "b": "done", "c": "done"}
+    assert alive == {"a": [], "b": [], "c": []}

@@ -15,17 +15,6 @@ def test_what_has_no_effect_is_no_difference():
     assert settings.differing(recipe(cosine | {"decay": 0.5}), recipe(cosine)) == ""
 
 
-def test_differences_are_named_with_both_values():
-    one = recipe({"epochs": 12, "schedule": "cosine", "batch_size": 128, "weight_decay": 0.0})
-    assert settings.differing(one, recipe()) == (
-        "epochs 12 and 50, schedule cosine and exponential, batch size 128 and 256, weight decay 0 and 1e-05"
-    )
-    small = CIFAR | {"images": 8000, "noise": {"name": "gaussian", "sigma": 0.2}}
-    assert settings.differing(recipe(data=small), recipe({"fresh_noise": False})) == (
-        "noise gaussian sigma 0.2 and gaussian sigma 0.1, images 8,000 and 50,000, fresh noise yes and no"
-    )
-
-
 def test_an_initial_embedding_is_a_setting_of_lambdanet_alone():
     assert settings.differing(recipe(embedding_std=0.02), recipe()) == "initial embedding 0.02 and 1"
     dncnn = settings.recipe(TABLE_1, CIFAR, {"name": "dncnn", "depth": 17})
@@ -48,11 +37,3 @@ def test_only_what_the_paper_states_is_asked_of_its_networks():
     assert settings.unlike_the_paper("dncnn", residual | {"residual": True}, 558_336) == (
         "residual yes (the paper: no)"
     )
-
-
-def test_what_was_trained_with_other_settings_says_so():
-    before, now = recipe(), recipe({"batch_size": 128, "weight_decay": 0.0})
-    assert (
-        settings.changed(before, now) == "trained with batch size 256 (now 128), weight decay 1e-05 (now 0)"
-    )
-    assert settings.changed(now, now) == ""

@@ -1,7 +1,5 @@
 import contextlib
-import dataclasses
 
-import helpers
 import mlflow
 import mlflow_helpers
 import numpy as np
@@ -9,23 +7,14 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
-from lambdanet import files
 from lambdanet.inference.denoise import denoise
-from lambdanet.models import MODELS, load_weights, save_weights
+from lambdanet.models import MODELS, load_weights
 from lambdanet.tracking import export
 
 pytestmark = mlflow_helpers.WARNINGS
 
 NAMES = sorted(MODELS)
 SIZES = ((1, 32, 32), (7, 33, 31), (1, 8, 8), (2, 8, 9), (1, 512, 512))
-
-
-def with_history(one):
-    """The same, of a network whose batch norms have seen something."""
-    network, description = load_weights(one.weights)
-    save_weights(one.weights, helpers.with_history(network, seed=1), description)
-    digest = files.sha256(one.weights)
-    return dataclasses.replace(one, scores=one.scores | {"weights_sha256": digest}, weights_sha256=digest)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +25,7 @@ def registered(tmp_path_factory):
         client = mlflow_helpers.use_database(folder, monkeypatch)
         found = {}
         for name in NAMES:
-            one = with_history(mlflow_helpers.trained(folder, name))
+            one = mlflow_helpers.trained(folder, name)
             version = mlflow_helpers.register(client, one)
             program = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
             found[name] = load_weights(one.weights)[0], program
@@ -112,7 +101,7 @@ def test_networks_that_differ_in_weights_only_are_traced_once(tmp_path, monkeypa
     monkeypatch.setattr(export, "_trace", lambda *words: traced.append(trace(*words)))
     noisy, builder = torch.from_numpy(images(1, 33, 31)), export.Builder(tmp_path / "traced")
     for seed in (0, 1):
-        one = with_history(mlflow_helpers.trained(tmp_path, "dncnn", seed=seed))
+        one = mlflow_helpers.trained(tmp_path, "dncnn", seed=seed)
         builder.build(one.weights, tmp_path / f"{seed}", run_id="r", model_id=f"m{seed}")
         program = torch.export.load(tmp_path / f"{seed}" / export.PROGRAM).module()
         expected = denoise(load_weights(one.weights)[0], noisy).clamp(0, 1)

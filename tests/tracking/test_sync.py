@@ -18,26 +18,25 @@ pytestmark = mlflow_helpers.WARNINGS
 PSNR = {"autoencoder": 23.0, "dncnn": 25.0, "lambdanet": 24.0}
 
 
-def write_outputs(folder, ones, logged=()):
+def write_outputs(ones, logged=()):
     """Trainings as DVC's stages leave them, with logs of those runs."""
-    known = loaded(folder)
+    known = config.load("profile.yaml")
     for one in ones:
         run = known.run(one.key.noise, one.key.model, one.key.seed)
-        files.write_bytes(folder / run.weights, one.weights.read_bytes())
-        files.write_csv(folder / run.history, one.history)
-        files.write_json(folder / run.scores, dataclasses.asdict(one.key) | one.scores)
+        files.write_bytes(run.weights, one.weights.read_bytes())
+        files.write_csv(run.history, one.history)
+        files.write_json(run.scores, dataclasses.asdict(one.key) | one.scores)
         if one.key.name in logged:
-            log, digest = folder / run.log, {"weights_sha256": one.weights_sha256}
+            digest = {"weights_sha256": one.weights_sha256}
             history = mlflow_helpers.rows(3, images=32)
             record = mlflow_helpers.RECORD | digest | {"task": "train", "history": history}
-            files.write_json(log, [record])
+            files.write_json(run.log, [record])
             evaluation = digest | {"inference_seconds_per_image": 0.002}
-            files.write_json(log.with_suffix(".evaluate.json"), [evaluation])
+            files.write_json(run.log.with_suffix(".evaluate.json"), [evaluation])
 
 
-def write_committed(folder, ones, profile="tiny"):
+def write_committed(ones, weights, results):
     """The same trainings as `export-weights` and `plot` leave them in git."""
-    results, weights = folder / "results" / profile, folder / "weights" / profile
     weights.mkdir(parents=True)
     digests = {}
     for one in ones:
@@ -50,28 +49,13 @@ def write_committed(folder, ones, profile="tiny"):
     files.write_json(results / "digests.json", digests)
 
 
-def loaded(folder):
-    """The configuration, with which paths are below the folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return config.load("profile.yaml")
-
-
-def outputs(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        found = sync.from_outputs(config.load("profile.yaml"))
-    order = list(PSNR)
-    found = [dataclasses.replace(one, weights=folder / one.weights) for one in found]
-    return sorted(found, key=lambda one: order.index(one.key.model))
-
-
 @pytest.fixture
-def project(tmp_path):
-    """A folder with params.yaml; the networks for it come from `grid`."""
+def project(tmp_path, monkeypatch):
+    """A folder with params.yaml, the current one; the networks for it come from `grid`."""
     folder = tmp_path / "project"
     folder.mkdir()
     helpers.write_config(folder)
+    monkeypatch.chdir(folder)
     return folder
 
 
@@ -89,36 +73,54 @@ def client(project, monkeypatch):
     return mlflow_helpers.use_database(project, monkeypatch)
 
 
-def test_publishing_brings_all_of_a_grid_and_then_nothing(client, project, grid):
-    write_outputs(project, grid, logged=["gaussian-01-dncnn-0"])
-    trained = outputs(project)
-    done = sync.publish(trained)
-    run_keys = [f"gaussian-01-{model}-0" for model in PSNR]
-    assert done.runs == run_keys
-    assert done.versions == [f"denoiser-gaussian-01 version {n}" for n in (1, 2, 3)]
-    assert set(done.aliases) == {
-        "denoiser-gaussian-01@champion -> version 2: dncnn, tiny, 25.00 dB",
-        "denoiser-gaussian-01@compact -> version 2: dncnn, tiny, 25.00 dB",
-        "denoiser-gaussian-01@autoencoder -> version 1: autoencoder, tiny, 23.00 dB",
-        "denoiser-gaussian-01@dncnn -> version 2: dncnn, tiny, 25.00 dB",
-        "denoiser-gaussian-01@lambdanet -> version 3: lambdanet, tiny, 24.00 dB",
+def run(*words):
+    return CliRunner().invoke(main, ["models", *words])
+
+
+def choose(*words):
+    """What `pin`, `reject` or `unpin` moves: the alias, and the version that it stands for now."""
+    *moved, last = run(*words).output.splitlines()
+    assert last == f"{len(moved)} aliases moved"
+    return {line.partition("@")[2].partition(":")[0] for line in moved}
+
+
+def test_sync_brings_all_of_a_grid_and_then_nothing(client, project, grid):
+    write_outputs(grid, logged=["gaussian-01-dncnn-0"])
+    first, *moved, last = run("sync", "--profile", "tiny").output.splitlines()
+    assert first == "3 runs, 3 new versions, 5 aliases moved"
+    assert set(moved) == {
+        "  denoiser-gaussian-01@champion -> version 3: dncnn, tiny, 25.00 dB",
+        "  denoiser-gaussian-01@compact -> version 3: dncnn, tiny, 25.00 dB",
+        "  denoiser-gaussian-01@autoencoder -> version 2: autoencoder, tiny, 23.00 dB",
+        "  denoiser-gaussian-01@dncnn -> version 3: dncnn, tiny, 25.00 dB",
+        "  denoiser-gaussian-01@lambdanet -> version 1: lambdanet, tiny, 24.00 dB",
     }
-    assert done.without_log == ["gaussian-01-autoencoder-0", "gaussian-01-lambdanet-0"]
-    text = done.lines()
-    assert text[0] == "3 runs, 3 new versions, 5 aliases moved"
-    assert text[-1].startswith("not restored: times, memory, device and training images' digests of 2 of 3 ")
+    assert last.startswith("not restored: times, memory, device and training images' digests of 2 of 3 ")
 
     runs, versions = before = mlflow_helpers.state(client)
-    assert set(runs) == set(run_keys)
+    assert set(runs) == {f"gaussian-01-{model}-0" for model in PSNR}
     assert [one.version for one, _ in versions] == [1, 2, 3]
-    run = runs["gaussian-01-dncnn-0"]
-    assert (run["status"], run["tags"]["device"]) == ("FINISHED", "a machine")
-    assert [value[:2] for value in run["metrics"]["epoch_seconds"]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
-    assert run["metrics"]["inference_seconds_per_image"][0][1] == 0.002
-    assert ("tiny/patches/clean/train", "a" * 36) in run["inputs"]
-    again = sync.publish(outputs(project))
-    assert (again.runs, again.versions, again.aliases) == (run_keys, [], [])
+    logged = runs["gaussian-01-dncnn-0"]
+    assert (logged["status"], logged["tags"]["device"]) == ("FINISHED", "a machine")
+    assert [value[:2] for value in logged["metrics"]["epoch_seconds"]] == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert logged["metrics"]["inference_seconds_per_image"][0][1] == 0.002
+    assert ("tiny/patches/clean/train", "a" * 36) in logged["inputs"]
+    again = run("sync", "--profile", "tiny").output.splitlines()
+    assert again[0] == "3 runs, 0 new versions, 0 aliases moved"
     assert mlflow_helpers.state(client) == before
+
+    listed = json.loads(run("list", "--json").stdout)
+    assert [(row["model"], row["version"], row["psnr"], row["aliases"]) for row in listed] == [
+        ("lambdanet", 1, 24.0, ["lambdanet"]),
+        ("autoencoder", 2, 23.0, ["autoencoder"]),
+        ("dncnn", 3, 25.0, ["champion", "compact", "dncnn"]),
+    ]
+    text = run("list").output
+    lines = text.splitlines()
+    assert " ".join(lines[0].split()) == "noise model version psnr ssim parameters profile created aliases"
+    assert lines[3].split()[:4] == ["gaussian-01", "dncnn", "3", "25.000"]
+    assert lines[3].endswith("champion, compact, dncnn")
+    assert text.endswith(f"\n\n{catalogue.RULE}\n")
 
 
 def test_the_best_seed_is_registered_with_the_mean_of_all(client, project, tmp_path):
@@ -151,62 +153,47 @@ def test_the_best_seed_is_registered_with_the_mean_of_all(client, project, tmp_p
     assert len(client.search_logged_models([experiment])) == 5  # one for each training
 
 
-def run(*words):
-    return CliRunner().invoke(main, list(words))
-
-
-def test_commands_publish_and_list(client, project, grid):
-    write_outputs(project, grid)
-    done = run("models", "sync", "--profile", "tiny")
-    assert done.exit_code == 0, done.output
-    assert done.output.splitlines()[0] == "3 runs, 3 new versions, 5 aliases moved"
-    assert (
-        run("models", "sync", "--profile", "tiny").output.splitlines()[0]
-        == "3 runs, 0 new versions, 0 aliases moved"
-    )
-
-    listed = json.loads(run("models", "list", "--json").stdout)
-    assert [(row["model"], row["version"], row["psnr"], row["aliases"]) for row in listed] == [
-        ("lambdanet", 1, 24.0, ["lambdanet"]),
-        ("autoencoder", 2, 23.0, ["autoencoder"]),
-        ("dncnn", 3, 25.0, ["champion", "compact", "dncnn"]),
+def test_a_pinned_or_rejected_version_stays_so_until_it_is_unpinned(client, project, grid):
+    sync.publish(grid)  # autoencoder, dncnn, lambdanet
+    assert choose("pin", "gaussian-01", "1") == {"champion -> version 1", "compact -> version 1"}
+    # Better weights, and of a larger profile.
+    better = mlflow_helpers.trained(project, profile="large", psnr=30.0)
+    better = dataclasses.replace(better, train_images=64)
+    assert sync.publish([*grid, better]).aliases == [
+        "denoiser-gaussian-01@dncnn -> version 4: dncnn, large, 30.00 dB",
+        "denoiser-gaussian-01@lambdanet -> none",
     ]
-    text = run("models", "list").output
-    lines = text.splitlines()
-    assert " ".join(lines[0].split()) == "noise model version psnr ssim parameters profile created aliases"
-    assert lines[3].split()[:4] == ["gaussian-01", "dncnn", "3", "25.000"]
-    assert lines[3].endswith("champion, compact, dncnn")
-    assert text.endswith(f"\n\n{catalogue.RULE}\n")
+    # A noise has one pin.
+    new = {"champion -> version 4", "compact -> version 4"}
+    assert choose("pin", "gaussian-01", "--model", "dncnn") == new | {"autoencoder -> none"}
+    assert choose("pin", "gaussian-01", "--model", "dncnn") == set()
 
-
-def test_commands_pin_and_reject(client, project, grid):
-    sync.publish(grid)
-    assert run("models", "pin", "gaussian-01", "1").output.splitlines() == [
-        "denoiser-gaussian-01@champion -> version 1: autoencoder, tiny, 23.00 dB",
-        "denoiser-gaussian-01@compact -> version 1: autoencoder, tiny, 23.00 dB",
-        "2 aliases moved",
-    ]
-    assert run("models", "reject", "gaussian-01", "--model", "dncnn").output.splitlines() == [
-        "denoiser-gaussian-01@dncnn -> none", "1 aliases moved",
-    ]  # fmt: skip
-    assert run("models", "unpin", "gaussian-01").output.endswith("3 aliases moved\n")
-    assert one_line(run("models", "pin", "gaussian-01")) == "error: name one of VERSION and --model MODEL\n"
-    assert "has no version 9; it has 1, 2, 3" in one_line(run("models", "pin", "gaussian-01", "9"))
+    old = {f"{alias} -> version 2" for alias in ("champion", "compact", "dncnn")}
+    others = {"autoencoder -> version 1", "lambdanet -> version 3"}
+    assert choose("reject", "gaussian-01", "--model", "dncnn") == old | others
+    assert sync.publish([better]).aliases == []
+    assert choose("reject", "gaussian-01", "2") == {
+        "champion -> version 3", "compact -> version 3", "dncnn -> none",
+    }  # fmt: skip
+    assert choose("unpin", "gaussian-01", "2") == old
+    none = {"autoencoder -> none", "lambdanet -> none"}
+    assert choose("unpin", "gaussian-01") == new | none | {"dncnn -> version 4"}
+    assert one_line(run("pin", "gaussian-01")) == "error: name one of VERSION and --model MODEL\n"
+    assert "has no version 9; it has 1, 2, 3, 4" in one_line(run("pin", "gaussian-01", "9"))
 
 
 def test_an_unreachable_server_is_one_line(project, grid, monkeypatch):
-    write_outputs(project, grid)
-    monkeypatch.chdir(project)
+    write_outputs(grid)
     uri = f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    for command in (["models", "sync", "--profile", "tiny"], ["models", "list"]):
+    for command in (["sync", "--profile", "tiny"], ["list"]):
         assert one_line(run(*command)) == f"error: MLflow at {uri} cannot be used: Connection refused\n"
 
 
 def test_register_without_a_server_warns_and_does_not_fail_the_reproduction(
     stage, project, grid, client, monkeypatch
 ):
-    write_outputs(project, grid)
+    write_outputs(grid)
     here, away = mlflow_runs.uri(), f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away)
     why = f"MLflow at {away} cannot be used: Connection refused"
@@ -222,14 +209,14 @@ def test_register_without_a_server_warns_and_does_not_fail_the_reproduction(
 
 
 def test_without_outputs_what_is_committed_is_published(client, project, grid):
-    write_committed(project, grid[:2])
-    lines = run("models", "sync", "--profile", "tiny").output.splitlines()
+    folders = [project / name / "tiny" for name in ("weights", "results")]
+    write_committed(grid[:2], *folders)
+    lines = run("sync", "--profile", "tiny").output.splitlines()
     assert lines[:2] == [
         "2 trainings from weights/tiny, as DVC's outputs of them are not here",
         "2 runs, 2 new versions, 4 aliases moved",
     ]
-    folders = (project / name / "tiny" for name in ("weights", "results"))
-    committed = sync.catalogue(sync.from_committed(*folders, loaded(project)))
+    committed = sync.catalogue(sync.from_committed(*folders, config.load("profile.yaml")))
     registered = [dataclasses.replace(one, created="", version=0) for one, _ in registry.denoisers(client)]
     assert registered == list(committed)
     assert [path.read_bytes() for path in committed.values()] == [
@@ -238,8 +225,9 @@ def test_without_outputs_what_is_committed_is_published(client, project, grid):
 
 
 def test_a_network_that_cannot_be_built_is_named_and_the_others_registered(client, project, grid):
-    write_outputs(project, grid[:2])
-    trained = outputs(project)
+    write_outputs(grid[:2])
+    trained = sync.from_outputs(config.load("profile.yaml"))
+    assert trained[0].key.model == "autoencoder"
     trained[0].weights.write_bytes(b"damaged since")
     with pytest.raises(ValueError, match=r"^not registered, all else is done: gaussian-01-autoencoder-0: "):
         sync.publish(trained)
@@ -247,10 +235,10 @@ def test_a_network_that_cannot_be_built_is_named_and_the_others_registered(clien
 
 
 def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, project, grid):
-    config = {**mlflow_helpers.NETWORKS["lambdanet"], "decoder": "connected", "side": 16}
-    one = mlflow_helpers.trained(project / "connected", "connected", config=config, psnr=40.0)
-    write_outputs(project, [grid[0]])
-    done = sync.publish([one, *outputs(project)])
+    network = {**mlflow_helpers.NETWORKS["lambdanet"], "decoder": "connected", "side": 16}
+    one = mlflow_helpers.trained(project / "connected", "connected", config=network, psnr=40.0)
+    write_outputs([grid[0]])
+    done = sync.publish([one, *sync.from_outputs(config.load("profile.yaml"))])
     assert done.runs == ["gaussian-01-connected-0", "gaussian-01-autoencoder-0"]
     assert done.one_size == ["gaussian-01-connected-0"]
     last = "not registered, as they take images of one size only: gaussian-01-connected-0"

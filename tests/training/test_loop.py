@@ -473,8 +473,10 @@ def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch)
         assert first.poll() is None
         assert not (project / OUT).exists()
     finally:
-        first.kill()
-        first.communicate()
+        first.kill()  # and not waited for: the lock is
+    with files.sole_writer(project / CHECKPOINTS / "lock", helpers.PATIENCE):
+        assert (project / CHECKPOINTS / "lock.pid").read_text() == f"{os.getpid()}\n"
+    first.communicate()
 
 
 def test_death_of_dvc_ends_the_trainer(tmp_path):
