@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambdanet.inference.catalogue import COMPACT, PINNED, REJECTED, Denoiser, aliases, best_seeds
+from lambdanet.inference.catalogue import COMPACT, Denoiser, aliases, best_seeds
 
 BASE = Denoiser(
     noise="speckle", model="dncnn", profile="quick", seed=0, psnr=24.0, mean_psnr=24.0, ssim=0.8,
@@ -64,15 +64,6 @@ def test_only_scores_on_the_newest_test_images_are_compared(changed):
     # Newer ones of a smaller profile do not count.
     smaller = denoiser(5, psnr=40.0, train_images=100, profile="sample", **changed)
     assert versions(*old, smaller) == {"champion": 1, "compact": 2, "dncnn": 1, "lambdanet": 2}
-
-
-def test_a_pinned_one_takes_precedence_and_a_rejected_one_has_no_alias():
-    best, other = denoiser(1, psnr=30.0), denoiser(3, psnr=27.0, model="lambdanet")
-    pinned = denoiser(2, psnr=20.0, parameters=9_000, profile="sample", train_images=100, choice=PINNED)
-    assert versions(best, pinned, other) == {"champion": 2, "compact": 2, "dncnn": 2, "lambdanet": 3}
-    rejected = denoiser(4, psnr=40.0, clean_sha256="new", choice=REJECTED)
-    assert versions(best, rejected, other) == {"champion": 1, "dncnn": 1, "lambdanet": 3}
-    assert versions(rejected) == {}
 
 
 def test_mean_over_the_seeds_decides_and_the_best_seed_stands_for_it():

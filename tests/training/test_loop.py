@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import inspect
 import json
@@ -21,7 +20,7 @@ from lambdanet.evaluation import metrics
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import create_model, save_weights
 from lambdanet.run_log import read_records
-from lambdanet.training import checkpoint, experiment, loop, optimizers
+from lambdanet.training import checkpoint, experiment, loop
 from lambdanet.training.loop import Pairs, learning_rate, train
 from lambdanet.training.progress import Progress
 
@@ -144,47 +143,29 @@ def test_history_describes_every_epoch(run, data):
 @pytest.mark.parametrize(
     ("name", "kind", "rest"),
     [
-        ("adam", torch.optim.Adam, {"betas": (0.9, 0.999), "fused": False}),  # Table 1
+        ("adam", torch.optim.Adam, {"betas": (0.9, 0.999), "fused": True}),  # Table 1
         ("adamax", torch.optim.Adamax, {}),
-        ("sgd", torch.optim.SGD, {"momentum": 0.9}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "fused": True}),
     ],
 )
 def test_training_is_what_the_optimizer_s_name_says(run, data, name, kind, rest):
-    """Full batches, so that the order does not count; a plain loop must end at the same weights."""
-    how = settings(
-        batch_size=64, epochs=5, learning_rate=0.01, decay=0.5, weight_decay=0.1, fresh_noise=False,
-        optimizer=name,
-    )  # fmt: skip
-    model, _ = run(AUTOENCODER, how, seed=7)
+    """A plain loop ends at the same bytes; our Adam is torch's functional form."""
+    rate = {"learning_rate": 0.01, "decay": 0.5, "weight_decay": 0.1}
+    how = settings(batch_size=64, epochs=5, fresh_noise=False, optimizer=name, **rate)
+    with backends.forced(backends.CHANNELS_LAST):
+        model, _ = run(AUTOENCODER, how, seed=7)
     torch.manual_seed(7)
-    plain = create_model(**AUTOENCODER)
+    plain = create_model(**AUTOENCODER).to(memory_format=torch.channels_last)
     optimizer = kind(plain.parameters(), lr=0.01, weight_decay=0.1, **rest)
     x, y = to_tensor(data[0].clean), to_tensor(data[0].noisy)
     for epoch in range(5):
+        order = np.random.default_rng([7, epoch]).permutation(64)
         optimizer.param_groups[0]["lr"] = 0.01 * 0.5**epoch
         optimizer.zero_grad()
-        F.mse_loss(plain(y), x).backward()
+        F.mse_loss(plain(y[order]), x[order]).backward()
         optimizer.step()
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=2e-5)
-
-
-def test_adam_gives_the_bytes_of_torchs_fused_adam():
-    found = []
-    for mine in (True, False):
-        torch.manual_seed(0)
-        layer = torch.nn.Linear(3, 2)
-        adam = optimizers.create("adam", layer, 0.01, CPU)
-        if not mine:
-            adam = torch.optim.Adam(layer.parameters(), weight_decay=0.01, fused=True)
-        for step in range(6):
-            optimizers.set_rate(adam, 0.1 * 0.9**step, CPU)
-            adam.zero_grad()
-            layer(torch.ones(4, 3)).square().sum().backward()
-            adam.step()
-            adam.load_state_dict(copy.deepcopy(adam.state_dict()))
-        found.append([parameter.tolist() for parameter in layer.parameters()])
-    assert found[0] == found[1]
+        assert torch.equal(model.state_dict()[name], value), name
 
 
 def test_each_epoch_sees_every_image_once_in_another_order(run, monkeypatch):
