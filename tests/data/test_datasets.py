@@ -10,9 +10,7 @@ import pytest
 from lambdanet.config import DOWNLOADS, Download
 from lambdanet.data import datasets
 from lambdanet.data.arrays import load_images
-from lambdanet.data.corruption import corrupt, prepare_noisy
 from lambdanet.data.datasets import prepare
-from lambdanet.data.noise import create_noise
 
 
 @pytest.fixture
@@ -45,20 +43,6 @@ def test_prepare_writes_the_same_bytes_twice(sample, tmp_path):
 def test_what_params_knows_is_what_there_is():
     assert set(DOWNLOADS) == set(datasets.DATASETS)
     assert set(datasets.SOURCES) == set(DOWNLOADS) - {"photos"}
-
-
-def test_noisy_copy_has_noise_of_its_own_in_each_split(sample, tmp_path):
-    make(tmp_path / "clean")
-    prepare_noisy(tmp_path / "clean", helpers.GAUSSIAN, 3, tmp_path / "noisy")
-    noise = create_noise(**helpers.GAUSSIAN)
-    for split, seed in (("train", 6), ("test", 7)):
-        noisy = load_images(tmp_path / "noisy", split)
-        assert noisy.dtype == np.float16
-        np.testing.assert_array_equal(noisy, corrupt(sample[split], noise, seed))
-    first = [
-        load_images(tmp_path / "noisy", split)[0] - sample[split][0] / 255 for split in ("train", "test")
-    ]
-    assert abs(np.corrcoef(first[0].ravel(), first[1].ravel())[0, 1]) < 0.2
 
 
 def saved(array, save=np.save, **options):

@@ -142,10 +142,13 @@ def test_download_writes_the_profiles_images(stage, project):
 
 
 def test_corrupt_writes_noisy_images(stage, project):
+    helpers.write_config(project, changed(helpers.PARAMS, ("corrupt", "seed"), 3))
     assert stage("corrupt", WORDS["corrupt"], project) == (0, [])
-    for split, seed in (("train", 0), ("test", 1)):
+    for split, seed in (("train", 6), ("test", 7)):
         expected = helpers.noisy(load_images(project / CLEAN, split), GAUSSIAN, seed)
-        np.testing.assert_array_equal(load_images(project / NOISY, split), expected)
+        found = load_images(project / NOISY, split)
+        assert found.dtype == np.float16
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_ablate_trains_every_seed_and_evaluate_ablations_scores_them(stage, project):
