@@ -18,7 +18,6 @@ if not (cache := os.environ.get("LAMBDANET_TESTS_CACHE")):
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = cache
 
-import numpy as np
 import pytest
 import torch
 
@@ -49,12 +48,6 @@ def real_cifar10(shared_data):
     """The real CIFAR-10, verified: {"train", "test"} of uint8 arrays."""
     images, _ = cifar10.load(str(shared_data / "cifar10.tgz"), Path("unused"))
     return images
-
-
-@pytest.fixture(scope="session")
-def real_test_images(real_cifar10):
-    """1,000 test images, as many of each class."""
-    return np.ascontiguousarray(real_cifar10["test"][::10])
 
 
 @pytest.fixture

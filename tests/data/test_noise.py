@@ -143,13 +143,6 @@ def test_stored_noise_is_the_noise_rounded(name, parameters):
     np.testing.assert_array_equal(stored, exact)
 
 
-def test_stored_noise_of_every_chunk_is_new():
-    images = np.full((6, 16, 16, 3), 128, np.uint8)
-    stored = corrupt(images, create_noise("gaussian", sigma=0.1), seed=0, chunk=2)
-    assert len({image.tobytes() for image in stored}) == 6
-    assert (stored.astype(float) - 128 / 255).std() == pytest.approx(0.1, rel=0.03)
-
-
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [

@@ -13,21 +13,14 @@ from lambdanet.evaluation import levels
 CPU = torch.device("cpu")
 
 
-class Unchanged(nn.Module):
-    halo = 0
-
-    def forward(self, noisy):
-        return noisy
-
-
-class Grey(Unchanged):
+class Grey(nn.Module):
     def forward(self, noisy):
         return torch.full_like(noisy, 0.5)
 
 
 def test_levels_are_those_of_clipped_gaussian_noise():
     clean = np.full((200, 16, 16, 3), 128, np.uint8)
-    rows = levels.levels(Unchanged(), clean, device=CPU)
+    rows = levels.levels(nn.Identity(), clean, device=CPU)
     assert [row["sigma"] for row in rows] == [5, 15, 25, 35, 45, 55]
     for row in rows:
         assert row["psnr"] == row["noisy_psnr"]
@@ -40,7 +33,7 @@ def test_levels_are_those_of_clipped_gaussian_noise():
 
 def test_levels_take_as_many_images_as_the_pixels_allow(monkeypatch):
     monkeypatch.setattr(levels, "PIXELS", 3 * 16 * 16)
-    rows = levels.levels(Unchanged(), helpers.patches(8), device=CPU)
+    rows = levels.levels(nn.Identity(), helpers.patches(8), device=CPU)
     assert {row["images"] for row in rows} == {3}
 
 
@@ -49,7 +42,7 @@ def test_training_images_are_the_first_ones(monkeypatch):
     clean = helpers.patches(8)
     noisy = helpers.noisy(clean)
     noisy[5:] = 0  # not looked at
-    found = levels.on_training_images(Unchanged(), clean, noisy, device=CPU)
+    found = levels.on_training_images(nn.Identity(), clean, noisy, device=CPU)
     assert found["train_images"] == 5
     assert found["train_psnr"] == found["train_noisy_psnr"]
     assert 19 < found["train_psnr"] < 22
