@@ -129,15 +129,13 @@ def test_kernels_are_taken_unless_another_backend_is_forced(forced, training):
 # The backend of DnCNN's training, and of another's of convolutions, by what is forced: on a CPU, on one with
 # AMX, on a GPU, and there without a C compiler.
 TAKEN = {
-    "auto": ("winograd bf16 bf16-fused bf16", "channels-last bf16 bf16 bf16"),
-    "reference": 2 * (4 * "reference ",),
-    "portable": 2 * (4 * "reference ",),  # of LambdaNet alone
-    "fused": 2 * (4 * "reference ",),
-    "channels-last": 2 * (4 * "channels-last ",),
-    "winograd": ("winograd winograd channels-last channels-last", 4 * "channels-last "),
-    "bf16": 2 * (4 * "bf16 ",),
-    "bf16-fused": ("bf16 bf16 bf16-fused bf16", 4 * "bf16 "),
+    "auto": (("winograd", "bf16", "bf16-fused", "bf16"), ("channels-last", "bf16", "bf16", "bf16")),
+    "winograd": (("winograd", "winograd", "channels-last", "channels-last"), 4 * ("channels-last",)),
+    "bf16-fused": (("bf16", "bf16", "bf16-fused", "bf16"), 4 * ("bf16",)),
 }
+ANYWHERE = {name: name for name in ("reference", "channels-last", "bf16")}
+ANYWHERE |= {"portable": "reference", "fused": "reference"}  # which are of LambdaNet alone
+TAKEN |= {forced: (4 * (name,), 4 * (name,)) for forced, name in ANYWHERE.items()}
 MACHINES = [("cpu", False, None), ("cpu", True, None), ("cuda", True, None), ("cuda", True, "no compiler")]
 
 
@@ -146,7 +144,7 @@ def test_backend_of_a_training_is_by_the_machine_and_what_is_forced(forced, monk
     for number, (device, multiplies, reason) in enumerate(MACHINES):
         monkeypatch.setattr(backends, "_multiplies_bf16", lambda _device, found=multiplies: found)
         monkeypatch.setattr(backends, "unavailable_on_gpu", lambda found=reason: found)
-        of_dncnn, of_others = (names.split()[number] for names in TAKEN[forced])
+        of_dncnn, of_others = (names[number] for names in TAKEN[forced])
         with backends.forced(forced):
             assert backends.of_training("dncnn", device) == of_dncnn
             assert backends.of_training("dncnn", device, outer_bias=True) == of_others

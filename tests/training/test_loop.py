@@ -134,9 +134,8 @@ def test_history_describes_every_epoch(run, data):
         ("sgd", torch.optim.SGD, {"momentum": 0.9, "fused": True}, False),
     ],
 )
-def test_a_plain_loop_of_that_order_noise_and_optimizer_gives_the_same_bytes(
-    run, data, name, kind, rest, fresh
-):
+def test_a_plain_loop_gives_the_same_bytes(run, data, name, kind, rest, fresh):
+    """By the order, the noise and the rates that follow from the seed and the step."""
     rate = {"learning_rate": 0.01, "decay": 0.5, "weight_decay": 0.1}
     how = settings(batch_size=24, epochs=3, fresh_noise=fresh, optimizer=name, **rate)
     with backends.forced(backends.CHANNELS_LAST):
