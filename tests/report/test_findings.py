@@ -1,10 +1,11 @@
-"""Which of the paper's claims hold, by scores that are made up."""
+"""Which of the paper's claims hold, by scores that are made up, and which trainings are alike."""
 
 import dataclasses
 
-from report_helpers import row
+from report_helpers import CIFAR, TABLE_1, row
 from scipy import stats
 
+from lambdanet.report import settings
 from lambdanet.report.findings import Part, findings
 
 AS_GOOD, AS_GOOD_DNCNN = "LambdaNet as good as Auto-encoder", "LambdaNet as good as DnCNN"
@@ -22,8 +23,8 @@ def reached(model):
     return f"{model}: the paper's values"
 
 
-def found(rows, **settings):
-    return {one.title: one for one in findings(rows, **({"comparable": True} | settings))}
+def found(rows):
+    return {one.title: one for one in findings(rows, comparable=True)}
 
 
 def test_every_claim_has_a_row_also_of_what_was_not_run():
@@ -111,3 +112,37 @@ def test_networks_are_compared_only_where_they_were_trained_alike():
     assert one.parts[0].of == "base (26.81 dB) and size (27.41 dB with 7,924 parameters)"
     larger = dataclasses.replace(baseline(better), runs=row("x", better, parameters=20_000).runs)
     assert found([ours, larger])[SIZE].verdict == "not run"
+
+
+def recipe(changes=None, data=CIFAR, **hyperparameters):
+    return settings.recipe(TABLE_1 | (changes or {}), data, {"name": "lambdanet"} | hyperparameters)
+
+
+def test_what_has_no_effect_is_no_difference():
+    assert settings.differing(recipe(), recipe({"monitored": 100, "warmup": 0.3, "optimizer": "adam"})) == ""
+    cosine = {"schedule": "cosine"}
+    assert settings.differing(recipe(cosine | {"decay": 0.5}), recipe(cosine)) == ""
+
+
+def test_an_initial_embedding_is_a_setting_of_lambdanet_alone():
+    assert settings.differing(recipe(embedding_std=0.02), recipe()) == "initial embedding 0.02 and 1"
+    dncnn = settings.recipe(TABLE_1, CIFAR, {"name": "dncnn", "depth": 17})
+    assert settings.differing(recipe(embedding_std=0.02), dncnn) == ""
+    assert settings.structure({"name": "lambdanet", "embedding_std": 0.02}) == {"name": "lambdanet"}
+
+
+def test_only_what_the_paper_states_is_asked_of_its_networks():
+    without = {"weight_decay": 0.0, "epochs": 300, "batch_size": 128}
+    own = settings.recipe(TABLE_1 | without, CIFAR, {"name": "autoencoder"})
+    assert settings.unlike_the_paper("autoencoder", own, 47_355) == ""
+    assert settings.unlike_the_paper("autoencoder", own | {"weight_decay": 1e-5}, 47_355) == (
+        "weight decay 1e-05 (the paper: 0)"
+    )
+    assert settings.unlike_the_paper("lambdanet", recipe(), 9_083) == ""
+    assert settings.unlike_the_paper("lambdanet", recipe({"batch_size": 128}), 3_959) == (
+        "batch size 128 (the paper: 256), parameters 3,959 (the paper: 9,083)"
+    )
+    residual = settings.recipe(TABLE_1 | without | {"epochs": 200}, CIFAR, {"name": "dncnn"})
+    assert settings.unlike_the_paper("dncnn", residual | {"residual": True}, 558_336) == (
+        "residual yes (the paper: no)"
+    )

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import inspect
 import json
@@ -14,11 +15,12 @@ from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
 
 from lambdanet import backends, config, files, models
 from lambdanet.config import Training
+from lambdanet.data.arrays import load_images
 from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation import metrics
 from lambdanet.inference.denoise import denoise
-from lambdanet.models import create_model, save_weights
+from lambdanet.models import create_model, load_weights, save_weights
 from lambdanet.run_log import read_records
 from lambdanet.training import checkpoint, experiment, loop
 from lambdanet.training.loop import Pairs, learning_rate, train
@@ -170,6 +172,31 @@ def test_nan_in_the_data_writes_no_model(tmp_path, monkeypatch):
     assert not list(project.glob("runs/tiny/models/**/*lambdanet*"))
     (record,) = read_records(run.log)
     assert (record["finished"], record["history"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    "model", [helpers.AUTOENCODER, helpers.DNCNN, helpers.LAMBDANET], ids=lambda m: m["name"]
+)
+def test_middle_of_large_test_images_is_monitored(model, tmp_path, monkeypatch):
+    """Whole photographs are of sizes that the auto-encoder does not take."""
+    clean = {"train": helpers.patches(16), "test": helpers.patches(4, size=101, seed=1)[:, :75]}
+    for split, images in clean.items():
+        for name, values in {"clean": images, "noisy": helpers.noisy(images)}.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            np.save(tmp_path / name / f"{split}.npy", values)
+    helpers.write_config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = config.load("profile.yaml").run("gaussian-01", model["name"], 0)
+    out = tmp_path / "out"
+    settings = Training(**helpers.TRAIN | {"epochs": 1, "learning_rate": 1e-3})
+    places = {"clean": tmp_path / "clean", "noisy": tmp_path / "noisy", "folder": out}
+    experiment.train_run(dataclasses.replace(run, settings=settings, **places), device="cpu")
+    (row,) = csv.DictReader((out / "history.csv").read_text().splitlines())
+    rows, columns = slice(5, 69), slice(18, 82)
+    x, y = (to_tensor(load_images(tmp_path / name, "test")[:, rows, columns]) for name in ("clean", "noisy"))
+    network, _ = load_weights(out / "weights.safetensors")
+    mse = (denoise(network, y).clamp(0, 1) - x).square().mean().item()
+    assert float(row["monitored_psnr"]) == pytest.approx(-10 * np.log10(mse), abs=1e-3)
 
 
 @pytest.fixture
