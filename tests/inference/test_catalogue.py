@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from lambdanet.inference.catalogue import COMPACT, Denoiser, aliases, best_seeds
+from lambdanet.inference.catalogue import COMPACT, REJECTED, Denoiser, aliases, best_seeds
 
 BASE = Denoiser(
     noise="speckle", model="dncnn", profile="quick", seed=0, psnr=24.0, mean_psnr=24.0, ssim=0.8,
@@ -30,6 +30,10 @@ def test_best_psnr_wins_each_alias():
         denoiser(4, psnr=23.5, model="lambdanet-u4-m7", parameters=3_959),
         denoiser(5, psnr=22.0, model="lambdanet", parameters=9_083, seed=1),
     ) == {"champion": 2, "compact": 4, "dncnn": 2, "lambdanet": 3, "lambdanet-u4-m7": 4}
+
+
+def test_what_is_rejected_has_no_alias():
+    assert versions(denoiser(1, choice=REJECTED)) == {}
 
 
 def test_compact_has_fewer_than_10_000_parameters():
