@@ -159,6 +159,8 @@ def test_report_holds_everything_and_is_the_same_when_it_is_written_again(writte
     }  # fmt: skip
     write(known, out)
     assert helpers.contents(out) == first
+    pictures = [content for name, content in first.items() if name.endswith(".png")]
+    assert not [content for content in pictures if b"Software" in content or b"tIME" in content]
     assert first["histories/gaussian-01-dncnn-0.csv"] == HISTORY.encode()
     numbers = json.loads(first["scores/gaussian-01-dncnn-0.json"])
     assert numbers["psnr"] == 28.0
