@@ -1,6 +1,7 @@
 """DVC's graph, as the flows use it."""
 
 import ast
+import re
 
 import pytest
 import scratch
@@ -108,8 +109,16 @@ def test_an_override_is_of_a_file_that_the_stages_read(project):
         graph.training(project, "small/dvc.yaml", "speckle", "cnn", 0, ["profile.yaml:train.cnn.epochs=2"])
 
 
+SOURCES = sorted((scratch.ROOT / "pipelines").glob("*.py"))
+
+
+def test_one_file_imports_dvc():
+    found = [path.name for path in SOURCES if re.search(r"^ *(from|import) dvc\b", path.read_text(), re.M)]
+    assert found == ["graph.py"]
+
+
 def test_no_attribute_of_an_imported_module_or_class_is_replaced():
-    for path in (scratch.ROOT / "pipelines").glob("*.py"):
+    for path in SOURCES:
         nodes = list(ast.walk(ast.parse(path.read_text())))
         imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {one.asname or one.name.partition(".")[0] for node in imports for one in node.names}
