@@ -59,30 +59,27 @@ def accelerated(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(forward)
     def run(model: nn.Module, noisy: Tensor, *more: Tensor, **named: Tensor) -> Tensor:
-        backend = _find(model, noisy, *more, **named) if contract.is_plain_call(noisy) else None
+        backend = select(model, noisy, *more, **named)
         return (backend.run if backend else forward)(model, noisy, *more, **named)
 
     return run
 
 
-def select(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Backend:
-    """The backend for a batch: what is forced if it fits, else the fastest that fits, else the plain network.
+def select(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Backend | None:
+    """The faster backend for a batch: what is forced if it fits, else the fastest that fits.
 
     Args:
         model: any network.
         noisy: what it is called with; anything that it may refuse.
         context: as of `LambdaNet.forward`.
+
+    Returns:
+        None for the plain network, `reference`.
     """
-    found = _find(model, noisy, context) if contract.is_plain_call(noisy) else None
-    return found or Backend(REFERENCE, getattr(type(model).forward, "__wrapped__", type(model).forward))
-
-
-def _find(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Backend | None:
-    """The faster backend for a plain call; None: the plain network."""
     from lambdanet.models.dncnn import DnCNN  # which import this module
     from lambdanet.models.lambdanet import LambdaNet
 
-    if _forced == REFERENCE:
+    if _forced == REFERENCE or not contract.is_plain_call(noisy):
         return None
     if type(model) is LambdaNet:
         return _of_lambdanet(model, noisy, context)

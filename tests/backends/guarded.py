@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 import torch
+from learning import selected
 
 from lambdanet import backends
 from lambdanet.backends.cpu import dncnn, lambdanet, parallel, workspace
@@ -107,7 +108,7 @@ def main(name, at):
             torch.manual_seed(0)
             model = create_model(name.split("-")[0], **hyperparameters)
             with backends.forced(each):
-                assert backends.select(model.train(), noisy).name == each
+                assert selected(model.train(), noisy) == each
                 output = model(noisy)
                 output.square().sum().backward()
                 with torch.no_grad():

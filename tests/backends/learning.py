@@ -10,6 +10,12 @@ from lambdanet import backends
 KEYS = ("output", "gradient", "statistics", "evaluation")
 
 
+def selected(model, *call):
+    """The name of the backend that takes a call."""
+    found = backends.select(model, *call)
+    return found.name if found else backends.REFERENCE
+
+
 def learn(backend, model, noisy, clean, dtype=torch.float32):
     """What a training step gives and leaves, and the output of an evaluation after it."""
     model = copy.deepcopy(model).to(dtype).train()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from learning import selected
 
 from lambdanet import backends
 
@@ -117,12 +118,12 @@ def test_what_is_known_of_a_network_does_not_outlive_a_change(name, training):
     def chosen(which, known):
         call = contract_cases.Call(contract_cases.network(name, training), contract_cases.images(4, 3, 8, 8))
         if known:
-            assert backends.select(call.model, call.noisy).name == KERNELS[name]
+            assert selected(call.model, call.noisy) == KERNELS[name]
         try:
             contract_cases.CASES[which](call)
         except (RuntimeError, TypeError, ValueError) as error:
             return type(error)
-        return backends.select(call.model, call.noisy).name
+        return selected(call.model, call.noisy)
 
     with torch.set_grad_enabled(training):
         found = {which: [chosen(which, known) for known in (True, False)] for which in contract_cases.CASES}

@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 import torch
 import torch.nn.functional as F
-from learning import content, error, learn
+from learning import content, error, learn, selected
 
 from lambdanet import backends
 from lambdanet.backends import reassociated
@@ -50,7 +50,7 @@ def test_backends_are_exact(case):
     found = {backends.PORTABLE: [], backends.FUSED: []}
     for seed in range(3):
         model, (clean, noisy) = network(*sizes, seed=seed), images(b, h, w, seed)
-        assert backends.select(model, noisy).name == backends.FUSED
+        assert selected(model, noisy) == backends.FUSED
         reference = learn(backends.REFERENCE, model, noisy, clean, torch.float64)
         for backend, errors in found.items():
             errors.append(error(learn(backend, model, noisy, clean), reference))
@@ -72,7 +72,7 @@ OPTIONS = [
 def test_architecture_s_variants_take_a_backend_that_covers_them(options, backend):
     clean, noisy = images(16, 32, 32)
     model = network(**options)
-    assert backends.select(model, noisy).name == backend
+    assert selected(model, noisy) == backend
     reference = learn(backends.REFERENCE, model, noisy, clean, torch.float64)
     found = error(learn(backend, model, noisy, clean), reference)
     limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 1e-4}
@@ -127,7 +127,7 @@ def registers(monkeypatch):
 def test_the_number_of_registers_does_not_change_a_byte_of_fused(registers, sizes):
     u, m, d = sizes
     model, (clean, noisy) = network(u=u, m=m, d=d), images(10, 14, 14)
-    assert backends.select(model, noisy).name == backends.FUSED
+    assert selected(model, noisy) == backends.FUSED
     found, accumulators = [], []
     for many in (False, True):
         registers(many)
@@ -139,9 +139,9 @@ def test_the_number_of_registers_does_not_change_a_byte_of_fused(registers, size
 
 def test_kernels_are_taken_where_they_fit():
     model, noisy = network(), torch.zeros(16, 3, 32, 32)
-    assert backends.select(model, noisy).name == backends.FUSED
+    assert selected(model, noisy) == backends.FUSED
     with torch.no_grad():
-        assert backends.select(model.eval(), noisy).name == backends.FUSED
+        assert selected(model.eval(), noisy) == backends.FUSED
     model.train()
     others = {
         "a gradient of the images": noisy.clone().requires_grad_(),
@@ -150,12 +150,12 @@ def test_kernels_are_taken_where_they_fit():
         "images smaller than the window": torch.zeros(50, 3, 10, 10),
     }
     for what, batch in others.items():
-        assert backends.select(model, batch).name == backends.PORTABLE, what
-    assert backends.select(model, noisy, context=torch.zeros(1, 16, 4)).name == backends.PORTABLE
-    assert backends.select(model.double(), noisy.double()).name == backends.PORTABLE
-    assert backends.select(model, noisy).name == backends.REFERENCE  # which refuses two types
-    assert backends.select(network(u=2, d=256), noisy).name == backends.PORTABLE
-    assert backends.select(network(), noisy, None).name == backends.FUSED
+        assert selected(model, batch) == backends.PORTABLE, what
+    assert selected(model, noisy, torch.zeros(1, 16, 4)) == backends.PORTABLE
+    assert selected(model.double(), noisy.double()) == backends.PORTABLE
+    assert selected(model, noisy) == backends.REFERENCE  # which refuses two types
+    assert selected(network(u=2, d=256), noisy) == backends.PORTABLE
+    assert selected(network(), noisy, None) == backends.FUSED
 
 
 def test_kernels_that_do_not_run_are_named(monkeypatch):
