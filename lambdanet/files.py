@@ -26,6 +26,7 @@ import filelock
 import numpy as np
 
 T = TypeVar("T")
+WAIT_SECONDS = 10
 _OLD = ".old.part"  # behind a temporary folder's name: what it replaces
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
@@ -142,19 +143,18 @@ def _keep_mode(old: Path, new: Path) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(path: Path, wait: float = 10) -> Iterator[None]:
+def sole_writer(path: Path) -> Iterator[None]:
     """Hold the lock of one output; the lock falls with the process, however that dies.
 
     Args:
         path: the lock's file; it stays behind and says who held it last.
-        wait: seconds to wait for another holder, so that one that is just ending may end.
 
     Raises:
-        ValueError: another process still holds it.
+        ValueError: another process still holds it after `WAIT_SECONDS`, in which one that is ending ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = path.with_suffix(".pid")
-    lock = filelock.FileLock(path, timeout=wait)
+    lock = filelock.FileLock(path, timeout=WAIT_SECONDS)
     try:
         lock.acquire()
     except filelock.Timeout:

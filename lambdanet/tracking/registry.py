@@ -118,7 +118,7 @@ def moved_line(noise: str, alias: str, one: Denoiser | None) -> str:
     return f"{PREFIX}{noise}@{alias} -> {holder}"
 
 
-def pin(client: MlflowClient, noise: str, version: int | None = None, model: str = "") -> dict:
+def pin(client: MlflowClient, noise: str, version: int | None, model: str) -> dict:
     """Give a version the aliases that it qualifies for, whatever the scores; it replaces an earlier pin.
 
     Args:
@@ -141,14 +141,14 @@ def pin(client: MlflowClient, noise: str, version: int | None = None, model: str
     return assign_aliases(client, noise)
 
 
-def reject(client: MlflowClient, noise: str, version: int | None = None, model: str = "") -> dict:
+def reject(client: MlflowClient, noise: str, version: int | None, model: str) -> dict:
     """Take a version's aliases away, whatever its scores; arguments, result and errors as of `pin`."""
     chosen = _pick(client, noise, version, model)
     client.set_model_version_tag(PREFIX + noise, str(chosen), "choice", REJECTED)
     return assign_aliases(client, noise)
 
 
-def unpin(client: MlflowClient, noise: str, version: int | None = None, model: str = "") -> dict:
+def unpin(client: MlflowClient, noise: str, version: int | None, model: str) -> dict:
     """Undo `pin` or `reject`; without a version and a model, of all versions of the noise."""
     chosen = _pick(client, noise, version, model) if version is not None or model else None
     for one in _versions(client, PREFIX + noise):

@@ -450,7 +450,7 @@ def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch)
     first = helpers.start("train", WORDS, project)
     try:
         helpers.wait_for_line(first, "epoch 1/")
-        monkeypatch.setattr(files.sole_writer.__wrapped__, "__defaults__", (0.3,))  # seconds to wait
+        monkeypatch.setattr(files, "WAIT_SECONDS", 0.3)
         status, lines = stage("train", WORDS, project)
         assert status == 1
         assert lines == [f"error: process {first.pid} is writing the same output; wait for it or stop it"]
@@ -458,7 +458,8 @@ def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch)
         assert not (project / OUT).exists()
     finally:
         first.kill()  # and not waited for: the lock is
-    with files.sole_writer(project / CHECKPOINTS / "lock", helpers.PATIENCE):
+    monkeypatch.setattr(files, "WAIT_SECONDS", helpers.PATIENCE)
+    with files.sole_writer(project / CHECKPOINTS / "lock"):
         assert (project / CHECKPOINTS / "lock.pid").read_text() == f"{os.getpid()}\n"
     first.communicate()
 
