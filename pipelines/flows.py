@@ -86,11 +86,14 @@ def run_stage(name: str, order: Order) -> str:
 def _run_stage(name: str, order: Order) -> str:
     say, host = get_run_logger().info, socket.gethostname()
     if other := health.differences(order.packages):
-        raise stage.StageError(f"{name} was not run: {host} has other versions: {other}")
+        what = f"{host} has other versions: {other}; install requirements.lock on all machines"
+        raise stage.StageError(f"{name} was not run: {what}")
     shared = not order.sign or Path(order.sign).is_file()
     clone = order.folder if order.commit and shared else workspace.base()
     try:
         with contextlib.ExitStack() as held:
+            if order.commit:
+                held.enter_context(placement.while_wanted())
             slot, card = held.enter_context(placement.slot(clone, order.jobs))
             folder = order.folder
             if not shared:

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,27 @@ def slot(clone: Path, jobs: int | None = None) -> Iterator[tuple[str, dict[str, 
             return
         stage.stopping.wait(0.3)
     raise stage.StageError("stopped before it began")
+
+
+@contextlib.contextmanager
+def while_wanted() -> Iterator[None]:
+    """On a Dask worker, stop the stage of the block once the flow that sent it has ended, as by Ctrl-C."""
+    from distributed import get_worker
+
+    worker, left = get_worker(), threading.Event()
+    sent = worker.state.tasks[worker.get_current_task()]
+    stage.stopping.clear()  # an earlier stage of this worker may have set it
+
+    def watch() -> None:
+        while not left.wait(0.5):
+            if sent.state == "cancelled":  # nobody waits for it
+                stage.stopping.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
 
 
 def check(where: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -32,9 +33,9 @@ def start_scheduler(cluster, address):
     cluster.start("scheduler", cluster.folder, "distributed.cli.dask_scheduler", *words)
 
 
-def start_worker(cluster, address, name, folder, hidden=None):
-    words = ("lambdanet", "cluster", "workers", "--dask", address, "--name", name, "--count", "1")
-    cluster.start(name, folder, *words, hidden=hidden)
+def start_worker(cluster, address, name, folder, count=1, **more):
+    words = ("lambdanet", "cluster", "workers", "--dask", address, "--name", name, "--count", str(count))
+    cluster.start(name, folder, *words, **more)
 
 
 def write(origin, tmp_path):
@@ -106,3 +107,50 @@ def test_the_scheduler_is_killed_and_workers_with_the_same_file_system_copy_noth
     assert status == 0, err
     assert scratch.lock(me) == undisturbed(origin, tmp_path)
     assert not (me / ".dvc/tmp/lambdanet/workspaces").exists()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [([signal.SIGINT], 130), ([signal.SIGINT] * 2, 130), ([signal.SIGKILL], -signal.SIGKILL)],
+    ids=["Ctrl-C", "Ctrl-C twice", "SIGKILL"],
+)
+def test_a_flow_that_is_stopped_frees_its_workers(cluster, dask, origin, tmp_path, numbers, status):
+    me = write(origin, tmp_path)
+    (me / ".dvc/config.local").unlink()
+    start_worker(cluster, dask, "both", me, count=2)
+    (tmp_path / "pid").touch()  # stage b waits
+    words = ("reproduce", "--where", f"dask:{dask}")
+    flow = scratch.start(me, *words, PREFECT_API_URL=cluster.url)
+    pid, log = scratch.number(tmp_path / "pid"), me / "runs/paper/reproduce.log"
+    scratch.wait_until(lambda: " c: done" in log.read_text())
+    stopped = time.monotonic()
+    for number in numbers:
+        os.killpg(flow.pid, number)
+        time.sleep(0.5)
+    _, err = flow.communicate(timeout=scratch.SECONDS)
+    # Python ends by the signal itself where the second one finds it at its end; a shell says 130 too.
+    assert flow.returncode in (status, -numbers[0]), err
+    assert "Traceback" not in err
+    assert status != 130 or err.splitlines()[-1] == "error: stopped; the same command resumes"
+    scratch.wait_until(lambda: not scratch.lives(pid))
+    print(f"{numbers}: the flow and its stage had ended after {time.monotonic() - stopped:.0f} s")
+    assert not (me / "b").exists()
+    (tmp_path / "go").touch()
+    again, _, err = scratch.run(me, *words, PREFECT_API_URL=cluster.url)
+    assert (again, "; 2 of 2 stages ended" in err) == (0, True), err
+    assert scratch.lock(me) == undisturbed(origin, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hides a folder from processes, which only root can")
+def test_a_worker_with_other_versions_refuses_the_stage(cluster, dask, origin, tmp_path):
+    me = write(origin, tmp_path)
+    other = tmp_path / "other/torch-1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
+    path = f"{other.parent}{os.pathsep}{scratch.ROOT}"
+    start_worker(cluster, dask, "there", origin("there"), hidden=me, PYTHONPATH=path)
+    status, _, err = scratch.run(me, "reproduce", "--where", f"dask:{dask}", PREFECT_API_URL=cluster.url)
+    said = f"a was not run: {socket.gethostname()} has other versions: torch 1.0, wanted "
+    assert (status, said in err.splitlines()[-1]) == (1, True), err
+    assert not (me / "dvc.lock").exists()
+    assert not list((tmp_path / "remote").rglob("*"))
