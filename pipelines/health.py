@@ -22,8 +22,9 @@ DECIDING = (
 
 
 def installed() -> dict[str, str]:
-    """The versions of this environment's Python and deciding packages, as far as they are installed."""
-    return {"python": ".".join(platform.python_version_tuple()[:2])} | run_log.versions(DECIDING)
+    """The versions of this environment's Python and deciding packages; "none" where one is missing."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python} | dict.fromkeys(DECIDING, "none") | run_log.versions(DECIDING)
 
 
 def locked(path: Path) -> dict[str, str]:
@@ -37,9 +38,9 @@ def differences(wanted: dict[str, str]) -> str:
     """Where this environment has other versions than wanted ones; empty where it has the same."""
     found = installed()
     return ", ".join(
-        f"{name} {found.get(name, 'none')}, wanted {version}"
+        f"{name} {found[name]}, wanted {version}"
         for name, version in wanted.items()
-        if found.get(name) != version
+        if found[name] != version
     )
 
 

@@ -67,6 +67,8 @@ def test_other_versions_than_the_locked_ones_are_named(tmp_path):
     assert health.locked(lock) == {"dvc": "1.0"}
     assert health.differences(health.locked(lock)) == f"dvc {health.installed()['dvc']}, wanted 1.0"
     assert health.differences(health.installed()) == ""
+    there = health.installed()["llvmlite"]  # with it, other kernels compute
+    assert health.differences(health.installed() | {"llvmlite": "none"}) == f"llvmlite {there}, wanted none"
 
 
 def test_a_server_that_is_away_is_bad_and_a_folder_that_is_no_project_an_error(project, monkeypatch):
