@@ -50,11 +50,12 @@ def resolve(folder: Path, revision: str) -> str:
     """
     if revision.startswith("-") or not re.fullmatch(r"[\w./-]{0,200}", revision):
         raise ValueError(f"{revision!r} is no revision of git")
-    if not revision or re.fullmatch("[0-9a-f]{40}", revision):
+    commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else ""
+    if commit or not revision:
         with contextlib.suppress(ValueError):
-            return _commit(folder, revision or "HEAD")
+            return _commit(folder, commit or "HEAD")
     if git(folder, "remote"):
-        fetch(folder)
+        fetch(folder, commit)
     for name in (f"refs/remotes/origin/{revision}", revision):
         with contextlib.suppress(ValueError):
             return _commit(folder, name)
@@ -65,13 +66,19 @@ def _commit(folder: Path, revision: str) -> str:
     return git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
 
 
-def fetch(folder: Path) -> None:
+def fetch(folder: Path, commit: str = "") -> None:
     """Fetch from `origin`, one process of this machine at a time; a network that is away is waited for.
+
+    A commit that another process has fetched meanwhile is not fetched again.
 
     Raises:
         ValueError: origin refuses, or does not answer after several attempts.
     """
     with filelock.FileLock(temporary(folder) / "fetch.lock"):
+        if commit:
+            with contextlib.suppress(ValueError):
+                _commit(folder, commit)
+                return
         _with_origin(folder, "fetch", "--quiet", "origin")
 
 

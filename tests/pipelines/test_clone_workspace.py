@@ -77,3 +77,27 @@ def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(tmp_path, 
     refused = f"git origin cannot be reached: git fetch: {said}"
     assert ended == [refused if said else None] * 8
     assert calls == 8 * fetches * [("fetch", "--quiet", "origin")]
+
+
+def test_eight_who_need_a_commit_fetch_it_once(tmp_path, monkeypatch):
+    source = scratch.project(tmp_path / "source")
+    scratch.git(tmp_path, "clone", "-q", str(source), "clone")
+    scratch.commit(source)
+    head, clone = scratch.git(source, "rev-parse", "HEAD"), tmp_path / "clone"
+    git, together, calls, found = workspace.git, threading.Barrier(8), [], []
+
+    def waits(folder, *words):
+        if words == ("remote",):  # each has looked for the commit
+            together.wait()
+        calls.append(words[0])
+        return git(folder, *words)
+
+    monkeypatch.setattr(workspace, "git", waits)
+    threads = [
+        threading.Thread(target=lambda: found.append(workspace.resolve(clone, head))) for _ in range(8)
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert (found, calls.count("fetch")) == ([head] * 8, 1)
