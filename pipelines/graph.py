@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -150,6 +151,8 @@ def _opened(folder: Path, file: str) -> Iterator[tuple[Any, Any]]:
     from dvc.repo import Repo
     from dvc.repo.index import Index
 
+    # It warns of each lock that a killed `dvc` left, and removes it.
+    logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
         with Repo(folder) as repo:
             yield repo, Index.from_file(repo, str(folder / file))
