@@ -53,7 +53,8 @@ PROFILE = {
     "dataset": "photos",
     "datasets": {"photos": {"dataset": "photos", "train": 64, "test": 20}},
     "pairs": {noise: {"dataset": "photos", "noise": noise} for noise in NOISES},
-    "train": {"lambdanet-u4-m7": TRAIN | {"epochs": 2}, "autoencoder": TRAIN},
+    # Copies: YAML would have an alias, and `dvc exp run` changes what an alias names.
+    "train": {"lambdanet-u4-m7": TRAIN | {"epochs": 2}, "autoencoder": dict(TRAIN)},
     "levels": ["cnn-bce"],
     "ablations": {
         "base": ablation("base", "lambdanet", HYPERPARAMETERS),

@@ -151,6 +151,13 @@ def test_what_cannot_be_trained_is_one_line(project, words, said):
         assert not (project / ".dvc/tmp/lambdanet/workspaces").exists()
 
 
+@pytest.mark.parametrize("profile", ["profile.yaml", "sample/profile.yaml", "quick/profile.yaml"])
+def test_models_share_no_mapping_of_a_profile_which_dvc_would_override_for_both(profile):
+    settings = yaml.safe_load((scratch.ROOT / profile).read_text())["train"].values()
+    mappings = [id(value) for one in settings for value in one.values() if isinstance(value, dict)]
+    assert len({*mappings}) == len(mappings)
+
+
 def test_prefect_yaml_names_flows_that_are_there_with_described_parameters_and_a_schedule_that_is_off():
     described = yaml.safe_load((scratch.ROOT / "prefect.yaml").read_text())["deployments"]
     assert [one["name"] for one in described] == ["reproduce", "train"]
