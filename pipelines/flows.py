@@ -89,6 +89,9 @@ def _run_stage(name: str, order: Order) -> str:
         what = f"{host} has other versions: {other}; install requirements.lock on all machines"
         raise stage.StageError(f"{name} was not run: {what}")
     shared = not order.sign or Path(order.sign).is_file()
+    if not shared and not order.key:  # its outputs would stay there
+        what = f"{host} does not see {order.folder}, as the first worker does"
+        raise stage.StageError(f"{name} was not run: {what}")
     clone = order.folder if order.commit and shared else workspace.base()
     try:
         with contextlib.ExitStack() as held:

@@ -1,5 +1,6 @@
 """The flow `train`: one training in a workspace of its own; several, and twice the same, at once."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -203,6 +204,13 @@ def test_tags_are_the_kind_the_noise_and_the_model(name, tags):
 def test_a_stage_that_was_killed_or_found_dvc_busy_is_tried_again_and_nothing_else(error, tries, again):
     state = Failed(data=error)
     assert flows._may_pass(None, SimpleNamespace(run_count=tries), state) == again
+
+
+def test_a_worker_without_the_folder_that_the_first_one_sees_refuses_the_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
+    order = flows.Order(tmp_path, 60, sign=str(tmp_path / "sign"), commit="c")
+    with pytest.raises(stage.StageError, match=f"a was not run: .* does not see {tmp_path}, as the first"):
+        flows._run_stage("a", order)
 
 
 def test_dask_can_send_the_flow_and_its_tasks_to_a_worker():
