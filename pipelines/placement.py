@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -152,9 +153,12 @@ def task_runner(where: str, jobs: int | None, stages: int) -> "TaskRunner":
 
 def _slurm(queue: str, jobs: int) -> dict[str, Any]:
     import dask
+
+    ctrl_c = signal.getsignal(signal.SIGINT)
     from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
 
+    signal.signal(signal.SIGINT, ctrl_c)  # dask_jobqueue's handler ends this process with status 0
     # memory, walltime, job-cpu, job-extra-directives: the section jobqueue.slurm of Dask's configuration.
     given, here = dask.config.get("jobqueue.slurm"), str(workspace.temporary(Path.cwd()))
     settings = {

@@ -1,6 +1,8 @@
 """`lambdanet run --where slurm` on the Slurm that `sbatch` reaches; see docs/cluster.md for one machine."""
 
+import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -15,7 +17,9 @@ pytestmark = [
 WAITS = "while test ! -e {go}; do kill -0 $PPID || exit 1; sleep 0.2; done"
 
 
-def test_a_stage_whose_job_is_cancelled_runs_again(cluster, origin, tmp_path, monkeypatch):
+def test_ctrl_c_cancels_the_jobs_and_a_stage_whose_job_is_cancelled_runs_again(
+    cluster, origin, tmp_path, monkeypatch
+):
     monkeypatch.setenv("DASK_JOBQUEUE__SLURM__MEMORY", "1GB")
     project, pid, go = origin("project"), tmp_path / "pid", tmp_path / "go"
     write_stages(
@@ -26,6 +30,15 @@ def test_a_stage_whose_job_is_cancelled_runs_again(cluster, origin, tmp_path, mo
     scratch.commit(project)
     words = ("reproduce", "--where", "slurm", "--jobs", "1")
     flow = scratch.start(project, *words, PREFECT_API_URL=cluster.url)
+    stopped = scratch.number(pid)
+    os.killpg(flow.pid, signal.SIGINT)
+    _, err = flow.communicate(timeout=scratch.SECONDS)
+    assert (flow.returncode, err.splitlines()[-1]) == (130, "error: stopped; the same command resumes")
+    listed = ["squeue", "--noheader", "--jobs", str(stopped)]
+    scratch.wait_until(lambda: not subprocess.run(listed, capture_output=True, text=True).stdout)
+
+    flow = scratch.start(project, *words, PREFECT_API_URL=cluster.url)
+    scratch.wait_until(lambda: scratch.number(pid) != stopped)
     first = scratch.number(pid)
     subprocess.run(["scancel", str(first)], check=True)
     scratch.wait_until(lambda: scratch.number(pid) != first)
