@@ -26,7 +26,7 @@ DEFAULTS = {
     "gaussian-02": "gaussian-02-lambdanet-0",
     "gaussian-03": "gaussian-03-lambdanet-0",
     "speckle": "speckle-lambdanet-u4-m7-0",
-    "salt-and-pepper": "salt-and-pepper-lambdanet-u4-m7-0",
+    "salt-and-pepper": "salt-and-pepper-lambdanet-u4-m7-1",  # the best of three seeds
 }
 PHOTOGRAPHS = "photographs"  # Gaussian noise of any strength
 NAMES = {PHOTOGRAPHS: "gaussian-25-photographs-0"} | DEFAULTS
