@@ -33,13 +33,13 @@ COUNT = 3  # photographs of a table
 NOISY, SCICO, BM3D = "noisy", "SCICO: DnCNN, 17 layers, each channel by itself", "BM3D"
 ABOUT = (
     "{count} photographs of {source}, {side} x {side}, with Gaussian noise of {sigma} of 255, clipped to 8 "
-    "bits as in a file; means of PSNR (dB) and SSIM. All methods but the networks are told the noise's true "
-    "strength. Seconds: the processor's, of all threads, per megapixel; medians over the photographs, which "
-    "go through all methods in turn."
+    "bits as in a file; means of PSNR (dB) and SSIM. All methods but `photographs` are told the noise's true "
+    "strength, networks by the choice of one. Seconds: the processor's, of all threads, per megapixel; "
+    "medians over the photographs, which go through all methods in turn."
 )
 NOTES = [
-    "Networks are named by their file in weights/paper, seed 0; of Table 2's noises, the nearest. All "
-    "but `photographs` learned from CIFAR-10's images of 32 x 32, with noise that was not clipped.",
+    "Networks are named by their file in weights/paper, seed 0; of Table 2's noises, the nearest. Of "
+    "ours, all but `photographs` learned from CIFAR-10's images of 32 x 32, with noise that was not clipped.",
     "Settings: wavelets shifted by 0 to 3 pixels each way (cycle_spin); non-local means exact, h 0.6 sigma; "
     "TV of weight 0.75 sigma and OpenCV's h 0.5 sigma, of five factors each those of the best mean PSNR over "
     "these three strengths on six training photographs of BSDS500.",

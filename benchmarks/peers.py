@@ -129,7 +129,10 @@ def scico_dncnn(sigma: float) -> DnCNN:
     package = importlib.util.find_spec("scico")  # importing it needs JAX
     if package is None:
         raise ImportError("scico is not installed; `pip install --no-deps scico==0.0.7` brings it")
-    return flax_dncnn(Path(*package.submodule_search_locations, "data/flax", f"dncnn17{level}.mpk"))
+    path = Path(*package.submodule_search_locations, "data/flax", f"dncnn17{level}.mpk")
+    if not path.is_file():
+        raise ImportError(f"this scico has no {path.name}; `pip install --no-deps scico==0.0.7` brings it")
+    return flax_dncnn(path)
 
 
 def flax_dncnn(path: Path) -> DnCNN:

@@ -151,13 +151,16 @@ def _opened(folder: Path, file: str) -> Iterator[tuple[Any, Any]]:
     from dvc.repo import Repo
     from dvc.repo.index import Index
 
-    # It warns of each lock that a killed `dvc` left, and removes it.
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of each lock that a killed `dvc` left, and removes it
     try:
         with Repo(folder) as repo:
             yield repo, Index.from_file(repo, str(folder / file))
     except (DvcException, yaml.YAMLError) as error:
         raise ValueError(f"DVC: {' '.join(str(error).split())}") from None
+    finally:
+        logger.setLevel(level)
 
 
 def _wanted(graph: Any, file: str, targets: list[str] | tuple[str, ...]) -> set:

@@ -38,9 +38,9 @@ def differences(wanted: dict[str, str]) -> str:
     """Where this environment has other versions than wanted ones; empty where it has the same."""
     found = installed()
     return ", ".join(
-        f"{name} {found[name]}, wanted {version}"
+        f"{name} {found.get(name, 'none')}, wanted {version}"
         for name, version in wanted.items()
-        if found[name] != version
+        if found.get(name, "none") != version
     )
 
 

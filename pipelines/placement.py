@@ -99,6 +99,8 @@ def while_wanted() -> Iterator[None]:
     from distributed import get_worker
 
     worker, left = get_worker(), threading.Event()
+    if worker.state.nthreads > 1:  # what stops one stage stops all of its process
+        raise stage.StageError("a Dask worker runs one stage at a time: start it with --nthreads 1")
     sent = worker.state.tasks[worker.get_current_task()]
     stage.stopping.clear()  # an earlier stage of this worker may have set it
 
@@ -107,11 +109,13 @@ def while_wanted() -> Iterator[None]:
             if sent.state == "cancelled":  # nobody waits for it
                 stage.stopping.set()
 
-    threading.Thread(target=watch, daemon=True).start()
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
     try:
         yield
     finally:
         left.set()
+        watching.join()
 
 
 def check(where: str) -> None:
@@ -158,7 +162,8 @@ def _slurm(queue: str, jobs: int) -> dict[str, Any]:
     from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
 
-    signal.signal(signal.SIGINT, ctrl_c)  # dask_jobqueue's handler ends this process with status 0
+    if signal.getsignal(signal.SIGINT) is not ctrl_c:
+        signal.signal(signal.SIGINT, ctrl_c)  # dask_jobqueue's handler ends this process with status 0
     # memory, walltime, job-cpu, job-extra-directives: the section jobqueue.slurm of Dask's configuration.
     given, here = dask.config.get("jobqueue.slurm"), str(workspace.temporary(Path.cwd()))
     settings = {

@@ -19,14 +19,14 @@ Image = TypeVar("Image", np.ndarray, Tensor)
 
 # In an installed package; in a clone, the committed ones.
 FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights/paper")
-# For a noise's name: the best PSNR of the networks with fewer than 10,000 parameters that denoise a
-# photograph in tiles; see docs/results.md.
+# For a noise's name: of the kinds of network with fewer than 10,000 parameters that denoise a photograph in
+# tiles, that with the best PSNR, see docs/results.md; its first seed unless seeds differ by over 1 dB.
 DEFAULTS = {
     "gaussian-01": "gaussian-01-lambda-resnet-convolutions-0",
     "gaussian-02": "gaussian-02-lambdanet-0",
     "gaussian-03": "gaussian-03-lambdanet-0",
     "speckle": "speckle-lambdanet-u4-m7-0",
-    "salt-and-pepper": "salt-and-pepper-lambdanet-u4-m7-1",  # the best of three seeds
+    "salt-and-pepper": "salt-and-pepper-lambdanet-u4-m7-1",  # the best of three on the test images
 }
 PHOTOGRAPHS = "photographs"  # Gaussian noise of any strength
 NAMES = {PHOTOGRAPHS: "gaussian-25-photographs-0"} | DEFAULTS
@@ -136,7 +136,8 @@ class TrainedDenoiser:
     @property
     def _leaves_range(self) -> bool:
         """Whether the network learned from images that leave [0, 1]."""
-        return self.description["noise"]["name"] in LEAVING
+        noise = self.description.get("noise")
+        return noise is None or noise["name"] in LEAVING
 
     def _array(self, image: np.ndarray) -> np.ndarray:
         if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":

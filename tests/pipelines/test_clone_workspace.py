@@ -3,6 +3,7 @@
 import re
 import threading
 
+import helpers
 import pytest
 import scratch
 
@@ -51,7 +52,7 @@ def test_a_relative_remote_is_refused(tmp_path):
 def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(tmp_path, monkeypatch, said, fetches):
     project = scratch.project(tmp_path / "project")
     monkeypatch.setattr(workspace, "FETCH_WAITS", (0.0,) * 4)
-    together, alone, calls, ended = threading.Barrier(8), threading.Lock(), [], []
+    together, alone, calls, ended = threading.Barrier(8, timeout=helpers.PATIENCE), threading.Lock(), [], []
 
     def git(_folder, *words):
         calls.append(words)
@@ -84,7 +85,7 @@ def test_eight_who_need_a_commit_fetch_it_once(tmp_path, monkeypatch):
     scratch.git(tmp_path, "clone", "-q", str(source), "clone")
     scratch.commit(source)
     head, clone = scratch.git(source, "rev-parse", "HEAD"), tmp_path / "clone"
-    git, together, calls, found = workspace.git, threading.Barrier(8), [], []
+    git, together, calls, found = workspace.git, threading.Barrier(8, timeout=helpers.PATIENCE), [], []
 
     def waits(folder, *words):
         if words == ("remote",):  # each has looked for the commit
