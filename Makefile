@@ -27,7 +27,7 @@ test: $(READY)      ## lint and run the tests
 test-slow: $(READY) ## the long tests: a whole cluster and its faults, about half an hour
 	pytest -m slow
 
-up: $(READY)        ## start Prefect, MLflow and workers on this machine, to see them
+up: $(READY)        ## start Prefect (127.0.0.1:4200), MLflow (127.0.0.1:5000) and workers on this machine
 	lambdanet cluster up
 
 down: $(READY)      ## end what `make up` started

@@ -83,12 +83,13 @@ def measure(quick: bool = False) -> Iterator[Table]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for source, clean in images(side, count).items():
+        files = _bsds500()
+        for source, clean in images(files, side, count).items():
             for sigma in SIGMAS[1:2] if quick else SIGMAS:
                 about = ABOUT.format(count=len(clean), source=source, side=side, sigma=sigma)
                 rows, seconds = compare(methods(sigma), clean, sigma)
                 yield Table(f"Denoisers, {source}, sigma {sigma}", about, rows, NOTES, seconds)
-        if files := _bsds500():
+        if files:
             yield from cbsd68(files, quick)
     finally:
         torch.set_num_threads(threads)
@@ -237,7 +238,7 @@ def classical(sigma: float) -> dict[str, Denoise | str]:
 
     shrink = {"sigma": sigma, "convert2ycbcr": True, "rescale_sigma": True, "channel_axis": -1}
     wavelet = functools.partial(
-        restoration.cycle_spin, func=restoration.denoise_wavelet, max_shifts=3, func_kw=shrink, num_workers=1,
+        restoration.cycle_spin, func=restoration.denoise_wavelet, max_shifts=3, func_kw=shrink, workers=1,
         channel_axis=-1,
     )  # fmt: skip
     non_local = functools.partial(
@@ -271,12 +272,12 @@ def _opencv(cv2: object, sigma: float) -> Denoise:
     )
 
 
-def images(side: int, count: int) -> dict[str, list[np.ndarray]]:
-    """Clean photographs, uint8, (side, side, 3), by where they come from."""
+def images(files: dict[str, bytes], side: int, count: int) -> dict[str, list[np.ndarray]]:
+    """Clean photographs, uint8, (side, side, 3), by where they come from; `files` of BSDS500, or none."""
     found = {
         "scikit-image": [photos.photograph(name, side) for name in (*photos.TEST, *photos.TRAIN)[:count]]
     }
-    if files := _bsds500():
+    if files:
         names = sorted(name for name in files if name.startswith("val/"))
         names = [names[at] for at in np.linspace(0, len(names) - 1, count).round().astype(int)]
         found["BSDS500"] = [_middle(bsds500.decode(files[name]), side) for name in names]

@@ -8,7 +8,6 @@ each other's. `dvc gc --cloud` leaves it alone: it removes `files/md5/XX/...`, a
 import re
 import tarfile
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,17 +100,17 @@ def run(name: str, folder: Path, key: str, run_stage: Callable[[], str], say: Ca
     since = began.stat().st_mtime - 2  # file systems' clocks are coarse
 
     def copy() -> None:
-        Archive(folder, key).push(since, "checkpoints", "logs")
+        with suppress(Exception):  # of a remote that is away; what stops a stage says more
+            Archive(folder, key).push(since, "checkpoints", "logs")
 
     with reaching("fetching checkpoints"):
         if brought := Archive(folder, key).fetch():
             say(f"resumes from {brought} files that another worker copied")
     try:
-        with _copying(copy):
+        with stage.repeating(copy, COPY_SECONDS):
             ended = run_stage()
     except BaseException as error:  # SIGTERM too: the last checkpoint is not to be lost
-        with suppress(Exception):  # what stopped it says more
-            copy()
+        copy()
         if isinstance(error, stage.StageError) and not error.retries and not stage.stopping.is_set():
             with reaching("reaching the remote"):  # DVC's reason may have been that it is away
                 Archive(folder, key)
@@ -121,22 +120,3 @@ def run(name: str, folder: Path, key: str, run_stage: Callable[[], str], say: Ca
         stage.run(name, say, words=("push", "--run-cache", "--with-deps"), folder=folder)
         Archive(folder, key).push(since, "logs")
     return ended
-
-
-@contextmanager
-def _copying(copy: Callable[[], None]) -> Iterator[None]:
-    """Copy again and again in a thread for the time of the block, as long as the remote takes it."""
-    left = threading.Event()
-
-    def work() -> None:
-        while not left.wait(COPY_SECONDS):
-            with suppress(Exception):
-                copy()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        left.set()
-        thread.join(5)

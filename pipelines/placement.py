@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,24 +97,18 @@ def while_wanted() -> Iterator[None]:
     """On a Dask worker, stop the stage of the block once the flow that sent it has ended, as by Ctrl-C."""
     from distributed import get_worker
 
-    worker, left = get_worker(), threading.Event()
+    worker = get_worker()
     if worker.state.nthreads > 1:  # what stops one stage stops all of its process
         raise stage.StageError("a Dask worker runs one stage at a time: start it with --nthreads 1")
     sent = worker.state.tasks[worker.get_current_task()]
     stage.stopping.clear()  # an earlier stage of this worker may have set it
 
-    def watch() -> None:
-        while not left.wait(0.5):
-            if sent.state == "cancelled":  # nobody waits for it
-                stage.stopping.set()
+    def look() -> None:
+        if sent.state == "cancelled":  # nobody waits for it
+            stage.stopping.set()
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
+    with stage.repeating(look, 0.5):
         yield
-    finally:
-        left.set()
-        watching.join()
 
 
 def check(where: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 # A training that is asked to stop writes a checkpoint first; Prefect kills a cancelled flow after 30 s.
@@ -66,18 +66,20 @@ def run(
         raise StageError(f"{name} was stopped")
     process = _start([*words, name], folder, environment or {})
     last: deque[str] = deque(maxlen=50)
-    ended, deadline, ran = threading.Event(), time.monotonic() + limit, False
-    watcher = threading.Thread(target=_watch, args=(process, ended, deadline), daemon=True)
-    watcher.start()
+    deadline, ran = time.monotonic() + limit, False
+
+    def stop_if_due() -> None:
+        if stopping.is_set() or time.monotonic() > deadline:
+            _stop(process)
+
     try:
-        for line in map(str.rstrip, process.stdout):
-            ran = ran or line.startswith((f"Running stage '{name}'", f"Stage '{name}' is cached"))
-            last.append(line)
-            on_line(line)
-        status = process.wait()
+        with repeating(stop_if_due, 0.2):
+            for line in map(str.rstrip, process.stdout):
+                ran = ran or line.startswith((f"Running stage '{name}'", f"Stage '{name}' is cached"))
+                last.append(line)
+                on_line(line)
+            status = process.wait()
     finally:
-        ended.set()
-        watcher.join()
         _stop(process)
         process.stdout.close()
     if status == 0:
@@ -88,6 +90,24 @@ def run(
     if time.monotonic() > deadline:
         raise StageError(f"{name} took longer than its limit of {limit:.0f} s; {look}")
     raise _failure(name, "\n".join(last), status, look)
+
+
+@contextlib.contextmanager
+def repeating(work: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `work` every so many seconds, in a thread, for the time of the block."""
+    left = threading.Event()
+
+    def repeat() -> None:
+        while not left.wait(seconds):
+            work()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join(5)  # what hangs, as a network may, holds nobody up
 
 
 def progress(line: str) -> str:
@@ -133,14 +153,6 @@ def shortened(text: object) -> str:
     """One line of an error; of a long one its beginning and its end, where the reason often stands."""
     line = " ".join(str(text).split())
     return line if len(line) <= 600 else f"{line[:200]} ... {line[-400:]}"
-
-
-def _watch(process: subprocess.Popen, ended: threading.Event, deadline: float) -> None:
-    """Stop a process that has to stop, or is late; end when it has ended."""
-    while not ended.wait(0.2):
-        if stopping.is_set() or time.monotonic() > deadline:
-            _stop(process)
-            return
 
 
 def _stop(process: subprocess.Popen) -> None:

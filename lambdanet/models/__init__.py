@@ -101,6 +101,9 @@ def read_description(path: Path) -> dict:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(description, dict) or "model" not in description:
         raise ValueError(f"{path}: a safetensors file, but not one that lambdanet wrote")
+    noise = description.get("noise", {"name": ""})
+    if not isinstance(noise, dict) or not isinstance(noise.get("name"), str):
+        raise ValueError(f"{path}: its description names no noise")
     return description
 
 

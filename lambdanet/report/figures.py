@@ -255,7 +255,7 @@ def write_pareto(path: Path, networks: pd.DataFrame, paper: pd.DataFrame, noise:
 
     Args:
         path: PNG to write.
-        networks: of `studies.pareto`.
+        networks: of `studies.pareto`, which says which may stand here.
         paper: of `tables.paper_table2`, that noise's rows; empty where its images are not used.
         noise: its title.
     """

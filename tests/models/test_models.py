@@ -396,6 +396,13 @@ def test_weights_of_another_model_or_of_none_are_refused(weights, model, text):
     assert text in refusal(weights)
 
 
+@pytest.mark.parametrize("noise", [None, "speckle", {"sigma": 0.1}, {"name": 5}], ids=str)
+def test_weights_that_name_no_noise_are_refused(weights, noise):
+    description = {"model": TINY, "noise": noise}
+    save_file(load_file(weights), weights, metadata={"lambdanet": json.dumps(description)})
+    assert "names no noise" in refusal(weights)
+
+
 def test_pickle_named_safetensors_is_not_executed(tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "weights.safetensors"
     path.write_bytes(pickle.dumps(helpers.Bomb(marker)))
