@@ -99,7 +99,7 @@ class Training:
     decay: Annotated[float, _number(gt=0, le=1)]  # a factor per epoch
     warmup: Annotated[float, _number(ge=0, le=0.9)]  # a share of all steps
     weight_decay: Annotated[float, _number(ge=0, le=1)]  # the L2 term's factor
-    loss: Literal["mse", "bce"]  # mean squared error, or binary cross-entropy
+    loss: Literal["mse", "mae", "bce"]  # mean squared or absolute error, or binary cross-entropy
     fresh_noise: Flag  # draw the training noise anew each epoch instead of using the stored pairs
     monitored: Count  # test images whose PSNR, in their middle 64 x 64, goes into the history
     optimizer: Literal["adam", "adamax", "sgd"] = "adam"  # each with its L2 term, sgd with momentum 0.9

@@ -16,6 +16,7 @@ from lambdanet.models.dncnn import DnCNN
 from lambdanet.models.lambda_resnet import LambdaResNet
 from lambdanet.models.lambdanet import LambdaNet
 from lambdanet.models.skip_autoencoder import SkipAutoEncoder
+from lambdanet.models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "autoencoder": AutoEncoder,
@@ -24,6 +25,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "lambda-resnet": LambdaResNet,
     "lambdanet": LambdaNet,
     "skip-autoencoder": SkipAutoEncoder,
+    "unet": UNet,
 }
 
 MOST_PARAMETERS = 10**9  # 4 GB; the largest here has 1.3 million

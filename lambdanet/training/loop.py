@@ -31,7 +31,9 @@ def binary_cross_entropy(output: Tensor, clean: Tensor) -> Tensor:
     return -(clean * output.log() + (1 - clean) * (1 - output).log()).mean()
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy, "mse": F.mse_loss}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": binary_cross_entropy, "mae": F.l1_loss, "mse": F.mse_loss,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

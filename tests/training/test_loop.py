@@ -99,13 +99,14 @@ def test_loss_falls_and_psnr_rises(run, fresh):
     assert history[-1]["monitored_psnr"] > 23  # the noisy images have 20
 
 
-@pytest.mark.parametrize(("loss", "batch_size"), [("mse", 24), ("bce", 8)])
+@pytest.mark.parametrize(("loss", "batch_size"), [("mse", 24), ("mae", 24), ("bce", 8)])
 def test_history_holds_the_mean_loss_of_the_epoch(run, data, loss, batch_size):
     """With a learning rate of next to nothing the loss is that of the initial model on all pairs."""
     how = settings(loss=loss, learning_rate=1e-12, fresh_noise=False, batch_size=batch_size, epochs=1)
     model, history = run(AUTOENCODER, how)
     x, output = to_tensor(data[0].clean), denoise(model, to_tensor(data[0].noisy))
-    expected = {"mse": F.mse_loss, "bce": F.binary_cross_entropy}[loss](output, x).item()
+    losses = {"mse": F.mse_loss, "mae": F.l1_loss, "bce": F.binary_cross_entropy}
+    expected = losses[loss](output, x).item()
     assert history[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
