@@ -30,6 +30,7 @@ NETWORKS = {
     "lambda-resnet": {"name": "lambda-resnet", "blocks": "cl", "width": 4, "k": 2, "heads": 2, "m": 3},
     "lambdanet": helpers.LAMBDANET,
     "skip-autoencoder": {"name": "skip-autoencoder", "width": 2},
+    "unet": {"name": "unet", "width": 2, "blocks": 1},
 }
 CLEAN, NOISY = "c" * 64, "d" * 64
 closed_port = helpers.free_port

@@ -21,9 +21,9 @@ from lambdanet.report.runs import Study
 from lambdanet.report.settings import model_title
 
 INK, MUTED = "#222222", "#767676"
-COLOURS = {  # Okabe and Ito's, and two that differ from these
+COLOURS = {  # Okabe and Ito's, and three that differ from these
     "lambdanet": "#0072b2", "lambdanet-u4-m7": "#56b4e9", "autoencoder": "#e69f00", "dncnn": "#d55e00",
-    "cnn": "#009e73", "skip-autoencoder": "#cc79a7", "lambda-resnet": "#6a3d9a",
+    "cnn": "#009e73", "skip-autoencoder": "#cc79a7", "lambda-resnet": "#6a3d9a", "unet": "#8c564b",
 }  # fmt: skip
 LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")  # of what is no model
 DPI, PHOTO_DPI = 150, 100

@@ -6,7 +6,7 @@ Plain data in, words out: a recipe is a dict of how a network was trained and on
 _NAMES = {
     "lambdanet": "LambdaNet", "lambdanet-u4-m7": "LambdaNet u4-m7", "autoencoder": "Auto-encoder",
     "dncnn": "DnCNN", "cnn": "CNN with LeakyReLU", "skip-autoencoder": "Auto-encoder with skips",
-    "lambda-resnet": "LambdaResNet",
+    "lambda-resnet": "LambdaResNet", "unet": "U-Net",
 }  # fmt: skip
 
 # What the paper and its authors' instructions state of Table 2's trainings. Where they are silent (the batch

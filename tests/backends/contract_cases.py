@@ -25,6 +25,7 @@ NETWORKS = {
     "autoencoder": {"width": 4},
     "cnn": {"width": 4},
     "skip-autoencoder": {"width": 4, "levels": 2},
+    "unet": {"width": 4, "levels": 2, "blocks": 1},
 }
 CASES = {}
 

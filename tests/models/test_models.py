@@ -23,6 +23,7 @@ SMALL = {  # where the default takes long
     "dncnn": {"depth": 4, "width": 8},
     "lambda-resnet": {"width": 8},
     "skip-autoencoder": {"width": 8, "levels": 2},
+    "unet": {"width": 4, "levels": 2, "blocks": 1},
 }
 
 
@@ -66,6 +67,7 @@ TILED = {
         for blocks, m in (("cclc", 5), ("ll", 7), ("ccd", 23), ("dl", 1))
     ],
     "skip-autoencoder": [{"width": 2, "levels": levels} for levels in (1, 2, 3)],
+    "unet": [{"width": 2, "levels": levels, "blocks": blocks} for levels, blocks in ((1, 2), (2, 1), (3, 2))],
 }
 # Of each: what an output pixel sees to the left and the right, and the halo, which is not less.
 REACH = {
@@ -74,6 +76,7 @@ REACH = {
     "dncnn": [(5, 5, 5)],
     "lambda-resnet": [(7, 7, 7), (8, 8, 8), (5, 5, 5), (3, 3, 3)],
     "skip-autoencoder": [(3, 4, 8), (7, 10, 16), (15, 22, 32)],
+    "unet": [(13, 13, 14), (23, 23, 24), (91, 91, 96)],
 }
 TILES = [(name, *case) for name in TILED for case in zip(TILED[name], REACH[name], strict=True)]
 
@@ -190,7 +193,7 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
     ("config", "message"),
     [
         ({"name": "resnet"}, "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, "
-         "lambdanet, skip-autoencoder"),
+         "lambdanet, skip-autoencoder, unet"),
         ({"name": "lambdanet", "q": 1}, "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, "
          "embedding_std, skip, inner_skip, decoder, side, norm, activation"),
         ({"name": "lambdanet", "activation": "gelu"},
@@ -207,6 +210,7 @@ def test_outputs_of_the_bounded_models_lie_in_the_unit_interval():
         ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
         ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
         ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
+        ({"name": "unet", "levels": 4}, "levels is 4, must be from 1 to 3"),
         ({"name": "lambda-resnet", "blocks": "cxc"}, "blocks is 'cxc', must be letters of c, d and l"),
         ({"name": "lambda-resnet", "heads": 3}, "width is 16, must be a multiple of heads (3)"),
     ],
@@ -227,7 +231,7 @@ def test_create_model_says_what_is_wrong(config, message):
         ("cnn", {"slope": 0}), ("cnn", {"slope": "0.2"}), ("skip-autoencoder", {"width": -1}),
         ("skip-autoencoder", {"levels": 0}), ("skip-autoencoder", {"levels": True}), ("dncnn", {"width": 0}),
         ("dncnn", {"residual": "false"}), ("lambda-resnet", {"blocks": ""}), ("lambda-resnet", {"k": 0}),
-        ("lambda-resnet", {"m": 4}),
+        ("lambda-resnet", {"m": 4}), ("unet", {"blocks": 0}), ("unet", {"width": 0}),
     ],
 )  # fmt: skip
 def test_create_model_refuses_other_types_and_ranges(model, hyperparameters):
