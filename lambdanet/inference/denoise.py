@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lambdanet import backends
+from lambdanet.data.noise import LEAVING
 from lambdanet.models import MODELS, LambdaNet
 
 # Pixels of one batch at inference: large enough to keep the cores busy, small enough for
@@ -23,19 +24,30 @@ Area = tuple[slice, slice]
 
 
 class AnySize(nn.Module):
-    """A trained network that can be exported: padding to its stride and the clip to [0, 1] are part of it."""
+    """A trained network that can be exported: padding to its stride and the clip to [0, 1] are part of it.
 
-    def __init__(self, network: nn.Module) -> None:
+    Images too are clipped if the noise that it learned from stays in that range.
+    """
+
+    def __init__(self, network: nn.Module, description: dict) -> None:
         super().__init__()
         self.network = network.cpu().requires_grad_(False)
+        self.leaves_range = leaves_range(description)
         self.stride = getattr(network, "stride", 1)
         self.eval()
 
     def forward(self, noisy: Tensor) -> Tensor:
         h, w = noisy.shape[-2:]
+        noisy = noisy if self.leaves_range else noisy.clamp(0, 1)
         if self.stride > 1:
             noisy = F.pad(noisy, (0, -w % self.stride, 0, -h % self.stride), mode="reflect")
         return self.network(noisy)[..., :h, :w].clamp(0, 1)
+
+
+def leaves_range(description: dict) -> bool:
+    """Whether a network, of this description in its weights file, learned from images that leave [0, 1]."""
+    noise = description.get("noise")
+    return noise is None or noise["name"] in LEAVING
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ def export(weights: Path, path: Path) -> float:
     if side := getattr(network, "side", None):
         raise ValueError(f"{weights}: this network takes images of {side} x {side} only, not of any size")
     with backends.forced(backends.REFERENCE):
-        model = _traced(network)
+        model = _traced(AnySize(network, description))
         details = {"contract": CONTRACT, "opset": str(OPSET), "description": json.dumps(description)}
         onnx.helper.set_model_props(model, details)
         content = model.SerializeToString()
@@ -55,7 +55,7 @@ def export(weights: Path, path: Path) -> float:
 
 def _traced(network: nn.Module) -> onnx.ModelProto:
     program = torch.onnx.export(
-        AnySize(network),
+        network,
         (torch.rand(2, 3, 43, 37),),  # sides that no network takes unpadded
         dynamo=True,
         dynamic_shapes={"noisy": {0: "n", 2: "height", 3: "width"}},

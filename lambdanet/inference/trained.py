@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from lambdanet import devices
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
-from lambdanet.data.noise import LEAVING
-from lambdanet.inference.denoise import TILE, denoise, denoise_photograph
+from lambdanet.inference.denoise import TILE, denoise, denoise_photograph, leaves_range
 from lambdanet.models import load_weights
 
 Image = TypeVar("Image", np.ndarray, Tensor)
@@ -133,12 +132,6 @@ class TrainedDenoiser:
             tile //= 2
         return replace(photograph, rgb=denoised if strength == 1 else _mixed(rgb, denoised, strength))
 
-    @property
-    def _leaves_range(self) -> bool:
-        """Whether the network learned from images that leave [0, 1]."""
-        noise = self.description.get("noise")
-        return noise is None or noise["name"] in LEAVING
-
     def _array(self, image: np.ndarray) -> np.ndarray:
         if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
             raise ValueError(f"the image holds {image.dtype}, must be uint8, uint16 or float")
@@ -146,7 +139,7 @@ class TrainedDenoiser:
             raise ValueError(f"the image has the shape {image.shape}, must be (h, w) or (h, w, 1 to 4)")
         if image.dtype.kind == "f":
             _check_range(float(np.abs(image).max()))
-            image = image if self._leaves_range else image.clip(0, 1)
+            image = image if leaves_range(self.description) else image.clip(0, 1)
         photograph = imagefile.from_values(np.atleast_3d(image))
         return imagefile.to_values(self.denoise_photograph(photograph)).reshape(image.shape)
 
@@ -160,7 +153,7 @@ class TrainedDenoiser:
         white = 255 if image.dtype == torch.uint8 else 1
         noisy = image.detach().to(self.device, torch.float32) / white
         _check_range(float(noisy.abs().max()))
-        noisy = noisy if self._leaves_range else noisy.clamp(0, 1)
+        noisy = noisy if leaves_range(self.description) else noisy.clamp(0, 1)
         noisy = noisy.view(-1, *noisy.shape[-3:])
         output = denoise(self.model, noisy.expand(-1, 3, -1, -1)).clamp(0, 1) * white
         if image.shape[-3] == 1:

@@ -68,13 +68,14 @@ class Builder:
             ValueError: the weights cannot be read, or the network cannot be traced for every size.
         """
         network, description = load_weights(weights)
-        architecture = json.dumps(description["model"], sort_keys=True)
+        portable = Portable(network, description)
+        architecture = json.dumps([description["model"], portable.leaves_range], sort_keys=True)
         if architecture not in self._programs:
             like = self.folder / uuid.uuid4().hex
-            _trace(network, like)
+            _trace(portable, like)
             self._programs[architecture] = like, torch.export.load(like / PROGRAM)
         like, program = self._programs[architecture]
-        for name, value in Portable(network).state_dict().items():
+        for name, value in portable.state_dict().items():
             program.state_dict[name].copy_(value)
         verify(program.module(), network)
         shutil.copytree(like, folder)
@@ -86,12 +87,12 @@ class Builder:
         card.save(str(folder / "MLmodel"))
 
 
-def _trace(network: nn.Module, folder: Path) -> None:
+def _trace(network: Portable, folder: Path) -> None:
     card = Model()
     signature = ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))]) for _ in "io"))
     with dynamic_sizes(network):
         mlflow.pytorch.save_model(
-            Portable(network),
+            network,
             folder,
             mlflow_model=card,
             signature=signature,

@@ -56,5 +56,5 @@ def test_network_is_the_descriptions_layers_with_added_shortcuts():
 @pytest.mark.parametrize("levels", LEVELS)
 def test_every_depth_takes_the_smallest_image_of_a_registered_program(levels):
     model = create(width=2, levels=levels)
-    export.verify(export.Portable(model), model)
+    export.verify(export.Portable(model, {}), model)
     assert 2**DEEPEST == export.SMALLEST

@@ -8,7 +8,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from lambdanet.inference.denoise import denoise
-from lambdanet.models import MODELS, load_weights
+from lambdanet.models import MODELS, create_model, load_weights
 from lambdanet.tracking import export
 
 pytestmark = mlflow_helpers.WARNINGS
@@ -91,9 +91,17 @@ def test_a_program_of_other_weights_is_refused(tmp_path):
     network, other = (
         load_weights(mlflow_helpers.trained(tmp_path, "lambdanet", seed=seed).weights)[0] for seed in (0, 1)
     )
-    export.verify(export.Portable(network), network)
+    export.verify(export.Portable(network, {}), network)
     with pytest.raises(ValueError, match="gives something else than the network at 8 x 8"):
-        export.verify(export.Portable(other), network)
+        export.verify(export.Portable(other, {}), network)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "speckle"])
+def test_a_program_clips_images_if_its_network_learned_from_clipped_ones(noise):
+    network, noisy = create_model("cnn", width=2).eval(), torch.from_numpy(images(2, 16, 16))
+    seen = noisy if noise == "gaussian" else noisy.clamp(0, 1)
+    expected = denoise(network, seen).clamp(0, 1)
+    torch.testing.assert_close(export.Portable(network, {"noise": {"name": noise}})(noisy), expected)
 
 
 def test_networks_that_differ_in_weights_only_are_traced_once(tmp_path, monkeypatch):
