@@ -212,9 +212,9 @@ def as_markdown(table: pd.DataFrame, noises: dict[str, str]) -> str:
     shown["PSNR (dB)"] = bold.where(table["best"], shown["PSNR (dB)"])
     lines = [list(shown), ["---", "---", *["---:"] * (len(shown.columns) - 2)], *shown.to_numpy().tolist()]
     images = ", ".join(f"{count:,}" for count in sorted(set(table["images"].dropna())))
-    seeds = sorted(set(table["seeds"]) - {0})
-    trained = f"mean of {' or '.join(map(str, seeds))} training(s) each"
-    trained += ", ± the standard deviation over several" * (seeds[-1:] > [1])
+    trained = "one training each"
+    if (most := table["seeds"].max()) > 1:
+        trained = f"± is the standard deviation over up to {most} trainings, a number without it is of one"
     notes = [
         f"{images} test images; {trained}. PSNR of the MSE pooled over the test set, SSIM with a Gaussian "
         "window, outputs clipped to [0, 1]; bold: the highest of its noise."

@@ -85,11 +85,12 @@ def test_markdown_marks_the_highest_and_what_was_not_run():
     )
     assert lines[3].startswith("| gaussian-01 | DnCNN | 558,336 | **28.50** | 26.70 † | +1.80 |")
     assert lines[4] == "| Speckle 0.1 | LambdaNet u4-m7 |  | not run |  |  |  |  |  |  |"
+    assert "; one training each. PSNR of" in lines[-2]
     assert lines[-1] == f"† An entry of the paper that does not hold: {tables.DNCNN_DOUBT}."
     assert {line.count("|") for line in lines[:5]} == {11}
     several = tables.as_markdown(made(first=(26.0, 26.2)), {})
     assert "| 26.10 ± 0.14 |" in several
-    assert "mean of 1 or 2 training(s) each, ± the standard deviation over several." in several
+    assert "; ± is the standard deviation over up to 2 trainings, a number without it is of one." in several
 
 
 def project(table, profile="sample", ablations=(), seeds=(0,)):
