@@ -1,4 +1,4 @@
-"""How long an image takes in each network of params.yaml: what the report sets beside its size.
+"""How long an image takes in each network of params.yaml, beside its size.
 
     python -m benchmarks.sizes [--quick]
 
@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import pictures
 from benchmarks.measuring import interleave, medians
 from benchmarks.tables import Table, command
-from lambdanet import config
+from lambdanet import backends, config
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import count_parameters, create_model
-from lambdanet.report.studies import multiply_adds
 
 BATCH = 128
+SIDE = 32  # of the images that the multiply-adds are counted for
 LIMIT = 60  # seconds of turns
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,6 +53,17 @@ def measure(quick: bool = False) -> Iterator[Table]:
         "that fits: medians of all networks in turns. Multiply-adds are those of the paper's formulas."
     )
     yield Table("Inference of every network", about, rows, seconds=seconds)
+
+
+def multiply_adds(config: dict) -> int:
+    """Multiply-adds of a network for one image of 32 x 32, as its paper writes it.
+
+    Counted by torch in convolutions and matrix products; half of its floating-point operations.
+    """
+    model = create_model(**config).eval()
+    with torch.no_grad(), backends.forced(backends.REFERENCE), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, SIDE, SIDE))
+    return counter.get_total_flops() // 2
 
 
 main = command(measure)

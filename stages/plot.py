@@ -1,18 +1,16 @@
 """DVC stage `plot`: a profile's tables, figures and report."""
 
-from pathlib import Path
-
 import entry
 
 from lambdanet import config
 
 
-def main(profile: str, benchmarks: str) -> None:
+def main(profile: str) -> None:
     loaded = config.load(profile)
     from lambdanet.report import write_report  # after the words were checked: it takes seconds
 
-    write_report(loaded, Path(benchmarks), loaded.folders.results)
+    write_report(loaded, loaded.folders.results)
 
 
 if __name__ == "__main__":
-    entry.run(main, "PROFILE.yaml BENCHMARKS")
+    entry.run(main, "PROFILE.yaml")

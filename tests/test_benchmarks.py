@@ -10,7 +10,7 @@ import skimage.metrics
 import torch
 from click.testing import CliRunner
 
-from benchmarks import denoisers, formulas, gpu, measuring, peers, pictures, report
+from benchmarks import denoisers, formulas, gpu, measuring, peers, pictures, report, sizes
 from benchmarks.baselines import variants
 from benchmarks.tables import Table
 from lambdanet import backends
@@ -217,3 +217,12 @@ def test_scicos_dncnn_is_read_without_scico(tmp_path, monkeypatch):
 def test_scico_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "scico", None)
     assert "pip install --no-deps scico" in denoisers.scico(0.1)
+
+
+def test_multiply_adds_are_those_of_the_layers():
+    pixels = 32 * 32
+    expected = pixels * 9 * (3 * 8 + 8 * 8 + 8 * 3)
+    assert sizes.multiply_adds({"name": "dncnn", "depth": 3, "width": 8}) == expected
+    # queries, keys, values; position lambdas; content lambda; both applied by 4 heads; decoder; skip
+    layer = 3 * (64 + 16 + 4) + 16 * 4 * 23**2 + 16 * 4 + 2 * 4 * 16 * 4 + 16 * 8 + 8 * 3 + 16 * 3
+    assert sizes.multiply_adds({"name": "lambdanet"}) == pixels * layer

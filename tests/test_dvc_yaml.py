@@ -76,7 +76,8 @@ def loaded_by(path, code):
         if current in found or (network and code and not is_of(current, code)):
             continue
         found.add(current)
-        waiting += imports(current)
+        if not current.startswith(BACKENDS):  # which look whether a network is one of theirs
+            waiting += imports(current)
     return found
 
 

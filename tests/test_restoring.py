@@ -91,7 +91,7 @@ def write_outputs(run, number):
 
 
 def report(loaded):
-    write_report(loaded, Path("benchmarks.json"), RESULTS)
+    write_report(loaded, RESULTS)
 
 
 def test_a_report_gives_back_what_it_was_made_of(made):

@@ -17,12 +17,11 @@ KEPT = ("device", "commit", "python", "versions", "computed_by", "weights_sha256
 LEVELS = ("sigma", "noisy_psnr", "psnr")  # columns of levels.csv
 
 
-def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
+def write_report(config: Config, folder: Path) -> None:
     """Write a profile's results; runs without a score are shown as not run.
 
     Args:
         config: of the profile; its runs name the files that their stages wrote. Logs may be absent.
-        benchmarks: JSON file of the benchmarks, for the networks' times; may be absent.
         folder: replaced as a whole: table2 as .csv, .md and .tex; report.html; digests.json (which data and
             weights each score is of); trainings.json (each training's score and how it was trained); the
             folders scores, histories, figures, studies (a table for each as .csv and .tex, pareto, and
@@ -73,7 +72,7 @@ def write_report(config: Config, benchmarks: Path, folder: Path) -> None:
             figures.write_photographs(_figure(new, f"panel-{noise}"), folders)
         asked = runs.studies(config, rows)
         chapters = [_write_study(new, study, rows, known, noises, of_ablations, authors) for study in asked]
-        networks = _write_pareto(new, rows, benchmarks, noises, comparable=comparable)
+        networks = _write_pareto(new, rows, noises, comparable=comparable)
         page.write_page(
             new / "report.html", config, rows, table, everything, logs, chapters, networks, noises
         )
@@ -182,13 +181,12 @@ def _write_following(
 
 
 def _write_pareto(
-    new: Path, rows: list[runs.Row], benchmarks: Path, noises: dict[str, str], *, comparable: bool
+    new: Path, rows: list[runs.Row], noises: dict[str, str], *, comparable: bool
 ) -> pd.DataFrame:
     """Every network by its size: a table, empty where none was run on the studies' noise, and a figure."""
     from lambdanet.report import figures, studies
 
-    seconds = studies.inference_seconds(tables.read_json(benchmarks)) if benchmarks.is_file() else {}
-    networks = studies.pareto(rows, seconds)
+    networks = studies.pareto(rows)
     if not networks.empty:
         _write_table(new / "studies" / "pareto", networks, tables.for_readers(networks, {}))
         paper = tables.paper_table2()[: None if comparable else 0]

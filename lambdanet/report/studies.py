@@ -5,11 +5,7 @@ from importlib import resources
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from lambdanet import backends
-from lambdanet.models import create_model
 from lambdanet.report import settings
 from lambdanet.report.runs import STUDY_NOISE, Row, Study, sample, unequal
 from lambdanet.report.statistics import (
@@ -22,7 +18,6 @@ from lambdanet.report.statistics import (
 )
 
 FOLLOWING = "autoencoder-settings"  # the study that asks which settings follow the authors' log
-SIDE = 32  # of the images that the multiply-adds are counted for
 # Batches that the authors' logged losses are sums over: 32,000 images, four fifths of four fifths of the
 # training images, is the split at which their LambdaNets end where ours do, on all five noises.
 AUTHORS_BATCHES = 125
@@ -193,40 +188,21 @@ def _compared(best: Row, other: Row, base: Row | None, rows: list[Row]) -> str:
     return f"{name} is {interval.value:.2f} dB above {title}{ends}; that it is better: {verdict}."
 
 
-def multiply_adds(config: dict) -> int:
-    """Multiply-adds of a network for one image of 32 x 32, as its paper writes it.
-
-    Counted by torch in convolutions and matrix products; half of its floating-point operations.
-    """
-    model = create_model(**config).eval()
-    with torch.no_grad(), backends.forced(backends.REFERENCE), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, SIDE, SIDE))
-    return counter.get_total_flops() // 2
-
-
-def inference_seconds(benchmarks: dict) -> dict[str, float]:
-    """Seconds an image by network, from results/benchmarks.json; empty where it lacks them."""
-    rows = [row for table in benchmarks.get("tables", {}).get("sizes", []) for row in table["rows"]]
-    return {row["network"]: row["us an image"] / 1e6 for row in rows}
-
-
-def pareto(rows: list[Row], seconds: dict[str, float]) -> pd.DataFrame:
+def pareto(rows: list[Row]) -> pd.DataFrame:
     """Every network on the studies' noise by its size; fronts among those that were trained alike.
 
     Args:
         rows: of `runs.collect`.
-        seconds: an image takes, by network; may lack any.
 
     Returns:
-        name, family, parameters, multiply_adds, psnr, ssim, microseconds (an image, where measured), seeds,
-        recipe (a number; the same for those that were trained alike), trained (it in words), front (no
-        network of this recipe with as few parameters has a higher PSNR, and there are some of other sizes),
-        by size; empty without any.
+        name, family, parameters, psnr, ssim, seeds, recipe (a number; the same for those that were trained
+        alike), trained (it in words), front (no network of this recipe with as few parameters has a higher
+        PSNR, and there are some of other sizes), by size; empty without any.
     """
     done = [row for row in rows if row.noise == STUDY_NOISE and not row.document and row.done]
     if not done:
         return pd.DataFrame()
-    found = pd.DataFrame([_network(row, seconds) for row in done])
+    found = pd.DataFrame([_network(row) for row in done])
     groups = found["trained"].value_counts(sort=True).index
     found["recipe"] = found["trained"].map({group: at + 1 for at, group in enumerate(groups)})
     ordered = found.sort_values(["parameters", "psnr"], ascending=[True, False]).reset_index(drop=True)
@@ -236,15 +212,13 @@ def pareto(rows: list[Row], seconds: dict[str, float]) -> pd.DataFrame:
     return ordered.assign(front=(sizes > 1) & ~(ordered["psnr"] <= before))
 
 
-def _network(row: Row, seconds: dict[str, float]) -> dict:
+def _network(row: Row) -> dict:
     return {
         "name": row.name,
         "family": row.family,
         "parameters": row.parameters,
-        "multiply_adds": multiply_adds(row.hyperparameters),
         "psnr": row.mean("psnr"),
         "ssim": row.mean("ssim"),
-        "microseconds": 1e6 * seconds[row.name] if row.name in seconds else None,
         "seeds": len(row.done),
         "trained": _recipe_in_words(row),
     }

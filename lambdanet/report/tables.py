@@ -158,8 +158,7 @@ def noted(table: pd.DataFrame) -> list[str]:
 _COLUMNS = {
     "noise": ("noise", ""), "model": ("model", ""), "name": ("network", ""), "variation": ("entry", ""),
     "changes": ("differs in", ""), "family": ("family", ""), "recipe": ("recipe", ".0f"),
-    "parameters": ("parameters", ",.0f"), "multiply_adds": ("multiply-adds", ",.0f"),
-    "microseconds": ("µs an image", ",.0f"), "epochs": ("epochs", ".0f"), "psnr": ("PSNR (dB)", ".2f"),
+    "parameters": ("parameters", ",.0f"), "epochs": ("epochs", ".0f"), "psnr": ("PSNR (dB)", ".2f"),
     "psnr_low": ("interval", ".2f"), "paper_psnr": ("paper", ".2f"), "reference": ("document", ".2f"),
     "psnr_difference": ("difference", "+.2f"), "difference": ("to the base", "+.2f"),
     "low": ("its interval", "+.2f"), "ssim": ("SSIM", ".3f"), "paper_ssim": ("paper's SSIM", ".2f"),

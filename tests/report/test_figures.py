@@ -40,7 +40,7 @@ def test_the_papers_points_stand_at_its_sizes(drawn):
     orange = figures.COLOURS["autoencoder"]
     assert points(drawn[0].axes[0], hollow=True) == {(558_336, 26.70, RED), (47_355, 26.23, orange)}
     assert points(drawn[0].axes[0], hollow=False) == {(5_536, 25.0, RED)}
-    networks, paper = studies.pareto(rows, {}), tables.paper_table2().query("noise == 'gaussian-01'")
+    networks, paper = studies.pareto(rows), tables.paper_table2().query("noise == 'gaussian-01'")
     figures.write_pareto(Path("b.png"), networks, paper, "Gaussian 0.1")
     (theirs,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "the paper's value"]
     assert sorted(theirs.get_xdata()) == [3_959, 9_083, 47_355, 558_336]

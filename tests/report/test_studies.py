@@ -102,16 +102,6 @@ def test_a_study_of_another_network_has_no_lambdanet_for_its_base(monkeypatch):
     )
 
 
-def test_multiply_adds_are_those_of_the_layers():
-    pixels = 32 * 32
-    assert studies.multiply_adds({"name": "dncnn", "depth": 3, "width": 8}) == pixels * 9 * (
-        3 * 8 + 8 * 8 + 8 * 3
-    )
-    # queries, keys, values; position lambdas; content lambda; both applied by 4 heads; decoder; skip
-    layer = 3 * (64 + 16 + 4) + 16 * 4 * 23**2 + 16 * 4 + 2 * 4 * 16 * 4 + 16 * 8 + 8 * 3 + 16 * 3
-    assert studies.multiply_adds({"name": "lambdanet"}) == pixels * layer
-
-
 def test_only_those_trained_alike_form_a_front():
     rows = [
         entry("small", [26.0], parameters=1_000),
@@ -124,17 +114,16 @@ def test_only_those_trained_alike_form_a_front():
         row("dncnn", [99.0], noise="speckle"),
         entry("not-run"),
     ]
-    table = studies.pareto(rows, {"dncnn": 2e-3}).set_index("name")
+    table = studies.pareto(rows).set_index("name")
     assert list(table.index) == [
         "cosine-embedding", "other", "small", "worse", "cosine", "large", "dncnn"
     ]  # fmt: skip
     assert set(table.index[table["front"]]) == {"small", "large"}
     assert set(table.index[table["recipe"] == 1]) == {"small", "worse", "large"}
     assert table["recipe"].max() == 5  # DnCNN is trained without weight decay
-    assert table.loc["dncnn", "microseconds"] == 2000
-    alone = studies.pareto(rows[3:6], {})
+    alone = studies.pareto(rows[3:6])
     assert not alone["front"].any()
-    assert studies.pareto([entry("not-run")], {}).empty
+    assert studies.pareto([entry("not-run")]).empty
 
 
 def test_a_documents_numbers_stand_beside_its_own_images_only():
@@ -152,7 +141,7 @@ def test_a_documents_numbers_stand_beside_its_own_images_only():
     assert studies.sentences(other, [])[-1] == (
         "Its document's images are not used, so its numbers are not shown."
     )
-    assert studies.pareto(theirs.rows, {}).empty  # other images
+    assert studies.pareto(theirs.rows).empty  # other images
 
 
 def logged_of(noise):

@@ -143,7 +143,7 @@ def without_figures(monkeypatch):
 
 
 def write(loaded, out):
-    write_report(loaded, out.with_name("benchmarks.json"), out)
+    write_report(loaded, out)
 
 
 def test_report_holds_everything_and_is_the_same_when_it_is_written_again(written):

@@ -21,7 +21,7 @@ WORDS = {
     "ablate": ["profile.yaml", "loss-bce"],
     "evaluate": ["profile.yaml", "gaussian-01"],
     "evaluate_ablations": ["profile.yaml"],
-    "plot": ["profile.yaml", "benchmarks.json"],
+    "plot": ["profile.yaml"],
     "register": ["profile.yaml"],
 }
 CLEAN, NOISY = f"{helpers.DATA}/clean", f"{helpers.DATA}/gaussian-01"
