@@ -50,7 +50,7 @@ def measure(quick: bool = False) -> Iterator[Table]:
         f"Empty: it would have taken longer than {LONGEST} s here.",
     ]
     about = (
-        "One noisy photograph of 16 bits through `denoise_photograph` (float32, tiles of "
+        "One noisy photograph of 16 bits through `denoise_photograph` (float32, tiles of at least "
         f"{TILE}, {torch.get_num_threads()} threads), each network in a process of its own after a warm-up "
         "on a small one."
     )
@@ -70,8 +70,8 @@ def _compared(found: dict[tuple[str, int], Result]) -> Table:
         for name in NETWORKS
     ]
     about = (
-        f"The largest difference between a photograph of {COMPARED} x {COMPARED} in tiles of {TILE} and the "
-        "same one as a whole, in steps of its 16 bits."
+        f"The largest difference between a photograph of {COMPARED} x {COMPARED} in tiles and the same one "
+        "as a whole, in steps of its 16 bits."
     )
     return Table("Tiles beside the whole", about, rows)
 

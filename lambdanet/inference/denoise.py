@@ -14,7 +14,7 @@ from lambdanet.models import MODELS, LambdaNet
 # Pixels of one batch at inference: large enough to keep the cores busy, small enough for
 # LambdaNet's (k, v, h, w) lambdas, 256 bytes a pixel, to stay in tens of megabytes.
 BATCH_PIXELS = 128 * 32 * 32
-# Side of a photograph's tiles, a multiple of every `stride`: some hundred megabytes at work at a time.
+# Least side of a photograph's tiles, a multiple of every `stride`: some hundred megabytes at work at a time.
 TILE = 320
 CONVOLUTIONAL = tuple(network for network in MODELS.values() if network is not LambdaNet)
 
@@ -75,7 +75,7 @@ def denoise(model: nn.Module, noisy: Tensor) -> Tensor:
 
 @torch.no_grad()
 def denoise_photograph(
-    model: nn.Module, image: np.ndarray, device: torch.device, *, tile: int = TILE
+    model: nn.Module, image: np.ndarray, device: torch.device, *, tile: int | None = None
 ) -> np.ndarray:
     """Denoise one photograph of any size, tile by tile, to what the whole of it would give.
 
@@ -86,7 +86,7 @@ def denoise_photograph(
         model: the denoiser, on `device`, in evaluation mode.
         image: uint8, uint16, or float in [0, 1], (h, w, 3).
         device: where it runs.
-        tile: side of a tile in pixels, a multiple of the model's stride.
+        tile: side of a tile in pixels, a multiple of the model's stride; default: of `tile_side`.
 
     Returns:
         The same type and shape.
@@ -94,7 +94,7 @@ def denoise_photograph(
     h, w, _ = image.shape
     white = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
     halo = getattr(model, "halo", None)
-    tile = tile if halo is not None else max(h, w)
+    tile = (tile or tile_side(model)) if halo is not None else max(h, w)
 
     def read(area: Area) -> Tensor:
         values = torch.from_numpy(image[area].astype(np.float32)).to(device) / white
@@ -112,6 +112,11 @@ def denoise_photograph(
         values = white * inner.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         output[rows, columns] = values if white == 1 else values.round()
     return output
+
+
+def tile_side(model: nn.Module) -> int:
+    """Side of a tile in pixels: for a network that sees far, so large that margins do not double the work."""
+    return max(TILE, 8 * (getattr(model, "halo", None) or 0))
 
 
 def _run(model: nn.Module, noisy: Tensor, *context: Tensor) -> Tensor:

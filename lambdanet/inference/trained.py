@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lambdanet import devices
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
-from lambdanet.inference.denoise import TILE, denoise, denoise_photograph, leaves_range
+from lambdanet.inference.denoise import denoise, denoise_photograph, leaves_range, tile_side
 from lambdanet.models import load_weights
 
 Image = TypeVar("Image", np.ndarray, Tensor)
@@ -115,7 +115,7 @@ class TrainedDenoiser:
         Raises:
             MemoryError: it does not permit the smallest.
         """
-        rgb, tile = photograph.rgb, TILE
+        rgb, tile = photograph.rgb, tile_side(self.model)
         if photograph.alpha is not None:
             rgb = imagefile.fill_hidden(rgb, photograph.alpha)
         while True:
