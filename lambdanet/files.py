@@ -27,7 +27,6 @@ import numpy as np
 
 T = TypeVar("T")
 WAIT_SECONDS = 10
-_OLD = ".old.part"  # behind a temporary folder's name: what it replaces
 _NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
@@ -90,40 +89,26 @@ def _new_file(path: Path) -> Iterator[io.BufferedWriter]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the place of `path` if the block ends well.
 
-    On an error the temporary folder goes and what stood at `path` stays.
+    On an error in the block the temporary folder goes and what stood at `path` stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _part(path)
-    old = temporary.with_name(f"{temporary.name}{_OLD}")
     temporary.mkdir()
     try:
         yield temporary
         _keep_mode(path, temporary)
         if path.exists():
-            os.replace(path, old)
+            shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
-        _put_back(old, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def discard_parts(path: Path) -> None:
-    """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock.
-
-    What it had moved aside and not replaced yet goes back to `path`.
-    """
-    left = f".{glob.escape(_short(path.name))}.{'[0-9a-f]' * 8}.part"
-    for old in path.parent.glob(left + _OLD):
-        _put_back(old, path)
-    for part in [*path.parent.glob(left), *path.parent.glob(left + _OLD)]:
+    """Remove the temporary folders that a killed `new_folder(path)` left; only under its lock."""
+    for part in path.parent.glob(f".{glob.escape(_short(path.name))}.{'[0-9a-f]' * 8}.part"):
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _put_back(old: Path, path: Path) -> None:
-    if old.exists() and not path.exists():
-        os.replace(old, path)
 
 
 def _part(path: Path) -> Path:
