@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from lambdanet import files
 from lambdanet.config import Config, Run, RunKey
 from lambdanet.inference.catalogue import Denoiser, best_seeds
-from lambdanet.models import create_model, read_description
+from lambdanet.models import read_description
 from lambdanet.report.tables import read_history, read_json
 from lambdanet.run_log import find_record
 from lambdanet.tracking import export, mlflow_runs, registry
@@ -25,7 +25,6 @@ class Published:
     versions: list[str] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
     without_log: list[str] = field(default_factory=list)
-    one_size: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The same for users."""
@@ -36,8 +35,6 @@ class Published:
                 f"not restored: times, memory, device and training images' digests of "
                 f"{len(self.without_log)} of {len(self.runs)} trainings; their logs are not here"
             )
-        if self.one_size:
-            text.append(f"not registered, as they take images of one size only: {', '.join(self.one_size)}")
         return text
 
 
@@ -104,8 +101,7 @@ def publish(trained: list[Training]) -> Published:
         if not one.record:
             done.without_log.append(one.key.name)
     registered = [one for one in trained if one.registered]
-    done.one_size = [one.key.name for one in registered if not _takes_any_size(one)]
-    by_weights = {one.weights_sha256: one for one in registered if one.key.name not in done.one_size}
+    by_weights = {one.weights_sha256: one for one in registered}
     errors = _register(client, by_weights, model_ids, done.versions)
     with mlflow_runs.reaching():
         for noise in dict.fromkeys(one.key.noise for one in registered):
@@ -146,15 +142,6 @@ def write_receipt(path: Path, trained: list[Training], why: str = "") -> None:
 
 def _denoiser(one: Training) -> Denoiser:
     return Denoiser.of(one.key, one.scores, one.train_images)
-
-
-def _takes_any_size(one: Training) -> bool:
-    """Whether its network takes images of any size, as the registry's denoisers do."""
-    try:
-        network = create_model(**one.description["model"])
-    except (TypeError, ValueError):
-        return True  # what builds it says what is wrong
-    return getattr(network, "side", None) is None
 
 
 def _training(

@@ -232,16 +232,3 @@ def test_a_network_that_cannot_be_built_is_named_and_the_others_registered(clien
     with pytest.raises(ValueError, match=r"^not registered, all else is done: gaussian-01-autoencoder-0: "):
         sync.publish(trained)
     assert [one.model for one, _ in registry.denoisers(client)] == ["dncnn"]
-
-
-def test_a_network_for_images_of_one_size_has_a_run_and_is_no_denoiser(client, project, grid):
-    network = {**mlflow_helpers.NETWORKS["lambdanet"], "decoder": "connected", "side": 16}
-    one = mlflow_helpers.trained(project / "connected", "connected", config=network, psnr=40.0)
-    write_outputs([grid[0]])
-    done = sync.publish([one, *sync.from_outputs(config.load("profile.yaml"))])
-    assert done.runs == ["gaussian-01-connected-0", "gaussian-01-autoencoder-0"]
-    assert done.one_size == ["gaussian-01-connected-0"]
-    last = "not registered, as they take images of one size only: gaussian-01-connected-0"
-    assert done.lines()[-1] == last
-    assert [denoiser.model for denoiser, _ in registry.denoisers(client)] == ["autoencoder"]
-    assert len(mlflow_helpers.runs(client)) == 2
