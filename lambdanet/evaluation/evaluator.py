@@ -1,7 +1,6 @@
 """Score a denoiser on a stored test set."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -16,40 +15,7 @@ from lambdanet.models import count_parameters
 CHUNK = 1000 * 32 * 32  # pixels scored at a time; bounds the memory of SSIM's float64 windows
 
 
-@dataclass(frozen=True)
-class Input:
-    """What can be said of test images before a network has seen them.
-
-    Attributes:
-        scores: of the noisy images: noisy_psnr, noisy_ssim, noisy_psnr_per_image.
-        described: images, clean_sha256, noisy_sha256.
-    """
-
-    scores: dict
-    described: dict
-
-
-def score_input(clean: np.ndarray, noisy: np.ndarray, *, device: torch.device) -> Input:
-    """Score noisy images as they are; for `evaluate`, where several networks get the same.
-
-    Raises:
-        ValueError: the arrays differ in shape, or hold what is not finite.
-    """
-    parts = [_per_image(x, y) for x, y in _chunks(clean, noisy, device)]
-    return Input(
-        {f"noisy_{key}": value for key, value in _summary(parts).items()},
-        {"images": len(clean), "clean_sha256": digest(clean), "noisy_sha256": digest(noisy)},
-    )
-
-
-def evaluate(
-    model: nn.Module,
-    clean: np.ndarray,
-    noisy: np.ndarray,
-    *,
-    device: torch.device,
-    before: Input | None = None,
-) -> dict:
+def evaluate(model: nn.Module, clean: np.ndarray, noisy: np.ndarray, *, device: torch.device) -> dict:
     """Score a denoiser, and its noisy input beside it, as the paper does.
 
     Outputs and noisy inputs are clipped to [0, 1] for scoring only.
@@ -59,7 +25,6 @@ def evaluate(
         clean: uint8, (n, h, w, 3).
         noisy: float16, the same shape.
         device: where the denoiser runs.
-        before: of `score_input` for these images, where it is known.
 
     Returns:
         psnr (dB, of the MSE pooled over all images), ssim (mean over images) and psnr_per_image
@@ -70,10 +35,17 @@ def evaluate(
     Raises:
         ValueError: the arrays differ in shape, or they or the output hold what is not finite.
     """
-    before = before or score_input(clean, noisy, device=device)
     model = model.to(device)
-    after = [_per_image(x, denoise(model, y)) for x, y in _chunks(clean, noisy, device)]
-    return _summary(after) | before.scores | {"parameters": count_parameters(model)} | before.described
+    pairs = [(_per_image(x, y), _per_image(x, denoise(model, y))) for x, y in _chunks(clean, noisy, device)]
+    before, after = (_summary(parts) for parts in zip(*pairs, strict=True))
+    return {
+        **after,
+        **{f"noisy_{key}": value for key, value in before.items()},
+        "parameters": count_parameters(model),
+        "images": len(clean),
+        "clean_sha256": digest(clean),
+        "noisy_sha256": digest(noisy),
+    }
 
 
 def pooled_psnr(
@@ -108,7 +80,7 @@ def _per_image(clean: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     return metrics.mean_squared_error(clean, image).cpu(), metrics.ssim(clean, image, data_range=1).cpu()
 
 
-def _summary(parts: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def _summary(parts: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     mse, ssim = (torch.cat(values) for values in zip(*parts, strict=True))
     per_image = [metrics.psnr(value, data_range=1) for value in mse.tolist() if value != 0]
     if not per_image:

@@ -4,9 +4,8 @@ Not a dependency in DVC: it carries values between files and computes nothing.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +18,6 @@ from lambdanet.config import Run
 from lambdanet.data.arrays import load_images
 from lambdanet.data.images import to_tensor
 from lambdanet.evaluation import evaluator
-from lambdanet.evaluation.evaluator import Input
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import load_weights
 
@@ -48,10 +46,11 @@ def score_runs(runs: list[Run], scores: Path, samples: Path, show: Show, *, devi
     if not trained:
         raise ValueError(f"nothing was trained of what {scores} is for; run `dvc repro`")
     with files.new_folder(scores) as new_scores, files.new_folder(samples) as new_samples:
-        for run, images, before in _with_images(trained, where):
+        for run in trained:
+            images = load_images(run.clean, "test"), load_images(run.noisy, "test")
             log = run.log.with_suffix(".evaluate.json")
             record = run_log.Log(log, where, task="evaluate", **asdict(run.key))
-            found, model = _score(run.weights, *images, where, before)
+            found, model = _score(run.weights, *images, where)
             seconds = inference_seconds(model, to_tensor(images[1][:BATCH], where))
             found |= show(run, model, new_samples / run.samples.relative_to(samples), where)
             files.write_json(new_scores / run.scores.relative_to(scores), asdict(run.key) | found)
@@ -64,21 +63,11 @@ def evaluate_weights(weights: Path, clean: Path, noisy: Path, *, device: str = "
     return _score(weights, load_images(clean, "test"), load_images(noisy, "test"), where)[0]
 
 
-def _with_images(
-    runs: list[Run], where: torch.device
-) -> Iterator[tuple[Run, tuple[np.ndarray, np.ndarray], Input]]:
-    """Each run with its test images, and what these score before a network has seen them."""
-    for (clean, noisy), same in groupby(runs, key=lambda run: (run.clean, run.noisy)):
-        images = load_images(clean, "test"), load_images(noisy, "test")
-        before = evaluator.score_input(*images, device=where)
-        yield from ((run, images, before) for run in same)
-
-
 def _score(
-    weights: Path, clean: np.ndarray, noisy: np.ndarray, where: torch.device, before: Input | None = None
+    weights: Path, clean: np.ndarray, noisy: np.ndarray, where: torch.device
 ) -> tuple[dict, nn.Module]:
     model, _ = load_weights(weights)
-    scores = evaluator.evaluate(model, clean, noisy, device=where, before=before)
+    scores = evaluator.evaluate(model, clean, noisy, device=where)
     return scores | {"weights_sha256": files.sha256(weights)}, model
 
 
