@@ -233,7 +233,7 @@ class Run:
     noisy: Path  # folder of the noisy ones
     folder: Path  # of the weights, their description and the history
     checkpoints: Path  # folder
-    log: Path  # JSON file of `run_log.Log`; that of the evaluation lies beside it
+    log: Path  # JSON file of `run_log.Log`
     scores: Path  # JSON file
     samples: Path  # folder of denoised images
 

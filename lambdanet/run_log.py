@@ -67,9 +67,9 @@ class Log:
         self.record["history"] = [*history, row | {"seconds": seconds, "finished": _now()}]
         self.write()
 
-    def finish(self, weights_sha256: str, **details: object) -> None:
+    def finish(self, weights_sha256: str) -> None:
         """Write the record for good, with the digest of the weights that it is about."""
-        self.record |= details | {"finished": _now(), "weights_sha256": weights_sha256}
+        self.record |= {"finished": _now(), "weights_sha256": weights_sha256}
         if not self.record["history"]:  # killed just after this, it had nothing left to do but this again
             for old in self.older:
                 if old.get("weights_sha256") == weights_sha256:

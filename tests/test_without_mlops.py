@@ -60,5 +60,3 @@ def test_train_and_evaluate_run_alone(tmp_path):
     assert sorted(path.name for path in shown.iterdir()) == sorted(
         f"{name}-{kind}.png" for name in ("astronaut", "chelsea") for kind in ("clean", "noisy", "denoised")
     )
-    (record,) = json.loads((project / "runs/tiny/logs/gaussian-01/lambdanet-0.evaluate.json").read_text())
-    assert 0 < record["inference_seconds_per_image"] < 60

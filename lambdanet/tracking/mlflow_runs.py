@@ -64,7 +64,6 @@ class Training:
         history: rows of the history; `seconds` and `finished` of an epoch where the log has them.
         status: MLflow's: RUNNING, FINISHED, FAILED or KILLED.
         record: the training's record in the logs.
-        evaluation: the evaluation's record in the logs.
         scores: what `evaluate` wrote.
         weights_sha256: digest of the weights, once there are any.
         weights: file of the weights; with scores, it becomes a logged model.
@@ -79,7 +78,6 @@ class Training:
     history: list[dict]
     status: str = "FINISHED"
     record: dict = field(default_factory=dict)
-    evaluation: dict = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
     weights_sha256: str | None = None
     weights: Path | None = None
@@ -350,9 +348,8 @@ def _log_results(client: MlflowClient, run: Run, training: Training, tests: Data
         for key, value in training.scores.items()
         if isinstance(value, int | float) and key not in ("seed", "images") and math.isfinite(value)
     }
-    peak = (training.evaluation | training.record).get("peak_memory_bytes")
-    of_run = {"training_seconds": training.record.get("seconds"), "peak_memory_bytes": peak}
-    inference = {"inference_seconds_per_image": training.evaluation.get("inference_seconds_per_image")}
+    record = training.record
+    of_run = {"training_seconds": record.get("seconds"), "peak_memory_bytes": record.get("peak_memory_bytes")}
     now, run_id = _milliseconds(None), run.info.run_id
     metrics = [
         Metric(key, value, now, 0, run_id=run_id)
@@ -360,9 +357,9 @@ def _log_results(client: MlflowClient, run: Run, training: Training, tests: Data
         if value is not None and run.data.metrics.get(key) != value
     ]
     metrics += [
-        Metric(key, value, now, 0, model_id, run_id=run_id, **(of_images if key in scores else {}))
-        for key, value in (scores | inference).items()
-        if value is not None and of_model.get(key) != value
+        Metric(key, value, now, 0, model_id, run_id=run_id, **of_images)
+        for key, value in scores.items()
+        if of_model.get(key) != value
     ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)

@@ -154,8 +154,7 @@ def _training(
         run_key = RunKey(**description["cell"])
     except (KeyError, TypeError):
         raise ValueError(f"{weights} does not say which noise and model it is of") from None
-    logs = (run.log, run.log.with_suffix(".evaluate.json")) if run else ()
-    record, evaluation = [find_record(log, digest) or {} for log in logs] or ({}, {})
+    record = (run and find_record(run.log, digest)) or {}
     times = {row["epoch"]: row for row in record.get("history", [])}
     ablation = config.profile.ablations.get(run_key.model) if config else None
     images = record.get("data", {}).get("train", {}).get("images") or (run.train_images if run else 0)
@@ -164,7 +163,6 @@ def _training(
         description=description,
         history=[times.get(row["epoch"], {}) | row for row in history.to_dict("records")],
         record=record,
-        evaluation=evaluation,
         scores=scores,
         weights_sha256=digest,
         weights=weights,

@@ -53,8 +53,7 @@ def test_an_ablation_names_its_script_with_and_without_a_log(client, known):
 
 
 def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
-    evaluation = {"inference_seconds_per_image": 0.002}
-    run_id = log_training(client, of(3, "FINISHED", scores=SCORES, evaluation=evaluation))
+    run_id = log_training(client, of(3, "FINISHED", scores=SCORES))
     (run,) = mlflow_helpers.runs(client)
     assert run.info.run_id == run_id
     assert (run.info.run_name, run.info.status) == ("gaussian-01-dncnn-0", "FINISHED")
@@ -89,7 +88,6 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
         "psnr": [(0, 25.5)],
         "ssim": [(0, 0.8)],
         "parameters": [(0, 372)],
-        "inference_seconds_per_image": [(0, 0.002)],
         "training_seconds": [(0, 9.5)],
         "peak_memory_bytes": [(0, 1000)],
     }  # and no infinite noisy_psnr, and neither the seed nor the number of images
@@ -98,8 +96,8 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
 def test_a_training_that_was_followed_is_scored_without_a_second_point(client, tmp_path):
     one = mlflow_helpers.trained(tmp_path)
     record = one.record | {"seconds": 9.5, "peak_memory_bytes": 1000}
-    scored = dataclasses.replace(one, record=record, evaluation={"peak_memory_bytes": 5000})
-    followed = dataclasses.replace(scored, evaluation={}, scores={}, weights=None)
+    scored = dataclasses.replace(one, record=record)
+    followed = dataclasses.replace(scored, scores={}, weights=None)
     for known in (followed, scored, scored):
         run_id = log_training(client, known)
     found = mlflow_helpers.histories(client, run_id)
