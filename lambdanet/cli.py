@@ -366,28 +366,25 @@ def list_models(as_json: bool) -> None:
     click.echo(f"\n{catalogue.RULE}")
 
 
-def _choose(how: str, noise: str, version: int | None, model: str | None) -> None:
-    if (version is not None and model) or (how != "unpin" and version is None and not model):
-        raise ValueError("name one of VERSION and --model MODEL")
+def _choose(how: str, noise: str, version: int | None) -> None:
     from lambdanet.tracking import mlflow_runs, registry
 
     client = registry.open_registry()
     with mlflow_runs.reaching():
-        moved = getattr(registry, how)(client, noise, version, model or "")
+        moved = getattr(registry, how)(client, noise, version)
     for alias, one in moved.items():
         click.echo(registry.moved_line(noise, alias, one))
     click.echo(f"{len(moved)} aliases moved")
 
 
 for _how, _help in {
-    "pin": "Give a denoiser of NOISE its aliases, whatever the scores: VERSION, or the best of --model.",
-    "reject": "Take the aliases of a denoiser of NOISE away: VERSION, or the best of --model.",
-    "unpin": "Undo `pin` and `reject` for VERSION or --model, by default for all denoisers of NOISE.",
+    "pin": "Give VERSION of the denoiser for NOISE its aliases, whatever the scores.",
+    "reject": "Take the aliases of VERSION of the denoiser for NOISE away.",
+    "unpin": "Undo `pin` and `reject` of VERSION, by default of all versions.",
 }.items():
     _words = [
         click.Argument(["noise"]),
-        click.Argument(["version"], type=click.IntRange(1), required=False),
-        click.Option(["--model"], help="An architecture's name."),
+        click.Argument(["version"], type=click.IntRange(1), required=_how != "unpin"),
     ]
     models.add_command(
         click.Command(_how, params=_words, help=_help, callback=functools.partial(_choose, _how))

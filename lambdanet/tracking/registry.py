@@ -118,14 +118,13 @@ def moved_line(noise: str, alias: str, one: Denoiser | None) -> str:
     return f"{PREFIX}{noise}@{alias} -> {holder}"
 
 
-def pin(client: MlflowClient, noise: str, version: int | None, model: str) -> dict:
+def pin(client: MlflowClient, noise: str, version: int) -> dict:
     """Give a version the aliases that it qualifies for, whatever the scores; it replaces an earlier pin.
 
     Args:
         client: of `open_registry`.
         noise: whose model it belongs to.
-        version: its number; None: the best version of `model`.
-        model: an architecture's name.
+        version: its number.
 
     Returns:
         The aliases that moved, as of `assign_aliases`.
@@ -133,43 +132,36 @@ def pin(client: MlflowClient, noise: str, version: int | None, model: str) -> di
     Raises:
         ValueError: there is no such version.
     """
-    chosen = _pick(client, noise, version, model)
-    for one in _versions(client, PREFIX + noise):
-        if one.tags.get("choice") == PINNED and int(one.version) != chosen:
+    for one in _having(client, noise, version):
+        if one.tags.get("choice") == PINNED and int(one.version) != version:
             client.delete_model_version_tag(one.name, one.version, "choice")
-    client.set_model_version_tag(PREFIX + noise, str(chosen), "choice", PINNED)
+    client.set_model_version_tag(PREFIX + noise, str(version), "choice", PINNED)
     return assign_aliases(client, noise)
 
 
-def reject(client: MlflowClient, noise: str, version: int | None, model: str) -> dict:
+def reject(client: MlflowClient, noise: str, version: int) -> dict:
     """Take a version's aliases away, whatever its scores; arguments, result and errors as of `pin`."""
-    chosen = _pick(client, noise, version, model)
-    client.set_model_version_tag(PREFIX + noise, str(chosen), "choice", REJECTED)
+    _having(client, noise, version)
+    client.set_model_version_tag(PREFIX + noise, str(version), "choice", REJECTED)
     return assign_aliases(client, noise)
 
 
-def unpin(client: MlflowClient, noise: str, version: int | None, model: str) -> dict:
-    """Undo `pin` or `reject`; without a version and a model, of all versions of the noise."""
-    chosen = _pick(client, noise, version, model) if version is not None or model else None
-    for one in _versions(client, PREFIX + noise):
-        if "choice" in one.tags and chosen in (None, int(one.version)):
+def unpin(client: MlflowClient, noise: str, version: int | None) -> dict:
+    """Undo `pin` or `reject`; without a version, of all versions of the noise."""
+    for one in _having(client, noise, version):
+        if "choice" in one.tags and version in (None, int(one.version)):
             client.delete_model_version_tag(one.name, one.version, "choice")
     return assign_aliases(client, noise)
 
 
-def _pick(client: MlflowClient, noise: str, version: int | None, model: str) -> int:
-    found = {int(one.version): _denoiser(one) for one in _versions(client, PREFIX + noise)}
-    if not found:
+def _having(client: MlflowClient, noise: str, version: int | None) -> list[ModelVersion]:
+    """The versions of a noise; an error if there are none or not this one."""
+    if not (found := _versions(client, PREFIX + noise)):
         raise ValueError(f"there is no denoiser for the noise {noise!r}; see `lambdanet models list`")
-    if version is None:
-        of_model = [replace(one, choice="") for one in found.values() if one.model == model]
-        if not of_model:
-            models = ", ".join(dict.fromkeys(one.model for one in found.values()))
-            raise ValueError(f"{noise} has no denoiser {model!r}; it has {models}")
-        return catalogue.aliases(of_model)[model].version
-    if version not in found:
-        raise ValueError(f"{noise} has no version {version}; it has {', '.join(map(str, found))}")
-    return version
+    numbers = [int(one.version) for one in found]
+    if version not in (None, *numbers):
+        raise ValueError(f"{noise} has no version {version}; it has {', '.join(map(str, numbers))}")
+    return found
 
 
 def denoisers(client: MlflowClient) -> list[tuple[Denoiser, tuple[str, ...]]]:
