@@ -4,7 +4,6 @@ A clone has the reports in git, and the weights of their tables, but none of DVC
 are the same bytes but for sample images, which are denoised anew; nothing that is there is touched.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def restore(config: Config) -> Restored:
         if (entry := kept.get(run.key.name)) is None:
             continue
         score, ablation = entry["scores"], run.key.model in config.profile.ablations
-        stored = weights / ("ablations" if ablation else "") / f"{run.key.name}.safetensors"
+        stored = weights / _name(run, ablation)
         history = results / ("studies/histories" if ablation else "histories") / f"{run.key.name}.csv"
         if not run.scores.exists():
             files.write_json(run.scores, score)
@@ -66,7 +65,7 @@ def export_weights(config: Config) -> int:
     replaced as a whole.
 
     Args:
-        config: of the profile; its results have digests.json and trainings.json.
+        config: of the profile; its results have trainings.json.
 
     Returns:
         The number of files.
@@ -75,25 +74,25 @@ def export_weights(config: Config) -> int:
         ValueError: weights are missing or are not those that were scored.
     """
     _, results, out = config.folders
-    scored, known = _read(results / "digests.json"), _read(results / run_log.TRAININGS)
-    runs = {run.key.name: run for run in config.runs}
-    wanted = {f"{name}.safetensors": digests["weights"] for name, digests in scored.items()}
-    for run in config.ablation_runs:
-        name = f"ablations/{run.key.name}.safetensors"
-        if run.key.name in known and (run.weights.is_file() or (out / name).is_file()):
-            wanted[name] = known[run.key.name]["scores"]["weights_sha256"]
-    rows = []
+    known, rows = tables.read_json(results / run_log.TRAININGS), []
     with files.new_folder(out) as new:
-        for name, digest in wanted.items():
-            run = runs.get(Path(name).stem)
-            path = run.weights if run and run.weights.is_file() else out / name
-            if not path.is_file() or files.sha256(path) != digest:
+        for run in (run for run in config.runs if run.key.name in known):
+            entry, ablation = known[run.key.name], run.key.model in config.profile.ablations
+            name = _name(run, ablation)
+            path = run.weights if run.weights.is_file() else out / name
+            if ablation and not path.is_file():
+                continue
+            if not path.is_file() or files.sha256(path) != entry["scores"]["weights_sha256"]:
                 raise ValueError(f"{path} is missing or is not what was scored; run `dvc repro`")
             files.write_bytes(new / name, path.read_bytes())
-            if run and run.key.name in known:
-                rows.append(_row(config, run, name, read_description(path), known[run.key.name]))
+            rows.append(_row(config, run, name, read_description(path), entry))
         files.write_text(new / "README.md", cards.table(config.name, rows))
-    return len(wanted)
+    return len(rows)
+
+
+def _name(run: Run, ablation: bool) -> str:
+    """Of a run's file in weights/PROFILE."""
+    return f"{'ablations/' if ablation else ''}{run.key.name}.safetensors"
 
 
 def _row(config: Config, run: Run, name: str, description: dict, entry: dict) -> dict:
@@ -103,13 +102,6 @@ def _row(config: Config, run: Run, name: str, description: dict, entry: dict) ->
         "train_images": run.train_images, "dataset": config.dataset(run.key.model),
         "commit": (entry["log"] or {}).get("commit"),
     }  # fmt: skip
-
-
-def _read(path: Path) -> dict:
-    try:
-        return {name: dict(entry) for name, entry in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); make it with `dvc repro`") from None
 
 
 def _restore_log(path: Path, record: dict | None) -> None:

@@ -117,7 +117,7 @@ def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet)
     [
         (["train", "speckle", "dncnn", "--data", "none", "--out", "x"], "none/clean/train.npy is missing"),
         (["evaluate", "params.yaml", "speckle"], "params.yaml: not a readable safetensors file"),
-        (["models", "export"], "results/sample/digests.json cannot be read"),
+        (["models", "export"], "results/sample/trainings.json cannot be read"),
         (["models", "restore"], "results/sample/trainings.json cannot be read"),
         (["report"], "results/sample/report.html is missing; `lambdanet run --profile sample` makes it"),
     ],
@@ -266,12 +266,11 @@ def test_a_dry_run_estimates_from_earlier_runs(project, monkeypatch):
 
 def test_committed_weights_are_those_of_the_committed_scores():
     for folder in (ROOT / "weights").glob("*"):
-        digests = json.loads((ROOT / "results" / folder.name / "digests.json").read_text())
-        table = folder.glob("*.safetensors")
-        found = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in table}
-        assert found == {name: entry["weights"] for name, entry in digests.items()}
-        trainings = json.loads((ROOT / "results" / folder.name / "trainings.json").read_text())
-        for path in folder.glob("*/*.safetensors"):
+        results = ROOT / "results" / folder.name
+        table = {path.stem for path in folder.glob("*.safetensors")}
+        assert table == {path.stem for path in (results / "scores").iterdir()}
+        trainings = json.loads((results / "trainings.json").read_text())
+        for path in folder.rglob("*.safetensors"):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             assert digest == trainings[path.stem]["scores"]["weights_sha256"]
 

@@ -147,7 +147,7 @@ def test_weights_of_another_training_than_was_scored_are_not_exported(made):
         restoring.export_weights(loaded)
     assert helpers.contents(WEIGHTS) == before
     (RESULTS / "trainings.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"trainings\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"trainings\.json is no JSON object"):
         restoring.export_weights(loaded)
 
 

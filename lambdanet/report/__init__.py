@@ -22,10 +22,10 @@ def write_report(config: Config, folder: Path) -> None:
 
     Args:
         config: of the profile; its runs name the files that their stages wrote. Logs may be absent.
-        folder: replaced as a whole: table2 as .csv, .md and .tex; report.html; digests.json (which data and
-            weights each score is of); trainings.json (each training's score and how it was trained); the
-            folders scores, histories, figures, studies (a table for each as .csv and .tex, pareto, and
-            the ablations' histories) and samples (what was found by noise level).
+        folder: replaced as a whole: table2 as .csv, .md and .tex; report.html; trainings.json (each
+            training's score, which data and weights it is of, and how it was trained); the folders scores,
+            histories, figures, studies (a table for each as .csv and .tex, pareto, and the ablations'
+            histories) and samples (what was found by noise level).
 
     Raises:
         ValueError: no run has a score, or a file is not what it should be.
@@ -91,7 +91,6 @@ def _write_numbers(
     noises: dict[str, str],
 ) -> None:  # fmt: skip
     """The table and what it is of."""
-    files.write_json(new / "digests.json", {key.name: tables.digests(s) for key, s in scored.items()})
     for key, score in scored.items():
         # Names and digests would drown the numbers in `dvc metrics show`.
         numbers = {key: value for key, value in score.items() if isinstance(value, int | float)}

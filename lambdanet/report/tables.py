@@ -17,7 +17,6 @@ MEASURES = (
     "psnr", "ssim", "psnr_per_image", "noisy_psnr", "noisy_ssim", "noisy_psnr_per_image",
 )  # fmt: skip
 
-DIGESTS = ("clean_sha256", "noisy_sha256", "weights_sha256")
 
 # Entries of the paper's Table 2 that its authors' own weights contradict.
 DOUBTS = {
@@ -48,11 +47,6 @@ def read_scores(planned: list[Planned]) -> dict[RunKey, dict]:
         ValueError: a file is no JSON object.
     """
     return {run.key: read_json(run.scores) for run in planned if run.scores.is_file()}
-
-
-def digests(score: dict) -> dict[str, str]:
-    """What a score is of: the digests of its clean and noisy test images and of the weights."""
-    return {key.removesuffix("_sha256"): score[key] for key in DIGESTS}
 
 
 def read_history(path: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from lambdanet.config import Config, Run, RunKey
 from lambdanet.inference.catalogue import Denoiser, best_seeds
 from lambdanet.models import read_description
 from lambdanet.report.tables import read_history, read_json
-from lambdanet.run_log import find_record
+from lambdanet.run_log import TRAININGS, find_record
 from lambdanet.tracking import export, mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
 
@@ -57,7 +57,7 @@ def from_committed(weights: Path, results: Path, config: Config | None = None) -
     """The runs of Table 2 whose weights and scores are in git.
 
     Args:
-        weights: folder with a .safetensors file a run.
+        weights: folder with a .safetensors file a run; a run without one is left out.
         results: folder of `report.write_report`.
         config: of their profile; without it, nothing is known of their logs and training images.
 
@@ -66,13 +66,11 @@ def from_committed(weights: Path, results: Path, config: Config | None = None) -
     """
     found = []
     runs = {run.key.name: run for run in config.table_runs} if config else {}
-    for name, digests in read_json(results / "digests.json").items():
-        if config and name not in runs:
-            continue  # params.yaml has other models now
-        scores = read_json(results / "scores" / f"{name}.json")
-        scores |= {f"{key}_sha256": value for key, value in digests.items()}
-        history = read_history(results / "histories" / f"{name}.csv")
-        found.append(_training(weights / f"{name}.safetensors", history, scores, runs.get(name), config))
+    for name, entry in read_json(results / TRAININGS).items():
+        path = weights / f"{name}.safetensors"
+        if path.is_file() and (not config or name in runs):  # params.yaml may have other models now
+            history = read_history(results / "histories" / f"{name}.csv")
+            found.append(_training(path, history, entry["scores"], runs.get(name), config))
     return found
 
 

@@ -160,7 +160,7 @@ QUICK = ("--weights", "weights/quick")
         (("--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
         (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
         (("--weights", "in.png"), "in.png: not a readable safetensors file"),
-        (("--weights", "pictures"), "pictures/digests.json cannot be read"),
+        (("--weights", "pictures"), "pictures/trainings.json cannot be read"),
         (("--weights", FILE, "--device", "abacus"), "device 'abacus' is not available"),
     ],
 )

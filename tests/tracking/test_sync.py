@@ -35,15 +35,12 @@ def write_outputs(ones, logged=()):
 def write_committed(ones, weights, results):
     """The same trainings as `export-weights` and `plot` leave them in git."""
     weights.mkdir(parents=True)
-    digests = {}
+    trainings = {}
     for one in ones:
-        name, scores = one.key.name, one.scores
-        shutil.copy(one.weights, weights / f"{name}.safetensors")
-        files.write_csv(results / "histories" / f"{name}.csv", one.history)
-        numbers = {key: value for key, value in scores.items() if not isinstance(value, str)}
-        files.write_json(results / "scores" / f"{name}.json", numbers)
-        digests[name] = {key: scores[f"{key}_sha256"] for key in ("clean", "noisy", "weights")}
-    files.write_json(results / "digests.json", digests)
+        shutil.copy(one.weights, weights / f"{one.key.name}.safetensors")
+        files.write_csv(results / "histories" / f"{one.key.name}.csv", one.history)
+        trainings[one.key.name] = {"scores": dataclasses.asdict(one.key) | one.scores}
+    files.write_json(results / "trainings.json", trainings)
 
 
 @pytest.fixture
