@@ -54,8 +54,8 @@ class UNet(nn.Module):
         if not 1 <= levels <= DEEPEST:
             raise ValueError(f"levels is {levels}, must be from 1 to {DEEPEST}")
         self.stride = 2**levels
-        # What the convolutions see to each side, at 2, 4 and 8 pixels a cell, and more where a pixel
-        # lies at its cell's edge; up to a multiple of `stride`.
+        # What the convolutions see to each side, at a half, a quarter and an eighth of the resolution, and
+        # what rounding to these adds; up to a multiple of `stride`.
         seen = 4 + sum(2 * blocks * 2**level for level in (*range(1, levels), *range(1, levels + 1)))
         self.halo = (seen + 2 * self.stride - 2) // self.stride * self.stride
         widths = [width * (level + 1) for level in range(levels)]
