@@ -23,7 +23,7 @@ from benchmarks.tables import Table, command
 from lambdanet.data import bsds500, photos
 from lambdanet.data.images import to_tensor
 from lambdanet.evaluation import metrics
-from lambdanet.inference import trained
+from lambdanet.inference import bundled, trained
 from lambdanet.models import read_description
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +143,7 @@ def cbsd68(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
     if quick:
         clean = [_middle(clean[0], 64)]
     sigmas = SIGMAS[1:2] if quick else SIGMAS
-    names = [NOISY, trained.NAMES[trained.PHOTOGRAPHS], SCICO]
+    names = [NOISY, bundled.NAMES[bundled.PHOTOGRAPHS], SCICO]
     published = [
         {"method": name} | {_column(s): value for s, value in zip(SIGMAS, values, strict=True) if s in sigmas}
         for name, values in PUBLISHED.items()
@@ -220,7 +220,7 @@ def networks(sigma: float) -> dict[str, Denoise]:
             distances[path] = abs(noise["sigma"] - sigma)
     nearest = min(distances.values())
     of_table = [path for path, distance in distances.items() if distance == nearest]
-    chosen = [trained.find(trained.PHOTOGRAPHS), *of_table]
+    chosen = [bundled.find(bundled.PHOTOGRAPHS), *of_table]
     return {path.stem: trained.load(path, device="cpu") for path in chosen}
 
 

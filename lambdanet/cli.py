@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from lambdanet import __version__, config, yaml12
-from lambdanet.inference import catalogue
+from lambdanet.inference import bundled, catalogue
 
 # As in stages/entry.py: threads that spin long while they wait are ruinous on a shared machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -260,8 +260,8 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 )  # fmt: skip
 @click.option(
     "--noise",
-    help="Noise on the image, one of params.yaml. Default: Gaussian noise, sigma 1 to 55 of 255; with "
-    "--alias or --weights, it is found out by trying all denoisers.",
+    help="Noise on the image, or another name of `lambdanet.load`; default: Gaussian, sigma 1 to 55 of 255. "
+    "With --alias or --weights a noise of params.yaml; default: found out by trying all denoisers.",
 )
 @click.option("--alias", help="Which denoiser of MLflow's registry: champion, compact or a model.")
 @click.option(
@@ -300,7 +300,9 @@ def denoise(
         imagefile.check(next(iter(planned)))
     for note in notes:
         click.echo(note, err=True)
-    if noise is not None:
+    if weights is None and alias is None:
+        bundled.find(noise or bundled.PHOTOGRAPHS)
+    elif noise is not None:
         _need_known(noise)
     if weights is None and alias is not None:
         _need_registry()
@@ -452,10 +454,10 @@ def onnx(name: str, out: Path) -> None:
     """
     if out.suffix.lower() != ".onnx":
         raise ValueError(f"{out}: the output is an ONNX file, name it .onnx")
+    weights = bundled.find(name)
     _need_packages("onnx", "onnxscript", "onnxruntime")
-    from lambdanet.inference import onnx, trained
+    from lambdanet.inference import onnx
 
-    weights = trained.find(name)
     difference = onnx.export(weights, out)
     click.echo(
         f"{out}: written, opset {onnx.OPSET}, of {weights}; differs from the network by at most "

@@ -12,13 +12,13 @@ from PIL import Image
 
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
-from lambdanet.inference import photographs, trained
+from lambdanet.inference import bundled, photographs, trained
 
 if TYPE_CHECKING:
     import gradio as gr
 
 BLIND = "find out"
-TITLES = {trained.PHOTOGRAPHS: "Gaussian, any strength", BLIND: "find out which of these"}
+TITLES = {bundled.PHOTOGRAPHS: "Gaussian, any strength", BLIND: "find out which of these"}
 LARGEST_SHOWN = 2048  # pixels a side: more takes a browser long, and shows no more
 ABOUT = """# Denoise a photograph
 
@@ -45,13 +45,13 @@ def page(folder: Path) -> "gr.Blocks":
     """The page; each result goes to a new folder in `folder`."""
     import gradio as gr
 
-    noises = [(TITLES.get(name, name.replace("-", " ")), name) for name in (*trained.NAMES, BLIND)]
+    noises = [(TITLES.get(name, name.replace("-", " ")), name) for name in (*bundled.NAMES, BLIND)]
     with gr.Blocks(title="lambdanet", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(ABOUT)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 image = gr.File(label="Photograph", height=150)
-                noise = gr.Dropdown(noises, value=trained.PHOTOGRAPHS, label="Noise")
+                noise = gr.Dropdown(noises, value=bundled.PHOTOGRAPHS, label="Noise")
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
                 message = gr.Textbox("Drop a photograph.", label="Result", interactive=False, lines=2)
                 download = gr.DownloadButton("Download as PNG", interactive=False, variant="primary")
@@ -88,7 +88,7 @@ def denoised(path: Path, noise: str, strength: float) -> tuple[Photograph, Photo
         MemoryError: there is not enough memory for it.
     """
     photograph = imagefile.decode(path.read_bytes(), path.name)
-    names = trained.DEFAULTS if noise == BLIND else [noise]
+    names = bundled.DEFAULTS if noise == BLIND else [noise]
     loaded = {name: load(name) for name in names}
     name = photographs.best(photograph, loaded) if noise == BLIND else noise
     h, w, _ = photograph.rgb.shape

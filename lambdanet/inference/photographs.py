@@ -14,7 +14,7 @@ from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
 from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
-from lambdanet.inference import blind, catalogue, trained
+from lambdanet.inference import blind, bundled, catalogue, trained
 from lambdanet.inference.catalogue import Denoiser
 from lambdanet.inference.targets import STREAM, identity
 from lambdanet.inference.trained import TrainedDenoiser
@@ -40,7 +40,7 @@ def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Ite
         UnreachableError: MLflow does not answer.
     """
     if weights is None and alias is None:
-        path = trained.find(noise or trained.PHOTOGRAPHS)
+        path = bundled.find(noise or bundled.PHOTOGRAPHS)
         yield {path.stem: path}
     elif weights is None:
         from lambdanet.tracking import mlflow_runs, registry

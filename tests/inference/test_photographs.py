@@ -174,10 +174,13 @@ def test_bad_words_are_one_line(project, words, says):
     ("words", "label", "name", "strength"),
     [
         ((), "gaussian-25-photographs-0", "photographs", 1),
+        (("--noise", "photographs"), "gaussian-25-photographs-0", "photographs", 1),
+        (("--noise", "gaussian-01-lambdanet"), "gaussian-01-lambdanet-0", "gaussian-01-lambdanet", 1),
         (("--noise", "speckle", "--strength", "0.5"), "speckle-lambdanet-u4-m7-0", "speckle", 0.5),
     ],
 )
 def test_without_weights_it_is_a_denoiser_that_comes_with_the_package(project, words, label, name, strength):
+    (project / "params.yaml").symlink_to(helpers.ROOT / "params.yaml")  # of noises, not of denoisers
     save(project / "in.png", noisy(side=24))
     assert lines("in.png", "-o", "out.png", *words) == [f"out.png: written, by {label}"]
     expected = lambdanet.load(name)(pixels_of("in.png"), strength=strength)

@@ -17,7 +17,7 @@ from PIL import Image
 import lambdanet
 from lambdanet.cli import main
 from lambdanet.data import imagefile
-from lambdanet.inference import trained
+from lambdanet.inference import bundled, trained
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import load_weights
 
@@ -131,15 +131,15 @@ def test_other_strengths_are_refused(denoiser, strength):
 
 def test_names_of_denoisers():
     paper = helpers.ROOT / "weights/paper"
-    assert trained.find("gaussian-02") == paper / "gaussian-02-lambdanet-0.safetensors"
-    assert trained.find("speckle-lambdanet") == paper / "speckle-lambdanet-0.safetensors"
-    assert trained.find("speckle-lambdanet-2") == paper / "speckle-lambdanet-2.safetensors"
-    assert trained.find("gaussian-01-lambda-resnet").parent == paper / "ablations"
-    assert trained.find("other.safetensors").name == "other.safetensors"
+    assert bundled.find("gaussian-02") == paper / "gaussian-02-lambdanet-0.safetensors"
+    assert bundled.find("speckle-lambdanet") == paper / "speckle-lambdanet-0.safetensors"
+    assert bundled.find("speckle-lambdanet-2") == paper / "speckle-lambdanet-2.safetensors"
+    assert bundled.find("gaussian-01-lambda-resnet").parent == paper / "ablations"
+    assert bundled.find("other.safetensors").name == "other.safetensors"
     with pytest.raises(
         ValueError, match=r"^there is no denoiser 'rain'; name one of photographs, gaussian-01, .*file$"
     ):
-        trained.find("rain")
+        bundled.find("rain")
 
 
 @pytest.mark.parametrize("sigma", [15, 50])
@@ -152,7 +152,7 @@ def test_photographs_lose_gaussian_noise_of_any_strength(sigma):
     assert after < 0.3 * before
 
 
-@pytest.mark.parametrize("noise", trained.DEFAULTS)
+@pytest.mark.parametrize("noise", bundled.DEFAULTS)
 def test_default_of_each_noise_removes_it_from_photographs_of_any_size(noise):
     one = lambdanet.load(noise, device="cpu")
     assert one.description["cell"]["noise"] == noise
