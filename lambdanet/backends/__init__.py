@@ -34,9 +34,10 @@ LARGEST_SIDE, MOST_FEATURES, FEWEST_IMAGES = 64, 64, 3
 # Of `portable`: pixels of a batch, and for u > 1 the depth of the values, from which it pays.
 FEWEST_PIXELS, LEAST_DEPTH = 4096, 16
 
-BY_TORCH = Contract(None, (torch.float32, torch.float64), differentiable=True)
-BY_CPU = Contract("cpu")
-BY_GPU = Contract("cuda", autocast=torch.bfloat16)
+# Computes in float64 too, which other devices, as Apple's mps, may lack.
+BY_TORCH = Contract(("cpu", "cuda"), (torch.float32, torch.float64), differentiable=True)
+BY_CPU = Contract(("cpu",))
+BY_GPU = Contract(("cuda",), autocast=torch.bfloat16)
 
 _forced = AUTO
 

@@ -29,14 +29,14 @@ class Contract:
     """What an implementation takes.
 
     Attributes:
-        device: the type of device; None: any.
+        devices: the types of device.
         dtypes: of the images, parameters and running statistics, which must be one.
         differentiable: whether autograd goes through it. Otherwise it gives gradients by the parameters only,
             and in training mode only.
         autocast: the type of torch's autocast around it; None: none.
     """
 
-    device: str | None
+    devices: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
     differentiable: bool = False
     autocast: torch.dtype | None = None
@@ -47,7 +47,7 @@ class Contract:
             noisy.ndim == 4
             and noisy.shape[1] == 3
             and noisy.numel() > 0
-            and self.device in (None, noisy.device.type)
+            and noisy.device.type in self.devices
             and noisy.dtype in self.dtypes
             and _autocast(noisy.device.type) == self.autocast
             and facts.kind == (noisy.dtype, noisy.device)

@@ -1,4 +1,4 @@
-"""LambdaNet re-associated, in plain torch: exact, for any size, type and device, by autograd.
+"""LambdaNet re-associated, in plain torch: exact, for any size, by autograd, on devices with float64.
 
 The lambda layer's queries and values are affine in the image's three channels and a constant, so that
 position lambdas become correlations of those channels with 4 heads x u x 4 filters; lambda_layer.py
@@ -28,16 +28,15 @@ def run(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Tenso
         noisy: the images, or tiles of the image that `context` is of.
         context: the content lambda of `LambdaNet.context`.
     """
-    wide = torch.float32 if noisy.device.type == "mps" else torch.float64
-    p = {name: parameter.to(wide) for name, parameter in model.named_parameters()}
+    p = {name: parameter.double() for name, parameter in model.named_parameters()}
     x = noisy.flatten(2)  # (b, 3, n)
-    moments = _moments(x.to(wide)) if model.training else None
+    moments = _moments(x.double()) if model.training else None
     if context is None:
         keys = (model.keys[0].weight.flatten(1) @ x).softmax(-1)  # (b, k u, n)
         keyed = (keys @ x.mT).unflatten(1, (model.k, model.u))
-        layer = algebra.fold_layer(model, p, moments, keyed.to(wide))
+        layer = algebra.fold_layer(model, p, moments, keyed.double())
     else:
-        layer = algebra.fold_layer(model, p, moments, None, context.to(wide))
+        layer = algebra.fold_layer(model, p, moments, None, context.double())
     t = _correlate(x.unflatten(2, noisy.shape[2:]), layer.filters)
     ones = torch.ones_like(x[:, :1])
     x = torch.cat([x, ones], 1)
@@ -50,7 +49,7 @@ def run(model: nn.Module, noisy: Tensor, context: Tensor | None = None) -> Tenso
     features = features.reshape(len(x), -1, *noisy.shape[2:])
 
     def first(conv: nn.Conv2d) -> Tensor:
-        weight = algebra.first_weight(model, conv.weight.to(wide).flatten(1), layer)
+        weight = algebra.first_weight(model, conv.weight.double().flatten(1), layer)
         return F.conv2d(features, weight.to(x.dtype)[..., None, None], conv.bias)
 
     entering = first(model.conv[0])
@@ -157,9 +156,8 @@ def _tables(w: int, m: int, dtype: torch.dtype, device: torch.device) -> tuple[T
     synthesis = torch.stack([angle.cos(), -angle.sin()], 1) * weight[:, None, None]
     offsets = torch.arange(m, dtype=torch.float64) - m // 2
     of_filters = torch.exp(1j * turn * offsets[:, None] * frequencies)
-    wide = torch.complex64 if device.type == "mps" else torch.complex128
     return (
         analysis.to(device, torch.complex64 if dtype == torch.float32 else torch.complex128),
         synthesis.flatten(0, 1).to(device, dtype),
-        of_filters.to(device, wide),
+        of_filters.to(device),
     )

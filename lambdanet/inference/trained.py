@@ -141,7 +141,8 @@ def _mixed(image: Image, denoised: Image, strength: float) -> Image:
     if strength == 0:
         return image.copy() if isinstance(image, np.ndarray) else image.clone()
     if isinstance(image, Tensor):
-        mixed = torch.lerp(image.double(), denoised.double(), strength)
+        # On the CPU, as Apple's mps has no float64.
+        mixed = torch.lerp(image.cpu().double(), denoised.cpu().double(), strength)
         mixed = mixed if image.is_floating_point() else mixed.round()
         return mixed.clamp(0, 1 if image.is_floating_point() else 255).to(image)
     mixed = image + strength * (denoised.astype(np.float64) - image)

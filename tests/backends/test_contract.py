@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from learning import selected
 
 from lambdanet import backends
+from lambdanet.backends import contract
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the plain network's, of what it should not be called with
 
@@ -63,6 +64,14 @@ def test_backends_give_what_the_plain_network_gives(name, which, training):
         assert torch.equal(ours["output"][""], plain["output"][""]) == (name not in KERNELS)
     if name.startswith("lambdanet") and which not in PORTABLE_COMPUTES:
         assert_alike(contract_cases.result(name, which, training, backends.PORTABLE), plain, limits)
+
+
+@pytest.mark.parametrize(("device", "taken"), [("cpu", True), ("meta", False)])
+def test_a_device_that_is_not_known_to_have_float64_is_refused(device, taken):
+    """As Apple's mps, which is not here."""
+    model = contract_cases.network("lambdanet", training=False).to(device)
+    facts = contract.facts_of(model, lambda _: True)
+    assert backends.BY_TORCH.admits(facts, contract_cases.images(4, 3, 8, 8).to(device)) == taken
 
 
 def living_tensors():
