@@ -323,11 +323,11 @@ def demo(host: str, port: int) -> None:
     kept or sent anywhere. --host 0.0.0.0 lets other machines use the page, without a password.
     """
     _need_packages("gradio")
-    _need_port(host, port)
+    need_port(host, port)
     from lambdanet import demo
 
-    click.echo(f"http://{host}:{port}, until Ctrl-C", err=True)
-    demo.serve(host, port)
+    click.echo(f"http://{in_url(host)}:{port}, until Ctrl-C", err=True)
+    demo.serve(in_url(host), port)
 
 
 @main.group()
@@ -472,7 +472,7 @@ def ui(port: int) -> None:
     from lambdanet.tracking import mlflow_runs
 
     if mlflow_runs.sqlite_file():
-        _need_port("127.0.0.1", port)
+        need_port("127.0.0.1", port)
     mlflow_runs.connect()  # makes the database, alone, before the server's processes open it
     if not mlflow_runs.sqlite_file():
         click.echo(f"MLFLOW_TRACKING_URI names a server; its pages are at {mlflow_runs.uri()}")
@@ -490,15 +490,20 @@ def _need_packages(*names: str) -> None:
         raise ValueError(f"this needs more packages: pip install {' '.join(missing)}")
 
 
-def _need_port(host: str, port: int) -> None:
+def need_port(host: str, port: int, advice: str = "choose another by --port") -> None:
+    """Refuse a port that another process listens on, before a server is started there."""
     try:
-        socket.create_server((host, port)).close()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except socket.gaierror as error:
         raise ValueError(f"host {host} cannot be used ({error.strerror})") from None
     except OSError as error:
-        raise ValueError(
-            f"port {port} cannot be used ({os.strerror(error.errno)}); choose another by --port"
-        ) from None
+        raise ValueError(f"port {port} cannot be used ({os.strerror(error.errno)}); {advice}") from None
+
+
+def in_url(host: str) -> str:
+    """A host as URLs have it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _need_registry() -> None:

@@ -29,7 +29,10 @@ Photographs stay on this machine: nothing is sent anywhere.
 
 
 def serve(host: str, port: int) -> None:
-    """Show the page until Ctrl-C; what it writes is in a temporary folder, and goes with it."""
+    """Show the page until Ctrl-C; what it writes is in a temporary folder, and goes with it.
+
+    `host` is as in URLs: an IPv6 address in brackets.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     with tempfile.TemporaryDirectory(prefix="lambdanet-demo-") as folder:
         # Before Gradio is loaded, which reads them then.

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import psutil
 
+from lambdanet import cli
 from pipelines import placement
 
 FOLDER = Path(".cluster")
@@ -94,8 +95,11 @@ def workers(name: str | None, count: int | None, flows: bool, dask: str | None, 
 def up(context: click.Context, host: str) -> None:
     """Start Prefect, MLflow and this machine's workers; their files are in `.cluster`."""
     _need()
+    for name, port in (("prefect", PREFECT), ("mlflow", MLFLOW)):
+        if not _process(name):
+            cli.need_port(host, port, "end its user: `lambdanet ui`, or the cluster of another clone")
     FOLDER.mkdir(exist_ok=True)
-    prefect, mlflow = f"http://{host}:{PREFECT}", f"http://{host}:{MLFLOW}"
+    prefect, mlflow = (f"http://{cli.in_url(host)}:{port}" for port in (PREFECT, MLFLOW))
     os.environ |= _access(host) | {
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_UI_API_URL": f"{prefect}/api",
@@ -145,7 +149,7 @@ def _mlflow_server(host: str) -> list[str]:
     if host == LOOPBACK:
         return [*command, "--default-artifact-root", artifacts]
     return [*command, "--artifacts-destination", artifacts, "--app-name", "basic-auth",
-            "--allowed-hosts", f"{host}:{MLFLOW},localhost:{MLFLOW}"]  # fmt: skip
+            "--allowed-hosts", f"{cli.in_url(host)}:{MLFLOW},localhost:{MLFLOW}"]  # fmt: skip
 
 
 def _access(host: str) -> dict[str, str]:

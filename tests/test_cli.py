@@ -17,7 +17,7 @@ from PIL import Image
 
 from lambdanet import checking, cli
 from lambdanet.cli import main
-from pipelines import commands, graph
+from pipelines import cluster, commands, graph
 
 PROFILE = "sample/profile.yaml"
 
@@ -277,15 +277,37 @@ def test_committed_weights_are_those_of_the_committed_scores():
             assert digest == trainings[path.stem]["scores"]["weights_sha256"]
 
 
-def test_the_pages_do_not_begin_on_a_taken_port(project, lambdanet, monkeypatch):
+ANOTHER = "choose another by --port"
+OTHERS = "end its user: `lambdanet ui`, or the cluster of another clone"
+
+
+@pytest.mark.parametrize(
+    ("words", "host", "advice"),
+    [
+        (["ui", "--port"], "127.0.0.1", ANOTHER),
+        (["demo", "--host", "::1", "--port"], "::1", ANOTHER),
+        (["cluster", "up"], "127.0.0.1", OTHERS),
+        (["cluster", "up", "--host", "::1"], "::1", OTHERS),
+    ],
+)
+def test_no_server_begins_on_a_taken_port(project, lambdanet, monkeypatch, words, host, advice):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
+    monkeypatch.setattr(cli, "_need_packages", lambda *_names: None)
+    (project / ".dvc").mkdir()
+    (project / "dvc.yaml").touch()
+    before = sorted(project.rglob("*"))
+    try:
+        other = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError:
+        pytest.skip(f"{host} is not an address of this machine")
+    with other:
         port = other.getsockname()[1]
-        said = one_line(lambdanet("ui", "--port", port))
-    assert said == f"error: port {port} cannot be used (Address already in use); choose another by --port\n"
-    assert not (project / "mlflow.db").exists()
+        for name in ("PREFECT", "MLFLOW"):
+            monkeypatch.setattr(cluster, "PREFECT", helpers.free_port())
+            monkeypatch.setattr(cluster, name, port)
+            said = one_line(lambdanet(*words, *([port] if "--port" in words else [])))
+            assert said == f"error: port {port} cannot be used (Address already in use); {advice}\n"
+    assert sorted(project.rglob("*")) == before
 
 
 def test_help_names_every_command():
