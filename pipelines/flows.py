@@ -100,7 +100,8 @@ def _run_stage(name: str, order: Order) -> str:
             slot, card = held.enter_context(placement.slot(clone, order.jobs))
             folder = order.folder
             if not shared:
-                commit = workspace.resolve(clone, order.commit)
+                with exchange.reaching("fetching the commit"):
+                    commit = workspace.resolve(clone, order.commit)
                 folder = held.enter_context(workspace.opened(clone, commit, f"{slot}-{commit[:12]}", say))
             run_here = partial(
                 stage.run, name, artifacts.Progress(name, say).line, words=order.words, folder=folder,
@@ -188,6 +189,13 @@ def _run_on_workers(
             ended[name] = str(state.result(raise_on_failure=False))
         end(name, ended[name])
     return ended
+
+
+@_retrying(name="deliver the experiment", task_run_name="deliver {name}")
+def deliver(name: str, folder: Path, everywhere: bool) -> None:
+    """Push an experiment of a workspace to the machine's clone and, if `everywhere`, to git's origin."""
+    with exchange.reaching("delivering the experiment"):
+        workspace.deliver_experiment(folder, name, everywhere=everywhere)
 
 
 @_retrying(name="bring results here", task_run_name="bring results here")
@@ -282,7 +290,7 @@ def train(
                 order = _training_order(clone, folder, key, experiment, settings, 3600 * limit_hours)
                 ended = run_stage.with_options(tags=tags(name))(name, order)
                 if experiment:
-                    workspace.deliver_experiment(folder, experiment, everywhere=bool(order.key))
+                    deliver(experiment, folder, everywhere=bool(order.key))
             if experiment:
                 say(f"experiment {experiment}: `dvc exp show`, `dvc exp apply {experiment}`")
     except (ValueError, stage.StageError) as error:

@@ -18,10 +18,14 @@ FETCH_WAITS = (1, 3, 10, 30)
 # What git says of a network that may come back; everything else, a wrong address or password, stays.
 _NETWORK = re.compile(
     "timed out|Could not resolve|Connection (reset|refused|closed)|Temporary failure|early EOF|hung up|"
-    "unable to access.*(50[0-9]|Failed to connect)|Network is unreachable|cannot lock ref"
+    "unable to access.*(50[0-9]|Failed to connect)|Network is unreachable|No route to host|cannot lock ref"
 )
 # What a run writes itself.
 RESULTS = (":!dvc.lock", ":!*/dvc.lock", ":!results", ":!weights")
+
+
+class AwayError(ValueError):
+    """The network or git's origin is away; both may come back."""
 
 
 def base() -> Path:
@@ -46,7 +50,8 @@ def resolve(folder: Path, revision: str) -> str:
     """The full commit of a branch, tag or commit, for which `origin` is asked; of "" what is checked out.
 
     Raises:
-        ValueError: there is no such revision, or origin does not answer.
+        AwayError: origin does not answer.
+        ValueError: there is no such revision, or origin refuses.
     """
     if revision.startswith("-") or not re.fullmatch(r"[\w./-]{0,200}", revision):
         raise ValueError(f"{revision!r} is no revision of git")
@@ -54,7 +59,7 @@ def resolve(folder: Path, revision: str) -> str:
     if commit or not revision:
         with contextlib.suppress(ValueError):
             return _commit(folder, commit or "HEAD")
-    if git(folder, "remote"):
+    if "origin" in git(folder, "remote").split():
         fetch(folder, commit)
     for name in (f"refs/remotes/origin/{revision}", revision):
         with contextlib.suppress(ValueError):
@@ -72,7 +77,8 @@ def fetch(folder: Path, commit: str = "") -> None:
     A commit that another process has fetched meanwhile is not fetched again.
 
     Raises:
-        ValueError: origin refuses, or does not answer after several attempts.
+        AwayError: origin does not answer after several attempts.
+        ValueError: it refuses.
     """
     with filelock.FileLock(temporary(folder) / "fetch.lock"):
         if commit:
@@ -88,8 +94,10 @@ def _with_origin(folder: Path, *words: str) -> None:
             git(folder, *words)
             return
         except ValueError as error:
-            if wait is None or not _NETWORK.search(str(error)):
-                raise ValueError(f"git origin cannot be reached: {error}") from None
+            away = _NETWORK.search(str(error))
+            if wait is None or not away:
+                kind = AwayError if away else ValueError
+                raise kind(f"git origin cannot be reached: {error}") from None
         time.sleep(wait)
 
 
@@ -203,7 +211,8 @@ def deliver_experiment(folder: Path, name: str, *, everywhere: bool) -> None:
     """Push a DVC experiment of a workspace to the machine's clone, and before that `everywhere`: to origin.
 
     Raises:
-        ValueError: origin refuses, or does not answer after several attempts.
+        AwayError: origin does not answer after several attempts.
+        ValueError: it refuses.
     """
     reference = experiments(folder)[name]
     if everywhere and "origin" in git(folder, "remote").split():
@@ -217,8 +226,8 @@ def git(folder: Path, *words: str) -> str:
     Raises:
         ValueError: it failed.
     """
-    # Never a question at a prompt that nobody sees.
-    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    # Never a question at a prompt that nobody sees; messages as `_NETWORK` has them.
+    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     done = subprocess.run(
         ["git", *words], cwd=folder, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
     )

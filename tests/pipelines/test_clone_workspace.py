@@ -47,9 +47,17 @@ def test_a_relative_remote_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "fetches"), [("", 1), ("fatal: Could not resolve host: lab", 5), ("fatal: Permission denied", 1)]
+    ("said", "fetches", "kind"),
+    [
+        ("", 1, None),
+        ("fatal: Could not resolve host: lab", 5, workspace.AwayError),
+        ("ssh: connect to host lab port 22: No route to host", 5, workspace.AwayError),
+        ("fatal: Permission denied", 1, ValueError),
+    ],
 )
-def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(tmp_path, monkeypatch, said, fetches):
+def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(
+    tmp_path, monkeypatch, said, fetches, kind
+):
     project = scratch.project(tmp_path / "project")
     monkeypatch.setattr(workspace, "FETCH_WAITS", (0.0,) * 4)
     together, alone, calls, ended = threading.Barrier(8, timeout=helpers.PATIENCE), threading.Lock(), [], []
@@ -67,7 +75,7 @@ def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(tmp_path, 
         try:
             ended.append(workspace.fetch(project))
         except ValueError as error:
-            ended.append(str(error))
+            ended.append((type(error), str(error)))
 
     monkeypatch.setattr(workspace, "git", git)
     threads = [threading.Thread(target=fetch) for _ in range(8)]
@@ -76,8 +84,17 @@ def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(tmp_path, 
     for one in threads:
         one.join()
     refused = f"git origin cannot be reached: git fetch: {said}"
-    assert ended == [refused if said else None] * 8
+    assert ended == [(kind, refused) if said else None] * 8
     assert calls == 8 * fetches * [("fetch", "--quiet", "origin")]
+
+
+def test_without_an_origin_a_revision_is_that_of_the_clone(tmp_path):
+    project = scratch.project(tmp_path / "project")
+    scratch.git(project, "remote", "add", "upstream", str(tmp_path / "nowhere"))
+    scratch.git(project, "branch", "mine")
+    assert workspace.resolve(project, "mine") == scratch.git(project, "rev-parse", "HEAD")
+    with pytest.raises(ValueError, match="no revision 'yours' here or at origin"):
+        workspace.resolve(project, "yours")
 
 
 def test_eight_who_need_a_commit_fetch_it_once(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The flow `train`: one training in a workspace of its own; several, and twice the same, at once."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Completed, Failed
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
-from pipelines import flows, graph, stage
+from pipelines import flows, graph, placement, stage, workspace
 
 THERE = "there are gaussian-01-cnn, gaussian-01-deep-cnn, speckle-cnn, speckle-deep-cnn"
 TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
@@ -211,6 +212,24 @@ def test_a_worker_without_the_folder_that_the_first_one_sees_refuses_the_stage(t
     order = flows.Order(tmp_path, 60, sign=str(tmp_path / "sign"), commit="c")
     with pytest.raises(stage.StageError, match=f"a was not run: .* does not see {tmp_path}, as the first"):
         flows._run_stage("a", order)
+
+
+@pytest.mark.parametrize(("origin", "retries"), [("git://127.0.0.1:1/x", stage.AWAY_RETRIES), ("nowhere", 0)])
+def test_what_needs_origin_is_tried_again_while_it_is_away(project, monkeypatch, origin, retries):
+    scratch.git(project, "remote", "add", "origin", origin)
+    monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(placement, "while_wanted", contextlib.nullcontext)  # this is no Dask worker
+    monkeypatch.setattr(workspace, "FETCH_WAITS", ())
+    monkeypatch.setattr(workspace, "experiments", lambda _folder: {"experiment": "HEAD"})
+    monkeypatch.setenv("LAMBDANET_CLONE", str(project))
+    order = flows.Order(project, 60, sign=str(project / "sign"), commit=40 * "0", key="key")
+    for call in (
+        lambda: flows._run_stage("a", order),
+        lambda: flows.deliver.fn("experiment", project, everywhere=True),
+    ):
+        with pytest.raises((ValueError, stage.StageError), match="git origin cannot be reached") as caught:
+            call()
+        assert getattr(caught.value, "retries", 0) == retries
 
 
 def test_dask_can_send_the_flow_and_its_tasks_to_a_worker():
