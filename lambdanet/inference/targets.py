@@ -30,7 +30,7 @@ def plan(images: Sequence[Path], out: Path) -> tuple[dict[Path, Path], list[str]
     else:
         if STREAM in (*images, out):
             raise ValueError(
-                "- is one image, from standard input or to standard output; leave out the others"
+                "- is one image, from standard input or to standard output; name one image and one file"
             )
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file; for several images, or those of a folder, name a folder")
