@@ -61,7 +61,7 @@ class Commands(click.Group):
             message, status = "stopped; the same command resumes", 130
         except ModuleNotFoundError as error:
             name = (error.name or str(error)).partition(".")[0]
-            message, status = f"the package {name} is not installed; `make setup` installs all in .venv", 1
+            message, status = f"the package {name} is not installed; in a clone `make setup` installs all", 1
         except (ValueError, OSError) as error:
             message, status = str(error), 1
         click.echo(f"error: {' '.join(message.split())}", err=True)
@@ -128,7 +128,7 @@ def command_name() -> str:
 @main.command()
 @click.option("--fix", is_flag=True, help="Mend what is safe to mend; run it while no dvc runs here.")
 def doctor(fix: bool) -> None:
-    """Check the installation, the clone and the cluster.
+    """Check the installation and, in a clone, its parameters, files and servers.
 
     A line for each finding: ok, note, or BAD with what to do. The exit status is 1 if one is BAD.
     """

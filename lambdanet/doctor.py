@@ -1,7 +1,8 @@
-"""Whether this installation and this clone can work: versions, servers, device, disk, parameters."""
+"""Whether this installation can work, and where there is one the clone: versions, servers, device, disk."""
 
 import functools
 import importlib
+import importlib.util
 import multiprocessing
 import os
 import platform
@@ -18,31 +19,37 @@ import psutil
 from lambdanet import run_log
 
 OK, NOTE, BAD = "ok", "note", "BAD"
-PACKAGES = (
-    "torch", "torchvision", "dvc", "prefect", "mlflow", "scikit-image", "pandas", "numpy", "fastapi",
-    "safetensors",
-)  # fmt: skip
+PACKAGES = ("torch", "numpy", "safetensors")
+OF_PIPELINE = ("torchvision", "dvc", "prefect", "mlflow", "scikit-image", "pandas", "fastapi")
 LOCKED = "pip install --require-hashes -r requirements.lock -c requirements.lock"
 GIB = 2**30
 
 
+class SlowerError(ValueError):
+    """What was tried does not work; the networks run without, but slower."""
+
+
 def _torch() -> str:
     import torch
-    import torchvision
 
-    assert torch.ops.torchvision.nms
+    version = torch.__version__
+    if importlib.util.find_spec("torchvision"):
+        import torchvision
+
+        assert torch.ops.torchvision.nms
+        version += f" with torchvision {torchvision.__version__}"
     device = f"CPU, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         device = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
-    return f"{torch.__version__} with torchvision {torchvision.__version__} on {device}"
+    return f"{version} on {device}"
 
 
 def _cpu() -> str:
     from lambdanet import backends
 
     if reason := backends.unavailable():
-        raise ValueError(f"{reason}; the networks run without, which is slower")
+        raise SlowerError(f"{reason}; the networks run without, which is slower")
     from lambdanet.backends.cpu import codegen
 
     return f"compiled kernels on vectors of {codegen.lanes()} floats; {backends.describe('cpu')}"
@@ -53,7 +60,7 @@ def _gpu() -> str:
 
     reason = backends.unavailable_on_gpu()
     if reason not in (None, "no CUDA device"):
-        raise ValueError(f"{reason}; its layers run one by one, which is slower")
+        raise SlowerError(f"{reason}; its layers run one by one, which is slower")
     return reason or f"kernels by Triton; {backends.describe('cuda')}"
 
 
@@ -62,10 +69,11 @@ def _import(package: str, module: str) -> str:
     return metadata.version(package)
 
 
-# What is tried as it would be used, and what to do where it fails; a process for each group.
+# What is tried as it would be used, and what to do where it fails; a process for each group. The first is
+# the library's, the others are the pipeline's.
 TRIALS = [
     {
-        "torch": (_torch, "torch and torchvision must come from one index: `make setup` in a fresh .venv"),
+        "torch": (_torch, "install torch, and torchvision from the same index, in a fresh environment"),
         "LambdaNet and DnCNN on the CPU": (_cpu, "pip install llvmlite"),
         "DnCNN on a GPU": (_gpu, "pip install triton; gcc or clang, and Python's headers (python3-dev)"),
     },
@@ -100,16 +108,18 @@ def diagnose(fix: bool, begin: Callable[[str], None]) -> Iterator[Finding]:
         begin: called with what is tried next, where it can take seconds.
     """
     yield Finding(OK, f"Python {platform.python_version()} on {platform.system()}")
-    found = run_log.versions(PACKAGES)
-    missing = [name for name in PACKAGES if name not in found]
-    yield from (Finding(BAD, f"{name} is not installed", "`make setup`") for name in missing)
+    pipeline = importlib.util.find_spec("pipelines") is not None  # else this is the library alone
+    found = run_log.versions(PACKAGES + OF_PIPELINE)
+    missing = [name for name in PACKAGES + OF_PIPELINE * pipeline if name not in found]
+    advice = "`make setup`" if pipeline else f"pip install {' '.join(missing)}"
+    yield from (Finding(BAD, f"{name} is not installed", advice) for name in missing)
     yield Finding(OK, ", ".join(f"{name} {version}" for name, version in found.items()))
-    for group in TRIALS:
+    for group in TRIALS if pipeline else TRIALS[:1]:
         yield from _tried(group, begin)
     yield from _space()
     if Path("params.yaml").is_file():
         yield from _tried({"parameters": (_parameters, "")}, begin)
-    if Path("dvc.yaml").is_file() and "dvc" in found:
+    if pipeline and Path("dvc.yaml").is_file() and "dvc" in found:
         yield from _tried({"the clone": (functools.partial(_clone, fix), "")}, begin)
 
 
@@ -128,7 +138,8 @@ def _tried(group: dict[str, tuple[Callable, str]], begin: Callable[[str], None])
             except Exception as error:  # whatever a library raises
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 said = " ".join(f"{kind}{error}".split())
-                yield Finding(BAD, f"{what}: {said[:300]}", advice)
+                level = NOTE if isinstance(error, SlowerError) else BAD
+                yield Finding(level, f"{what}: {said[:300]}", advice)
             else:
                 yield from [Finding(OK, f"{what}: {found}")] if isinstance(found, str) else found
 

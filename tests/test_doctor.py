@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -32,6 +33,26 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
     said = lines(tmp_path, monkeypatch, part=functools.partial(str, "well"))
     assert "BAD   no-such-package is not installed: `make setup`" in said
     assert "ok    part: well" in said
+
+
+def test_of_the_library_alone_it_wants_nothing_of_the_pipeline(tmp_path, monkeypatch):
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.setitem(sys.modules, "pipelines", None)
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(doctor, "OF_PIPELINE", ("no-such-server",))
+    trials = {"part": functools.partial(str, "well")}, {"server": os.abort}
+    monkeypatch.setattr(doctor, "TRIALS", [{name: (one[name], "do") for name in one} for one in trials])
+    said = lines(tmp_path, monkeypatch)
+    bad = [line for line in said if line.startswith("BAD")]
+    assert bad == ["BAD   no-such-package is not installed: pip install no-such-package"]
+    assert "ok    part: well" in said
+
+
+def test_kernels_that_cannot_be_compiled_are_a_note(tmp_path, monkeypatch):
+    (tmp_path / "llvmlite.py").write_text("raise ImportError('no llvmlite')")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = lines(tmp_path, monkeypatch, kernels=doctor._cpu)
+    assert "note  kernels: no llvmlite; the networks run without, which is slower: do" in said
 
 
 def test_what_fails_crashes_or_comes_after_a_crash_is_named(tmp_path, monkeypatch):

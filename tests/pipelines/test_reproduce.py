@@ -141,7 +141,7 @@ def test_a_package_that_is_not_installed_is_one_line(tmp_path, package, words):
     command = [sys.executable, "-c", f"{lacks}; runpy.run_module('lambdanet', run_name='__main__')"]
     environment = scratch.environment(project, MLFLOW_TRACKING_URI="")
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-    said = f"error: the package {package} is not installed; `make setup` installs all in .venv\n"
+    said = f"error: the package {package} is not installed; in a clone `make setup` installs all\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
