@@ -180,6 +180,9 @@ def _run_on_workers(
         environment = {"LAMBDANET_WORKSPACE": f"reproduce:{profile}:{commit}"}
         order = replace(order, words=("repro", "--pull"), key=commit[:12], environment=environment)
         there = {name: needs for name, needs in stages.items() if name not in wanted.local}
+        if stays := wanted.local & frozenset().union(*there.values()):
+            what = "was not run, and DVC does not exchange its outputs, which workers need"
+            raise ValueError(f"{min(stays)} {what}; run it here, commit dvc.lock and push its outputs")
         ended = run_all(runner, run_stage, there, end, order=order)
     bring([name for name, how in ended.items() if how in stage.GOOD], order)
     for name in (one for one in stages if one in wanted.local):

@@ -232,6 +232,15 @@ def test_what_needs_origin_is_tried_again_while_it_is_away(project, monkeypatch,
         assert getattr(caught.value, "retries", 0) == retries
 
 
+def test_workers_refuse_a_graph_that_needs_what_dvc_does_not_exchange(project, monkeypatch):
+    for module, name in ((workspace, "check_pushed"), (flows.exchange, "Archive")):
+        monkeypatch.setattr(module, name, lambda *_words: None)
+    runner = SimpleNamespace(submit=lambda *_words: SimpleNamespace(result=lambda: False))  # nothing shared
+    wanted = graph.Graph({"a": frozenset(), "b": frozenset("a")}, {"a": "changed"}, frozenset("a"))
+    with pytest.raises(ValueError, match="a was not run, and DVC does not exchange its outputs"):
+        flows._run_on_workers(runner, wanted, "paper", flows.Order(project, 60), lambda *_words: None)
+
+
 def test_dask_can_send_the_flow_and_its_tasks_to_a_worker():
     sent = (flows.reproduce, flows.is_shared, flows.run_stage.with_options(tags=["train"]))
     names = [one.name for one in cloudpickle.loads(cloudpickle.dumps(sent))]
