@@ -131,7 +131,7 @@ def test_methods_of_a_gpu_are_compared_where_there_is_none(monkeypatch):
 
 
 def test_denoisers_are_compared_on_the_same_noisy_photographs():
-    clean = denoisers.images(64, 2)["scikit-image"]
+    clean = denoisers.images({}, 64, 2)["scikit-image"]
     noisy = [denoisers.add_noise(image, 25, seed=number) for number, image in enumerate(clean)]
     assert np.std(noisy[0].astype(float) - clean[0]) == pytest.approx(25, rel=0.1)
     given = {"flat": lambda image: 0 * image + 1.5, "absent": "the package x is not installed"}
@@ -165,7 +165,7 @@ def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packa
         monkeypatch.setitem(sys.modules, name, None)
     classical = denoisers.classical(0.1)
     assert classical["BM3D"] == "the package bm3d is not installed"
-    output = classical["scikit-image: TV, Chambolle"](denoisers.images(64, 1)["scikit-image"][0] / 255)
+    output = classical["scikit-image: TV, Chambolle"](denoisers.images({}, 64, 1)["scikit-image"][0] / 255)
     assert (output.dtype, output.shape) == (np.float64, (64, 64, 3))
 
 
