@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import importlib
 import importlib.util
@@ -490,15 +491,22 @@ def _need_packages(*names: str) -> None:
         raise ValueError(f"this needs more packages: pip install {' '.join(missing)}")
 
 
+OF_THIS_MACHINE = "name an address of this machine"
+
+
 def need_port(host: str, port: int, advice: str = "choose another by --port") -> None:
     """Refuse a port that another process listens on, before a server is started there."""
     try:
+        socket.getaddrinfo(host, port)  # what `create_server` raises for an unknown host names none
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port), family=family).close()
     except socket.gaierror as error:
-        raise ValueError(f"host {host} cannot be used ({error.strerror})") from None
+        raise ValueError(f"host {host} cannot be used ({error.strerror}); {OF_THIS_MACHINE}") from None
     except OSError as error:
-        raise ValueError(f"port {port} cannot be used ({os.strerror(error.errno)}); {advice}") from None
+        what = f"port {port}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            what, advice = f"host {host}", OF_THIS_MACHINE
+        raise ValueError(f"{what} cannot be used ({os.strerror(error.errno)}); {advice}") from None
 
 
 def in_url(host: str) -> str:

@@ -310,6 +310,14 @@ def test_no_server_begins_on_a_taken_port(project, lambdanet, monkeypatch, words
     assert sorted(project.rglob("*")) == before
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.1"])  # the second is for documentation
+def test_a_host_that_is_not_this_machine_is_named(host):
+    with pytest.raises(
+        ValueError, match=rf"^host {host} cannot be used \(.+\); name an address of this machine$"
+    ):
+        cli.need_port(host, helpers.free_port())
+
+
 def test_help_names_every_command():
     installed = Path(sys.executable).with_name("lambdanet")
     done = subprocess.run([installed, "--help"], capture_output=True, text=True)
