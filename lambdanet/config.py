@@ -56,7 +56,7 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)
 Factory = Annotated[dict[Text, Any], AfterValidator(_named)]
 
 # What each data set takes beside the keys that all have, and the defaults; any other name is of a folder.
-DOWNLOADS = {"photos": {}, "cifar10": {}, "cifar10-split": {}, "bsds500": {"patches": 214}}
+DOWNLOADS = {"photos": {}, "cifar10": {}, "cifar10-split": {}, "bsds500": {"patches": 214, "size": 40}}
 OF_A_FOLDER = {"size": 64, "patches": 16}
 
 
@@ -69,7 +69,7 @@ class Download:
     test: Count  # images to test on; those of a folder are cut as well
     seed: Seed = 0  # of the choice, where a data set holds more
     patches: Count | None = None  # of an image of BSDS500 (214 of all 400 are 85,600) or of a folder
-    # The edge of a folder's patches; a multiple of 8, as the auto-encoder halves it three times.
+    # The edge of these patches; a multiple of 8, as the auto-encoder halves it three times.
     size: Annotated[int, Field(strict=True, ge=16, multiple_of=8)] | None = None
 
     def __post_init__(self) -> None:

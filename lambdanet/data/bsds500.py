@@ -1,7 +1,7 @@
 """BSDS500 (Arbelaez et al. 2011): 500 photographs of 481 x 321 pixels, lying or standing.
 
-Its `train` and `test` images, 400, are for training, in patches of 40 x 40; its `val` images, 100, are
-for testing, whole, the standing ones turned. Of an archive only .../images/{train,test,val}/*.jpg are
+Its `train` and `test` images, 400, are for training, in square patches; its `val` images, 100, are for
+testing, whole, the standing ones turned. Of an archive only .../images/{train,test,val}/*.jpg are
 looked at, in place; these files have one digest, whatever archive they come from. What they decode to
 may differ in single values between versions of libjpeg.
 """
@@ -25,7 +25,6 @@ SPLITS = {"train": ("train", "test"), "test": ("val",)}  # ours, of theirs
 COUNTS = {"train": 200, "test": 200, "val": 100}
 # Of what `sha256sum test/*.jpg train/*.jpg val/*.jpg` prints in the folder `images`.
 DIGEST = "eaae4240cb921a9a77b3a87ade9a6a517588996ac105d7fb25c57c21256f856c"
-PATCH = 40
 
 
 def load(wanted: Download, source: str | None, downloads: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -36,12 +35,12 @@ def load(wanted: Download, source: str | None, downloads: Path) -> tuple[dict[st
     90 degrees counter-clockwise, so that all are one array.
 
     Args:
-        wanted: how many images and patches, and the seed.
+        wanted: how many images and patches, the patches' edge, and the seed.
         source: a tar of any compression, or a folder that holds what such a tar holds; None downloads.
         downloads: folder that keeps the downloaded archive.
 
     Returns:
-        {"train": uint8, (images x patches, 40, 40, 3), an image's patches in a row; "test": uint8,
+        {"train": uint8, (images x patches, size, size, 3), an image's patches in a row; "test": uint8,
         (images, 321, 481, 3)}; and what the card says of them.
 
     Raises:
@@ -60,15 +59,16 @@ def load(wanted: Download, source: str | None, downloads: Path) -> tuple[dict[st
         for split, theirs in SPLITS.items()
     }
     chosen = {split: names[: counts[split]] for split, names in chosen.items()}
-    train = np.empty((wanted.train_images, PATCH, PATCH, 3), np.uint8)
+    size = wanted.size
+    train = np.empty((wanted.train_images, size, size, 3), np.uint8)
     for i, name in enumerate(chosen["train"]):
         train[i * wanted.patches : (i + 1) * wanted.patches] = cut(
-            decode(files[name]), wanted.patches, PATCH, seed=wanted.seed, name=name
+            decode(files[name]), wanted.patches, size, seed=wanted.seed, name=name
         )
     test = np.stack([_lying(decode(files[name])) for name in chosen["test"]])
     notes = {
         "origin": "BSDS500",
-        "made": f"train: {wanted.patches} patches of {PATCH} x {PATCH} of each of {wanted.train} images; "
+        "made": f"train: {wanted.patches} patches of {size} x {size} of each of {wanted.train} images; "
         "test: whole images, portrait ones turned by 90 degrees counter-clockwise",
         "photographs": chosen,
     }

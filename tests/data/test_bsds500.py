@@ -84,13 +84,14 @@ def test_folder_may_be_the_innermost_one(jpegs, tmp_path):
     assert bsds500.read_files(inner) == jpegs
 
 
-def test_training_patches_are_of_train_and_test_images(jpegs, source):
-    images, notes = load(source)
+@pytest.mark.parametrize("size", [40, 48])
+def test_training_patches_are_of_train_and_test_images(jpegs, source, size):
+    images, notes = load(source, size=size)
     names = notes["photographs"]["train"]
     assert sorted(names) == sorted(name for name in jpegs if not name.startswith("val/"))
-    assert (images["train"].shape, images["train"].dtype) == ((30, 40, 40, 3), np.uint8)
+    assert (images["train"].shape, images["train"].dtype) == ((30, size, size, 3), np.uint8)
     for i, name in enumerate(names):
-        expected = cut(bsds500.decode(jpegs[name]), 6, 40, seed=0, name=name)
+        expected = cut(bsds500.decode(jpegs[name]), 6, size, seed=0, name=name)
         np.testing.assert_array_equal(images["train"][6 * i : 6 * i + 6], expected)
     assert len({patch.tobytes() for patch in images["train"]}) == 30
 
