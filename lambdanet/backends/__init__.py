@@ -193,7 +193,8 @@ def _multiplies_bf16(device: str) -> bool:
     """Whether bfloat16 is several times as fast as float32 there: tensor cores, or a CPU's AMX."""
     if device == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # which older releases lack
+    return device == "cpu" and bool(capabilities().get("amx_tile"))
 
 
 def _of_lambdanet(model: nn.Module, noisy: Tensor, context: Tensor | None) -> Backend | None:
