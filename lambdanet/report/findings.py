@@ -136,33 +136,33 @@ def _as_good(table: list[Row], model: str, other: str, near: float, key: str = "
 
 
 def _of_its_size(rows: list[Row]) -> Finding:
-    """Whether a network of another kind with no more parameters is better than the paper's LambdaNet."""
+    """Whether a network of another kind is better than a LambdaNet that has no fewer parameters."""
     here = [row for row in rows if row.noise == STUDY_NOISE and row.done]
-    papers = settings.PAPERS_PARAMETERS[LAMBDANET]
-    ours = [row for row in here if row.family == LAMBDANET and row.parameters == papers]
-    others = [row for row in here if row.family != LAMBDANET and row.parameters <= papers]
-    pairs = [(_trained_like(row, ours), row) for row in others if ours]
+    ours = sorted((row for row in here if row.family == LAMBDANET), key=lambda row: row.parameters)
+    pairs = [(_of_size(row, ours), row) for row in here if row.family != LAMBDANET and not row.document]
     parts = [
         _no_worse(
-            f"{settings.model_title(one.name)} ({one.mean('psnr'):.2f} dB) and "
-            f"{settings.model_title(other.name)} ({other.mean('psnr'):.2f} dB with "
-            f"{other.parameters:,} parameters)", one, other, NEAR, here,
+            f"{settings.model_title(one.name)} ({one.mean('psnr'):.2f} dB with {one.parameters:,} "
+            f"parameters) and {settings.model_title(other.name)} ({other.mean('psnr'):.2f} dB with "
+            f"{other.parameters:,})", one, other, NEAR, here,
         )
-        for one, other in pairs
+        for one, other in pairs if one
     ]  # fmt: skip
     noise = f", on {here[0].noise_title}" if here else ""
     return Finding(
         "LambdaNet the best of its size",
-        f"LambdaNet, with {papers:,} parameters, is as good as any network of another kind with no more "
-        f"(at most {NEAR} dB below){noise}, all trained alike.",
+        f"LambdaNet is as good as any network of another kind with no more parameters (at most {NEAR} dB "
+        f"below){noise}, both trained alike.",
         tuple(parts),
-        "This comparison is not the paper's.",
+        "This comparison is not the paper's. Each network stands beside the smallest LambdaNet that has no "
+        "fewer parameters and, where there is one, was trained alike.",
     )
 
 
-def _trained_like(row: Row, candidates: list[Row]) -> Row:
-    """Of some networks the first that was trained like another, else the first."""
-    return next((one for one in candidates if not unequal(one, row)), candidates[0])
+def _of_size(row: Row, by_size: list[Row]) -> Row | None:
+    """Of some networks by size, the smallest that has no fewer parameters, if possible trained alike."""
+    enough = [one for one in by_size if one.parameters >= row.parameters]
+    return next((one for one in enough if not unequal(one, row)), enough[0] if enough else None)
 
 
 def _no_worse(
