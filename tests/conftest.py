@@ -30,6 +30,16 @@ LONGEST = ("test_pipeline.py", "test_loop.py", "test_contract.py", "test_lambdan
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    """The warnings of other packages that no test is about."""
+    for text in (
+        "_NoneStep.value will soon raise:DeprecationWarning",  # pygtrie's, by DVC
+        "The ``noload`` loader strategy is deprecated",  # SQLAlchemy's, where MLflow opens a database first
+        ".*Any type hint is inferred as AnyType",  # MLflow's, where it loads models first
+    ):
+        config.addinivalue_line("filterwarnings", f"ignore:{text}")
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first, or one process would be busy with them when the others are done."""
     items.sort(key=lambda item: item.path.name not in LONGEST)

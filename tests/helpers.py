@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,30 +49,20 @@ PARAMS = {
     "studies": {"base": {"title": "Base"}, "loss": {"title": "The loss"}},
 }
 PROFILE = {
-    "profile": "tiny",
-    "root": ".",
-    "file": "profile.yaml",
-    "threads": 1,
-    "seeds": [0],
-    "dataset": "patches",
+    "profile": "tiny", "root": ".", "file": "profile.yaml", "threads": 1, "seeds": [0], "dataset": "patches",
     "datasets": {"patches": {"dataset": "photos", "train": 32, "test": 8}},
     "pairs": {name: {"dataset": "patches", "noise": name} for name in PARAMS["noises"]},
     "train": {name: TRAIN | {"epochs": 2} for name in PARAMS["models"]},
     "levels": [],
     "ablations": {
         "loss-bce": {
-            "study": "loss",
-            "model": "lambdanet",
-            "code": "lambdanet",
-            "dataset": "patches",
-            "noise": "gaussian-01",
-            "test_noise": "gaussian-01",
+            "study": "loss", "model": "lambdanet", "code": "lambdanet", "dataset": "patches",
+            "noise": "gaussian-01", "test_noise": "gaussian-01", "seeds": [0],
             "hyperparameters": {key: value for key, value in LAMBDANET.items() if key != "name"},
             "train": TRAIN | {"epochs": 2, "loss": "bce"},
-            "seeds": [0],
         }
     },
-}
+}  # fmt: skip
 DATA = "runs/tiny/data/patches"
 OUT = "runs/tiny/models/gaussian-01/lambdanet-0"
 
@@ -149,14 +140,9 @@ def start(stage, words, folder, code=None, parent=None, **environment):
     command = [sys.executable, *instead, script]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
     return subprocess.Popen(
-        [*command, *map(str, words)],
-        cwd=folder,
-        env=inherited | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        [*command, *map(str, words)], cwd=folder, env=inherited | environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def run(stage, words, folder, code=None, **environment):
@@ -212,6 +198,12 @@ def wait_until(condition, seconds=PATIENCE):
         assert time.monotonic() < end, f"not within {seconds} seconds"
         time.sleep(0.05)
     return found
+
+
+def at_once(count, call):
+    """What a function gives in each of so many threads."""
+    with ThreadPoolExecutor(count) as threads:
+        return [one.result() for one in [threads.submit(call) for _ in range(count)]]
 
 
 def free_port():

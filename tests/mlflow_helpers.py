@@ -16,12 +16,6 @@ from lambdanet.models import count_parameters, create_model, save_weights
 from lambdanet.tracking import export, mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
 
-# MLflow's own: of SQLAlchemy when a database is opened first, of its type hints when models are loaded first.
-WARNINGS = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
-]
-
 NOISES = {"gaussian-01": helpers.GAUSSIAN, "speckle": {"name": "speckle", "variance": 0.1}}
 NETWORKS = {
     "autoencoder": helpers.AUTOENCODER,
@@ -33,7 +27,6 @@ NETWORKS = {
     "unet": {"name": "unet", "width": 2, "blocks": 1},
 }
 CLEAN, NOISY = "c" * 64, "d" * 64
-closed_port = helpers.free_port
 EPOCH_METRICS = (*mlflow_runs.LEARNING, "epoch_seconds", "images_per_second")
 RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
 RECORD = {

@@ -1,7 +1,6 @@
 """What the tests of a cluster share: a Prefect server, its workers, and Dask's, all on this machine."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -70,10 +69,8 @@ def origin(tmp_path):
     def clone(name):
         folder = tmp_path / name
         scratch.git(tmp_path, "clone", "-q", str(tmp_path / "origin.git"), str(folder))
-        (folder / ".dvc/config.local").write_text(
-            f"[core]\n    remote = lab\n['remote \"lab\"']\n    url = {remote}\n"
-        )
+        local = f"[core]\n    remote = lab\n['remote \"lab\"']\n    url = {remote}\n"
+        (folder / ".dvc/config.local").write_text(local)
         return folder
 
-    yield clone
-    shutil.rmtree(remote, ignore_errors=True)
+    return clone

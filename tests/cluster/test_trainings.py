@@ -53,16 +53,15 @@ def queue(cluster, folder, noise, model, overrides=""):
 
 def state(run):
     # Not by Prefect's client, which keeps the address that it found when a test of this process loaded it.
-    return requests.get(f"{os.environ['PREFECT_API_URL']}/flow_runs/{run}", timeout=60).json()["state"][
-        "name"
-    ]
+    url = f"{os.environ['PREFECT_API_URL']}/flow_runs/{run}"
+    return requests.get(url, timeout=60).json()["state"]["name"]
 
 
-def wait_for(runs, wanted="Completed"):
+def wait_for(*runs):
     def ended():
-        found = [state(run) for run in runs]
-        assert not {"Failed", "Crashed"} & ({*found} - {wanted}), found
-        return all(one == wanted for one in found)
+        found = {state(run) for run in runs}
+        assert not {"Failed", "Crashed"} & found, found
+        return found == {"Completed"}
 
     scratch.wait_until(ended, 2 * scratch.SECONDS)
 
@@ -71,12 +70,10 @@ def test_five_trainings_and_one_of_them_twice_at_once(cluster, project, tmp_path
     write(project, f"echo $$ >> {tmp_path}/ran; sleep 10\n")
     runs = [queue(cluster, project, *names) for names in NAMES]
     runs += [queue(cluster, project, "speckle", "cnn", '"rate=5"'), queue(cluster, project, *NAMES[0])]
-    wait_for(runs)
+    wait_for(*runs)
     assert len((tmp_path / "ran").read_text().split()) == 5
-    names = [
-        ref.rpartition("/")[2] for ref in scratch.git(project, "for-each-ref", "--format=%(refname)").split()
-    ]
-    assert sum(name.startswith("speckle-cnn-0-") for name in names) == 1
+    refs = scratch.git(project, "for-each-ref", "--format=%(refname)").split()
+    assert sum("/speckle-cnn-0-" in ref for ref in refs) == 1
     status, _, err = scratch.run(project, "reproduce", "--profile", "small")
     assert status == 0, err
     assert len((tmp_path / "ran").read_text().split()) == 5  # all from the cache
@@ -92,9 +89,7 @@ def test_the_server_is_away_in_mid_training(cluster, project, tmp_path, seconds)
     (tmp_path / "go").touch()
     time.sleep(5)  # it ends while the server is away
     cluster.serve()
-    back = time.monotonic()
-    wait_for([run])
-    print(f"server away for {seconds} s: Completed {time.monotonic() - back:.0f} s after it was there again")
+    wait_for(run)
     assert len((tmp_path / "ran").read_text().split()) == 1
 
 
@@ -113,8 +108,7 @@ def test_a_worker_that_is_stopped_lets_its_training_write_a_checkpoint(cluster, 
     scratch.wait_until(lambda: not scratch.lives(pid))
     assert (tmp_path / "saved").exists()
     cluster.start("worker", project, "lambdanet", "cluster", "workers", "--count", "6")
-    again = queue(cluster, project, *NAMES[0])
-    wait_for([again])
+    wait_for(queue(cluster, project, *NAMES[0]))
     assert state(run) != "Completed"
 
 
@@ -122,11 +116,9 @@ def test_a_schedule_that_is_switched_on_starts_a_training(cluster, project):
     deployment = requests.get(f"{cluster.url}/deployments/name/train/train", timeout=60).json()
     (schedule,) = deployment["schedules"]
     assert not schedule["active"]
-    requests.patch(
-        f"{cluster.url}/deployments/{deployment['id']}/schedules/{schedule['id']}",
-        json={"active": True, "schedule": {"cron": "* * * * *", "timezone": "UTC"}},
-        timeout=60,
-    ).raise_for_status()
+    url = f"{cluster.url}/deployments/{deployment['id']}/schedules/{schedule['id']}"
+    on = {"active": True, "schedule": {"cron": "* * * * *", "timezone": "UTC"}}
+    requests.patch(url, json=on, timeout=60).raise_for_status()
 
     def trained():
         runs = requests.post(f"{cluster.url}/flow_runs/filter", json={}, timeout=60).json()

@@ -12,13 +12,8 @@ from helpers import PATIENCE as SECONDS
 from helpers import ROOT, free_port, lives, wait_until  # noqa: F401, found here by the tests of flows
 
 COMMANDS = {"reproduce": ["run"], "train": ["cluster", "train"]}  # of `lambdanet`, for each flow
-DIAMOND = {
-    "a": ([], "true"),
-    "b": (["a"], "true"),
-    "c": (["a"], "true"),
-    "d": (["b", "c"], "true"),
-    "e": ([], "true"),
-}
+NEEDS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": []}
+DIAMOND = {name: (needs, "true") for name, needs in NEEDS.items()}
 
 
 def project(folder, **stages):
@@ -35,12 +30,9 @@ def profiles(folder):
     out = "${profile}-${item.noise}-${item.model}-${item.seed}"
     train = {
         "matrix": {"noise": ["gaussian-01", "speckle"], "model": ["cnn", "deep-cnn"], "seed": "${seeds}"},
-        "wdir": "${root}",
-        "cmd": f"sh train.sh && echo ${{rate}} > {out}",
-        "deps": ["source"],
-        "params": [{"params.yaml": ["rate"]}],
-        "outs": [out],
-    }
+        "wdir": "${root}", "cmd": f"sh train.sh && echo ${{rate}} > {out}",
+        "deps": ["source"], "params": [{"params.yaml": ["rate"]}], "outs": [out],
+    }  # fmt: skip
     text = yaml.safe_dump({"vars": ["profile.yaml"], "stages": {"train": train}}, sort_keys=False)
     names = "noises: {gaussian-01: {}, speckle: {}}\nmodels: {cnn: {}, deep-cnn: {}}\n"
     (folder / "params.yaml").write_text(f"rate: 1\n{names}")

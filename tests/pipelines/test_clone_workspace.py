@@ -9,12 +9,8 @@ import scratch
 
 from pipelines import workspace
 
-# DVC's own use of pygtrie.
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
 
-
-def test_a_workspace_has_no_password_and_mends_itself_and_lock_files_are_no_changes(tmp_path):
-    project = scratch.project(tmp_path / "project")
+def test_a_workspace_has_no_password_and_mends_itself_and_lock_files_are_no_changes(project):
     (project / "dvc.lock").write_text("stages: {}\n")
     scratch.profiles(project)
     scratch.git(project, "remote", "add", "origin", "https://me:s3cr3t@host.example/x.git")
@@ -30,8 +26,7 @@ def test_a_workspace_has_no_password_and_mends_itself_and_lock_files_are_no_chan
     assert workspace.changes(project) == []
 
 
-def test_a_relative_remote_is_refused(tmp_path):
-    project = scratch.project(tmp_path / "project")
+def test_a_relative_remote_is_refused(project):
     head, local = workspace.resolve(project, ""), project / ".dvc/config.local"
     for line in ("url = ../lab", "url=lab", "dir =  cache"):
         local.write_text(f"['remote \"lab\"']\n    {line}\n")
@@ -55,12 +50,9 @@ def test_a_relative_remote_is_refused(tmp_path):
         ("fatal: Permission denied", 1, ValueError),
     ],
 )
-def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(
-    tmp_path, monkeypatch, said, fetches, kind
-):
-    project = scratch.project(tmp_path / "project")
+def test_of_eight_one_at_a_time_fetches_and_tries_again(project, monkeypatch, said, fetches, kind):
     monkeypatch.setattr(workspace, "FETCH_WAITS", (0.0,) * 4)
-    together, alone, calls, ended = threading.Barrier(8, timeout=helpers.PATIENCE), threading.Lock(), [], []
+    together, alone, calls = threading.Barrier(8, timeout=helpers.PATIENCE), threading.Lock(), []
 
     def git(_folder, *words):
         calls.append(words)
@@ -73,23 +65,17 @@ def test_of_eight_one_fetches_at_a_time_and_tries_again_what_may_pass(
     def fetch():
         together.wait()
         try:
-            ended.append(workspace.fetch(project))
+            return workspace.fetch(project)
         except ValueError as error:
-            ended.append((type(error), str(error)))
+            return type(error), str(error)
 
     monkeypatch.setattr(workspace, "git", git)
-    threads = [threading.Thread(target=fetch) for _ in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
     refused = f"git origin cannot be reached: git fetch: {said}"
-    assert ended == [(kind, refused) if said else None] * 8
+    assert helpers.at_once(8, fetch) == [(kind, refused) if said else None] * 8
     assert calls == 8 * fetches * [("fetch", "--quiet", "origin")]
 
 
-def test_without_an_origin_a_revision_is_that_of_the_clone(tmp_path):
-    project = scratch.project(tmp_path / "project")
+def test_without_an_origin_a_revision_is_that_of_the_clone(project, tmp_path):
     scratch.git(project, "remote", "add", "upstream", str(tmp_path / "nowhere"))
     scratch.git(project, "branch", "mine")
     assert workspace.resolve(project, "mine") == scratch.git(project, "rev-parse", "HEAD")
@@ -102,7 +88,7 @@ def test_eight_who_need_a_commit_fetch_it_once(tmp_path, monkeypatch):
     scratch.git(tmp_path, "clone", "-q", str(source), "clone")
     scratch.commit(source)
     head, clone = scratch.git(source, "rev-parse", "HEAD"), tmp_path / "clone"
-    git, together, calls, found = workspace.git, threading.Barrier(8, timeout=helpers.PATIENCE), [], []
+    git, together, calls = workspace.git, threading.Barrier(8, timeout=helpers.PATIENCE), []
 
     def waits(folder, *words):
         if words == ("remote",):  # each has looked for the commit
@@ -111,11 +97,5 @@ def test_eight_who_need_a_commit_fetch_it_once(tmp_path, monkeypatch):
         return git(folder, *words)
 
     monkeypatch.setattr(workspace, "git", waits)
-    threads = [
-        threading.Thread(target=lambda: found.append(workspace.resolve(clone, head))) for _ in range(8)
-    ]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert (found, calls.count("fetch")) == ([head] * 8, 1)
+    assert helpers.at_once(8, lambda: workspace.resolve(clone, head)) == [head] * 8
+    assert calls.count("fetch") == 1

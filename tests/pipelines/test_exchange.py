@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import threading
+from unittest.mock import Mock
 
 import pytest
 import scratch
@@ -10,20 +11,15 @@ from dvc_helpers import DVC
 
 from pipelines import exchange, graph, stage
 
-# DVC's own use of pygtrie.
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
-
 
 class OwnError(Exception):
     """As a file system defines it."""
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    folder = scratch.project(tmp_path / "project")
-    subprocess.run([*DVC, "remote", "add", "-q", "-d", "r", str(tmp_path / "remote")], cwd=folder, check=True)
-    monkeypatch.chdir(folder)
-    return folder
+def project(project, tmp_path):
+    subprocess.run([*DVC, "remote", "add", "-q", "-d", "r", str(tmp_path / "remote")], check=True)
+    return project
 
 
 def write(folder, **texts):
@@ -58,21 +54,15 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
 
 def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):
     shutil.rmtree(project / ".dvc/tmp", ignore_errors=True)
-    assert exchange.run("a", project, "key", lambda: stage.run("a"), lambda _line: None) == "done"
+    assert exchange.run("a", project, "key", lambda: stage.run("a"), print) == "done"
     assert exchange.Archive(project, "key").exists
 
 
 @pytest.mark.parametrize("error", [TypeError("x"), stage.StageError("a failed"), KeyboardInterrupt()])
 def test_what_stopped_a_stage_is_raised_although_the_last_copy_fails(project, monkeypatch, error):
-    def away(*_words):
-        raise ConnectionError("away")
-
-    def fails():
-        raise error
-
-    monkeypatch.setattr(exchange.Archive, "push", away)
+    monkeypatch.setattr(exchange.Archive, "push", Mock(side_effect=ConnectionError("away")))
     with pytest.raises(type(error)) as caught:
-        exchange.run("a", project, "key", fails, lambda _line: None)
+        exchange.run("a", project, "key", Mock(side_effect=error), print)
     assert caught.value is error
 
 
@@ -80,38 +70,32 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
     there = graph.remote(project)
 
     def fails():
-        def away(_folder):
-            raise OwnError("away")
-
-        monkeypatch.setattr(graph, "remote", away)
+        monkeypatch.setattr(graph, "remote", Mock(side_effect=OwnError("away")))
         raise stage.StageError("a failed to pull")
 
     with pytest.raises(stage.StageError, match="reaching the remote failed: OwnError: away"):
-        exchange.run("a", project, "key", fails, lambda _line: None)
+        exchange.run("a", project, "key", fails, print)
     monkeypatch.setattr(graph, "remote", lambda _folder: there)
     write(project, checkpoints="one")
     with pytest.raises(stage.StageError, match="nothing failed"):
-        exchange.run("a", project, "key", lambda: stage.run("nothing"), lambda _line: None)
+        exchange.run("a", project, "key", lambda: stage.run("nothing"), print)
     assert exchange.Archive(project, "key").exists  # with a new connection
 
 
-@pytest.mark.parametrize(
-    ("error", "retries"),
-    [
-        (ConnectionError("away"), 60),
-        (TimeoutError(), 60),
-        (OwnError("away"), 60),
-        (stage.StageError("ERROR: failed to push"), 60),
-        (stage.StageError("busy", 4), 4),
-        (OSError("Permission denied"), 0),
-        (stage.StageError(f"{900 * 'a'} - [Errno 28] No space left on device: {900 * 'b'}"), 0),
-    ],
-    ids=repr,
-)
-def test_only_what_may_pass_is_tried_again(error, retries):
-    with pytest.raises(stage.StageError) as caught, exchange.reaching("pushing"):
-        raise error
-    assert caught.value.retries == retries
+FULL = f"{900 * 'a'} - [Errno 28] No space left on device: {900 * 'b'}"
+ERRORS = {
+    60: [ConnectionError("away"), TimeoutError(), OwnError("away"), stage.StageError("ERROR: no push")],
+    4: [stage.StageError("busy", 4)],
+    0: [OSError("Permission denied"), stage.StageError(FULL)],
+}
+
+
+@pytest.mark.parametrize("retries", ERRORS)
+def test_only_what_may_pass_is_tried_again(retries):
+    for error in ERRORS[retries]:
+        with pytest.raises(stage.StageError) as caught, exchange.reaching("pushing"):
+            raise error
+        assert caught.value.retries == retries
 
 
 @pytest.mark.parametrize("error", [TypeError("x"), ValueError("x"), stage.StageError("stopped")], ids=repr)

@@ -5,22 +5,19 @@ import subprocess
 
 import pytest
 import scratch
+from dvc_helpers import write_stages
 
 from lambdanet.doctor import BAD, OK
 from pipelines import health
 
-# DVC's own use of pygtrie.
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
-
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project with one output, made and committed; the current folder."""
-    folder = scratch.project(tmp_path / "project", a=([], "true"))
-    scratch.repro(folder)
-    scratch.commit(folder)
-    monkeypatch.chdir(folder)
-    return folder
+def project(project):
+    """With one stage, whose output is made and committed."""
+    write_stages(project, a=([], "true"))
+    scratch.repro(project)
+    scratch.commit(project)
+    return project
 
 
 def bad(fix=False):

@@ -8,15 +8,14 @@ import threading
 import dask
 import distributed  # noqa: F401, its configuration
 import pytest
-import scratch
 from click.testing import CliRunner
 
 from pipelines import cluster, placement, stage
 
 
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(("words", "host"), [([], "127.0.0.1"), (["--host", "lab2"], "lab2")])
-def test_a_dask_worker_listens_on_loopback_unless_a_host_is_named(tmp_path, monkeypatch, words, host):
-    monkeypatch.chdir(scratch.project(tmp_path / "project"))
+def test_a_dask_worker_listens_on_loopback_unless_a_host_is_named(monkeypatch, words, host):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     commands = []
@@ -28,17 +27,13 @@ def test_a_dask_worker_listens_on_loopback_unless_a_host_is_named(tmp_path, monk
 
 
 def test_a_card_is_a_slot_by_its_uuid_and_a_slice_of_one_is_none(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
     slice_ = "  MIG 1g.18gb Device 0: (UUID: MIG-cc-3)"
     listed = f"GPU 0: NVIDIA H200 (UUID: GPU-aa-1)\n{slice_}\nGPU 1: NVIDIA H200 (UUID: GPU-bb-2)"
-    tool.write_text(f"#!/bin/sh\ncat <<END\n{listed}\nEND\n")
-    tool.chmod(0o755)
+    write_command(tmp_path / "bin", monkeypatch, "nvidia-smi", f"cat <<END\n{listed}\nEND")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     assert placement.gpus() == ["GPU-aa-1", "GPU-bb-2"]
-    assert placement.slots() == [
-        (f"{card}-0", {"CUDA_VISIBLE_DEVICES": card}) for card in ("GPU-aa-1", "GPU-bb-2")
-    ]
+    one, two = ((f"{card}-0", {"CUDA_VISIBLE_DEVICES": card}) for card in ("GPU-aa-1", "GPU-bb-2"))
+    assert placement.slots() == [one, two]
     assert [name for name, _ in placement.slots(3)] == ["GPU-aa-1-0", "GPU-bb-2-0", "GPU-aa-1-1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, MIG-cc-3")  # as Slurm gives a card by its number
     assert placement.gpus() == ["GPU-bb-2", "MIG-cc-3"]
@@ -47,8 +42,7 @@ def test_a_card_is_a_slot_by_its_uuid_and_a_slice_of_one_is_none(tmp_path, monke
     assert placement.slots(3) == [("cpu-2-0", {}), ("cpu-5-0", {}), ("cpu-2-1", {})]
 
 
-def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monkeypatch):
-    project = scratch.project(tmp_path / "project")
+def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(project, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "one,two")
     monkeypatch.setattr(stage, "stopping", threading.Event())
     with placement.slot(project) as first, placement.slot(project, 3) as second:
@@ -62,10 +56,9 @@ def test_the_slots_of_a_machine_are_shared_by_all_that_run_on_it(tmp_path, monke
 
 
 @pytest.mark.parametrize("kind", ["ssh", "slurm"])
-def test_a_cluster_that_is_started_here_has_certificates(tmp_path, monkeypatch, kind):
+def test_a_cluster_that_is_started_here_has_certificates(project, tmp_path, monkeypatch, kind):
     pytest.importorskip("dask_jobqueue")
-    monkeypatch.chdir(scratch.project(tmp_path / "project"))
-    write_sbatch(tmp_path / "bin", monkeypatch, "exit 0")
+    write_command(tmp_path / "bin", monkeypatch, "sbatch", "exit 0")
     before = copy.deepcopy(dask.config.get("distributed.comm"))
     with dask.config.set({"distributed.comm": before}):
         settings = placement._ssh(["a"]) if kind == "ssh" else placement._slurm("a", 1)
@@ -82,13 +75,14 @@ def test_a_cluster_that_is_started_here_has_certificates(tmp_path, monkeypatch, 
             assert found["security"] is True
             assert found["worker_extra_args"] == ["--no-dashboard"]
             assert found["job_script_prologue"] == ["export LAMBDANET_SLOTS=1"]
-            assert found["log_directory"] == str(tmp_path / "project/.dvc/tmp/lambdanet/slurm")
+            assert found["log_directory"] == str(project / ".dvc/tmp/lambdanet/slurm")
 
 
+@pytest.mark.usefixtures("project")
 def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch):
     pytest.importorskip("dask_jobqueue")
-    monkeypatch.chdir(scratch.project(tmp_path / "project"))
-    write_sbatch(tmp_path / "bin", monkeypatch, "grep -q -- '-p long' && echo invalid partition >&2; exit 1")
+    refuses = "grep -q -- '-p long' && echo invalid partition >&2; exit 1"
+    write_command(tmp_path / "bin", monkeypatch, "sbatch", refuses)
     with pytest.raises(ValueError, match="refuses the job: invalid partition"):
         placement.task_runner("slurm:long", 1, 1)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -96,9 +90,9 @@ def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch):
         placement.task_runner("slurm", 1, 1)
 
 
-def write_sbatch(folder, monkeypatch, script):
-    """A command `sbatch` that is this shell script."""
+def write_command(folder, monkeypatch, name, script):
+    """A command that is this shell script."""
     folder.mkdir()
-    (folder / "sbatch").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "sbatch").chmod(0o755)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(folder), os.environ["PATH"]]))

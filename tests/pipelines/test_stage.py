@@ -5,16 +5,9 @@ import threading
 
 import pytest
 import scratch
-from dvc_helpers import make_project, write_stages
+from dvc_helpers import write_stages
 
 from pipelines import stage
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    folder = make_project(tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def test_a_stage_is_run_once(project):
@@ -58,13 +51,10 @@ def test_a_stage_has_a_limit_and_leaves_nothing_behind(project):
     assert not scratch.lives(int((project / "pid").read_text()))
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "trap 'sleep 1; echo saved > checkpoint; exit 143' TERM; echo ready; while :; do sleep 0.1; done",
-        "echo ready; exec sleep 1234",
-    ],
-)
+SAVES = "trap 'sleep 1; echo saved > checkpoint; exit 143' TERM; echo ready; while :; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize("script", [SAVES, "echo ready; exec sleep 1234"])
 def test_a_stage_that_is_asked_to_stop_may_write_and_is_not_tried_again(project, monkeypatch, script):
     write_stages(project, a=([], f'sh -c "{script}"'))
     monkeypatch.setattr(stage, "stopping", threading.Event())
@@ -75,14 +65,7 @@ def test_a_stage_that_is_asked_to_stop_may_write_and_is_not_tried_again(project,
         stage.run("a")
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("quick-speckle-dncnn-0: epoch 3/5: loss 0.01", "epoch 3/5: loss 0.01"),
-        ("net: step 1,000 of 2,000: loss 1", "step 1,000 of 2,000: loss 1"),
-        ("Running stage 'a':", ""),
-        ("error: epoch", ""),
-    ],
-)
-def test_progress_is_read_from_the_lines_of_a_training(line, said):
-    assert stage.progress(line) == said
+def test_progress_is_read_from_the_lines_of_a_training():
+    for said in ("epoch 3/5: loss 0.01", "step 1,000 of 2,000: loss 1"):
+        assert stage.progress(f"quick-speckle-dncnn-0: {said}") == said
+    assert stage.progress("Running stage 'a':") == stage.progress("error: epoch") == ""

@@ -11,8 +11,6 @@ from lambdanet.inference.denoise import denoise
 from lambdanet.models import MODELS, create_model, load_weights
 from lambdanet.tracking import export
 
-pytestmark = mlflow_helpers.WARNINGS
-
 NAMES = sorted(MODELS)
 SIZES = ((1, 32, 32), (7, 33, 31), (1, 8, 8), (2, 8, 9), (1, 512, 512))
 
@@ -79,18 +77,16 @@ def test_too_small_images_and_wrong_values_are_errors(registered, name, what):
 def test_a_program_that_was_traced_for_some_sizes_only_is_not_registered(tmp_path, monkeypatch):
     client = mlflow_helpers.use_database(tmp_path, monkeypatch)
     monkeypatch.setattr(export, "dynamic_sizes", lambda network: contextlib.nullcontext())
+    one = mlflow_helpers.trained(tmp_path, "autoencoder")
     with pytest.raises(ValueError, match="the traced network refuses images of 8 x 8") as caught:
-        mlflow_helpers.register(
-            client, mlflow_helpers.trained(tmp_path, "autoencoder"), builder=export.Builder(tmp_path)
-        )
+        mlflow_helpers.register(client, one, builder=export.Builder(tmp_path))
     assert "\n" not in str(caught.value)
     assert client.search_model_versions("name='denoiser-gaussian-01'") == []
 
 
 def test_a_program_of_other_weights_is_refused(tmp_path):
-    network, other = (
-        load_weights(mlflow_helpers.trained(tmp_path, "lambdanet", seed=seed).weights)[0] for seed in (0, 1)
-    )
+    both = [mlflow_helpers.trained(tmp_path, "lambdanet", seed=seed) for seed in (0, 1)]
+    network, other = (load_weights(one.weights)[0] for one in both)
     export.verify(export.Portable(network, {}), network)
     with pytest.raises(ValueError, match="gives something else than the network at 8 x 8"):
         export.verify(export.Portable(other, {}), network)

@@ -16,8 +16,6 @@ from lambdanet import files
 from lambdanet.run_log import Log
 from lambdanet.tracking import live, mlflow_runs, sync
 
-pytestmark = mlflow_helpers.WARNINGS
-
 RUN_KEY = mlflow_helpers.RUN_KEY
 TRAINED = "runs/tiny/models/gaussian-01/dncnn-0"
 DETAILS = {
@@ -43,11 +41,8 @@ def statuses(client):
 
 
 def steps(client, key="loss"):
-    return [
-        one.step
-        for run in mlflow_helpers.runs(client)
-        for one in sorted(client.get_metric_history(run.info.run_id, key), key=lambda one: one.step)
-    ]
+    found = [mlflow_helpers.histories(client, run.info.run_id) for run in mlflow_helpers.runs(client)]
+    return [step for one in found for step, _, _ in one.get(key, [])]
 
 
 def train(log, tell, epochs, first=1):
@@ -85,17 +80,12 @@ def test_the_same_training_again_ends_its_own_run(client, tmp_path):
     ("error", "status"),
     [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")],
 )
-def test_how_a_training_ended_is_logged_and_its_run_resumed(client, tmp_path, error, status):
+def test_how_a_training_ended_is_logged(client, tmp_path, error, status):
     log = begin(tmp_path)
     with contextlib.suppress(BaseException), live.follow(log.path) as tell:
         train(log, tell, 2)
         raise error
-    assert statuses(client) == [status]
-    log = begin(tmp_path)
-    with live.follow(log.path) as tell:
-        train(log, tell, 3, first=3)
-        log.finish("e" * 64)
-    assert (statuses(client), steps(client)) == (["FINISHED"], [1, 2, 3])
+    assert (statuses(client), steps(client)) == ([status], [1, 2])
 
 
 def test_what_is_over_before_patience_is_left_to_register(client, tmp_path, monkeypatch):
@@ -130,10 +120,9 @@ def test_whatever_mlflow_raises_costs_one_line(client, tmp_path, capsys):
     log = begin(tmp_path)
     with live.follow(log.path) as tell:
         train(log, tell, 3)
-    said = capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("the experiment lambdanet/tiny was deleted in MLflow; bring it back with ")
-    assert said.endswith(f"; {live.CATCHING_UP}\n")
-    assert said.count("\n") == 1
+    assert said.endswith(f"; {live.CATCHING_UP}")
 
 
 def test_a_server_that_never_answers_is_not_waited_for(client, tmp_path, monkeypatch, capsys):
@@ -181,13 +170,11 @@ def test_a_stage_that_is_logged_writes_the_same_bytes(tmp_path, untracked, monke
 
 
 def test_a_server_that_is_not_there_costs_a_stage_one_line(tmp_path, untracked):
-    uri = f"http://127.0.0.1:{mlflow_helpers.closed_port()}"
+    uri = f"http://127.0.0.1:{helpers.free_port()}"
     helpers.write_project(tmp_path)
     (line,) = run_stage(tmp_path, uri)
-    assert line.endswith(f"; {live.CATCHING_UP}")
-    assert line.startswith(
-        (f"MLflow at {uri} cannot be used: Connection refused;", "MLflow answers too slowly;")
-    )
+    said = (f"MLflow at {uri} cannot be used: Connection refused", "MLflow answers too slowly")
+    assert line in [f"{one}; {live.CATCHING_UP}" for one in said]
     assert helpers.contents(tmp_path / TRAINED) == untracked
 
 
@@ -197,11 +184,10 @@ def mlflow_server(folder, port):
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--default-artifact-root", str(folder / "mlartifacts")]
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 7 more processes, for nothing here
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 7 more, for nothing here
     with open(folder / "server.log", "a") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
-        )
+        how = {"cwd": folder, "env": environment, "start_new_session": True}
+        process = subprocess.Popen(command, stdout=log, stderr=log, **how)
 
     def answers():
         assert process.poll() is None, (folder / "server.log").read_text()
@@ -222,13 +208,11 @@ def test_one_store_behind_a_server_and_without_it(client, tmp_path, monkeypatch,
     """`make up`, a training whose server dies, then `make repro`, and `make up` again: one run, one model."""
     mlflow_helpers.trace_once(monkeypatch)
     helpers.write_config(tmp_path)
-    here, port, log = mlflow_runs.uri(), mlflow_helpers.closed_port(), begin(tmp_path)
+    here, port, log = mlflow_runs.uri(), helpers.free_port(), begin(tmp_path)
     with mlflow_server(tmp_path, port) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        first = mlflow_helpers.register(
-            mlflow_runs.connect(), mlflow_helpers.trained(tmp_path, "autoencoder")
-        )
-        assert first.version == "1"
+        one = mlflow_helpers.trained(tmp_path, "autoencoder")
+        assert mlflow_helpers.register(mlflow_runs.connect(), one).version == "1"
         with live.follow(log.path) as tell:
             train(log, tell, 1)
             helpers.wait_until(lambda: steps(client).count(1) == 2)  # the other's history has an epoch 1 too
