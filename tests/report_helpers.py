@@ -1,4 +1,4 @@
-"""Rows of a report, made up."""
+"""What the paper trains, and rows of a report, made up."""
 
 from lambdanet.report.runs import Row, Run
 
@@ -16,6 +16,7 @@ AS_THE_PAPER = {
     "autoencoder": {"epochs": 300, "weight_decay": 0.0},
     "dncnn": {"epochs": 200, "weight_decay": 0.0},
 }
+HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
 MEASURES = {
     "ssim": 0.8, "psnr_per_image": 26.0, "noisy_psnr": 20.3, "noisy_ssim": 0.5, "noisy_psnr_per_image": 20.4,
     "images": 10_000, "clean_sha256": "c", "weights_sha256": "w",
@@ -36,6 +37,5 @@ def row(name, psnrs=(), *, noise="gaussian-01", parameters=None, train=None, out
         )
         for seed, psnr in enumerate(psnrs or [None])
     ]  # fmt: skip
-    return Row(
-        name=name, noise=noise, runs=tuple(runs), **({"data": CIFAR | {"noise": NOISES[noise]}} | changes)
-    )
+    data = {"data": CIFAR | {"noise": NOISES[noise]}}
+    return Row(name=name, noise=noise, runs=tuple(runs), **data | changes)

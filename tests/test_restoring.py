@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import PROFILE
-from report_helpers import MEASURES
+from report_helpers import HISTORY, MEASURES
 from skimage.io import imsave
 
 from lambdanet import cards, config, files, restoring
@@ -20,7 +20,6 @@ from lambdanet.models import create_model, load_weights, save_weights
 from lambdanet.report import write_report
 from lambdanet.training import experiment
 
-HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
 KINDS = ("scores", "models", "samples", "logs")
 RESULTS, WEIGHTS = Path("results/tiny"), Path("weights/tiny")
 
@@ -48,9 +47,7 @@ def once(tmp_path_factory):
     """A project with the outputs of three runs, and the report and weights of these."""
     folder = tmp_path_factory.mktemp("made")
     document = PROFILE["ablations"]["loss-bce"] | {"study": "split"}
-    params = helpers.PARAMS | {
-        "studies": helpers.PARAMS["studies"] | {"split": {"title": "A", "document": True}}
-    }
+    params = helpers.changed(helpers.PARAMS, ("studies", "split"), {"title": "A", "document": True})
     ablations = {"levels": ["cnn-bce"], "ablations": PROFILE["ablations"] | {"cnn-bce": document}}
     helpers.write_config(folder, params, PROFILE | ablations)
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +66,7 @@ def once(tmp_path_factory):
             for kind in ("clean", "noisy", "denoised"):
                 picture = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
                 imsave(examples / f"{number}-{kind}.png", picture, check_contrast=False)
-        report(loaded)
+        write_report(loaded, RESULTS)
         restoring.export_weights(loaded)
     return folder
 
@@ -90,10 +87,6 @@ def write_outputs(run, number):
     files.write_json(run.log, [record | {"history": [{"epoch": 1}], "seconds": number}])
 
 
-def report(loaded):
-    write_report(loaded, RESULTS)
-
-
 def test_a_report_gives_back_what_it_was_made_of(made):
     loaded, (table, *_) = made
     before, shown = outputs(), helpers.contents(RESULTS)
@@ -105,7 +98,7 @@ def test_a_report_gives_back_what_it_was_made_of(made):
     (whole,) = json.loads(before["logs"][table.log.relative_to("runs/tiny/logs").as_posix()])
     kept = {key: value for key, value in whole.items() if key not in ("history", "seconds")}
     assert record == kept | {"hours": 0.0}
-    report(loaded)
+    write_report(loaded, RESULTS)
     assert helpers.contents(RESULTS) == shown
 
 
@@ -115,10 +108,8 @@ def test_exported_weights_have_a_readme_with_a_row_for_each(made):
     text = (WEIGHTS / "README.md").read_text()
     assert text.startswith("# Weights of the profile `tiny`\n")
     rows = [line for line in text.splitlines() if ".safetensors |" in line]
-    assert rows[0] == (
-        "| gaussian-01-autoencoder-0.safetensors | gaussian-01 | 9 | patches, 32 images | 2 | 25.00 | "
-        "0.800 | 100 | abc |"
-    )
+    values = "9 | patches, 32 images | 2 | 25.00 | 0.800 | 100 | abc"
+    assert rows[0] == f"| gaussian-01-autoencoder-0.safetensors | gaussian-01 | {values} |"
     assert [row.split(" | ")[5] for row in rows[:2]] == [f"{one['psnr']:.2f}" for one in scores]
     assert len(rows) == 3
     assert text.endswith(f"Limits: {cards.LIMITS}.\n\nLicence: {cards.LICENCE}.\n")

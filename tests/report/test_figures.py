@@ -58,9 +58,8 @@ def test_the_dumbbell_has_ours_and_the_papers_on_a_line_with_the_interval(drawn)
     assert (low, high) == pytest.approx((26.85 - 0.635310, 26.85 + 0.635310), abs=1e-6)  # t(0.975, 1) s / √2
     assert first.get_title() == "Gaussian 0.1\nnoisy input: 20.30 dB"
     assert points(second, hollow=True) == {(24.80, 0, BLUE)}
-    assert {label.get_text() for label in drawn[0].legends[0].get_texts()} == {
-        "LambdaNet", "DnCNN", "95 % interval", "the paper's value"
-    }  # fmt: skip
+    labels = {label.get_text() for label in drawn[0].legends[0].get_texts()}
+    assert labels == {"LambdaNet", "DnCNN", "95 % interval", "the paper's value"}
 
 
 def test_a_studys_figure_has_its_axis_and_the_documents_values(drawn):

@@ -5,18 +5,8 @@ import math
 import pytest
 from scipy import stats
 
-from lambdanet.report.statistics import (
-    FAILS,
-    HOLDS,
-    NOT_RUN,
-    UNSURE,
-    Interval,
-    Sample,
-    at_least,
-    difference_interval,
-    mean_interval,
-    summary,
-)
+from lambdanet.report import statistics
+from lambdanet.report.statistics import FAILS, HOLDS, NOT_RUN, UNSURE, Interval, Sample, summary
 
 A, B = (26.80, 26.65, 26.89), (27.10, 27.02, 27.25, 27.31)
 
@@ -26,7 +16,7 @@ def ends(interval):
 
 
 def test_several_seeds_have_the_t_interval_of_their_mean():
-    found = mean_interval(Sample(A, (B,)))
+    found = statistics.mean_interval(Sample(A, (B,)))
     assert found.value == pytest.approx(26.78)
     # s = 0.12124, t(0.975, 2) = 4.30265: 0.30119 on each side
     assert ends(found) == pytest.approx((26.478814, 27.081186), abs=1e-6)
@@ -35,30 +25,31 @@ def test_several_seeds_have_the_t_interval_of_their_mean():
 
 def test_one_seed_has_the_prediction_interval_of_its_familys_pooled_variance():
     # 0.0294 of A with 2 and 0.0534 of B with 3 degrees of freedom: s = 0.12869, t(0.975, 5) = 2.57058
-    found = mean_interval(Sample((27.0,), (A, B)))
+    found = statistics.mean_interval(Sample((27.0,), (A, B)))
     assert ends(found) == pytest.approx((27 - 0.330797, 27 + 0.330797), abs=1e-6)
-    assert not mean_interval(Sample((27.0,))).known
-    assert not mean_interval(Sample((27.0,), ((26.0,),))).known
+    assert not statistics.mean_interval(Sample((27.0,))).known
+    assert not statistics.mean_interval(Sample((27.0,), ((26.0,),))).known
 
 
 def test_differences_of_several_seeds_are_welchs():
     welch = stats.ttest_ind(A, B, equal_var=False).confidence_interval(0.95)
-    assert ends(difference_interval(Sample(A), Sample(B))) == pytest.approx((welch.low, welch.high), abs=1e-9)
+    found = statistics.difference_interval(Sample(A), Sample(B))
+    assert ends(found) == pytest.approx((welch.low, welch.high), abs=1e-9)
 
 
 def test_a_single_seed_is_compared_by_its_familys_spread():
     family = (A,)
     half = stats.t.ppf(0.975, 2) * math.sqrt(stats.tvar(A) * (1 + 1 / 3))
-    found = difference_interval(Sample((27.0,), family), Sample(A, family))
+    found = statistics.difference_interval(Sample((27.0,), family), Sample(A, family))
     assert found.value == pytest.approx(0.22)
     assert ends(found) == pytest.approx((0.22 - half, 0.22 + half), abs=1e-9)
     # two families: each side has its own
-    other = difference_interval(Sample((27.0,), (B,)), Sample(A, (A,)))
+    other = statistics.difference_interval(Sample((27.0,), (B,)), Sample(A, (A,)))
     v, w = stats.tvar(B), stats.tvar(A) / 3
     half = stats.t.ppf(0.975, (v + w) ** 2 / (v**2 / 3 + w**2 / 2)) * math.sqrt(v + w)
     assert ends(other) == pytest.approx((0.22 - half, 0.22 + half), abs=1e-9)
     for pair in ((Sample((1.0,)), Sample(A)), (Sample((1.0,)), Sample((2.0,)))):
-        assert not difference_interval(*pair).known
+        assert not statistics.difference_interval(*pair).known
 
 
 @pytest.mark.parametrize(
@@ -66,25 +57,17 @@ def test_a_single_seed_is_compared_by_its_familys_spread():
     [(-0.1, 0.5, HOLDS), (-0.11, 0.5, UNSURE), (-0.5, -0.11, FAILS), (-0.5, -0.1, UNSURE)],
 )
 def test_verdict_is_where_the_interval_lies(low, high, verdict):
-    assert at_least(Interval((low + high) / 2, low, high), -0.1) == verdict
+    assert statistics.at_least(Interval((low + high) / 2, low, high), -0.1) == verdict
 
 
 def test_without_an_interval_nothing_is_decided():
-    assert at_least(Interval(5.0), 0.0) == UNSURE
+    assert statistics.at_least(Interval(5.0), 0.0) == UNSURE
     assert Interval(-0.001).text() == "+0.00 dB"
 
 
-@pytest.mark.parametrize(
-    ("parts", "verdict"),
-    [
-        ([HOLDS, HOLDS], HOLDS),
-        ([HOLDS, NOT_RUN], UNSURE),
-        ([HOLDS, UNSURE], UNSURE),
-        ([HOLDS, FAILS, NOT_RUN], FAILS),
-        ([NOT_RUN, NOT_RUN], NOT_RUN),
-        ([UNSURE, NOT_RUN], UNSURE),
-        ([], NOT_RUN),
-    ],
-)
-def test_a_claim_is_never_stronger_than_its_parts(parts, verdict):
-    assert summary(parts) == verdict
+def test_a_claim_is_never_stronger_than_its_parts():
+    assert summary([HOLDS, HOLDS]) == HOLDS
+    assert summary([HOLDS, FAILS, NOT_RUN]) == FAILS
+    assert summary([NOT_RUN, NOT_RUN]) == summary([]) == NOT_RUN
+    for parts in ([HOLDS, NOT_RUN], [HOLDS, UNSURE], [UNSURE, NOT_RUN]):
+        assert summary(parts) == UNSURE

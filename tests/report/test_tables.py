@@ -7,14 +7,13 @@ from pathlib import Path
 import helpers
 import numpy as np
 import pytest
-from report_helpers import MEASURES, row
+from report_helpers import HISTORY, MEASURES, row
 from skimage.io import imsave
 
 from lambdanet import config, files, yaml12
 from lambdanet.report import figures, tables, write_report
 
 PIXEL = helpers.encoded(np.zeros((1, 1, 3), np.uint8), "PNG")
-HISTORY = "epoch,learning_rate,loss,monitored_psnr\n1,0.001,0.02,18.5\n2,0.0005,0.01,21.0\n"
 
 
 def score(psnr, **changes):
@@ -46,9 +45,8 @@ def test_table_averages_over_seeds_and_readers_see_intervals_hours_and_devices_w
     logged = row("lambdanet", [26.0, None, 27.0], log={"hours": 1.5, "device": "cpu"})
     table = tables.table2([logged, row("dncnn")], comparable=True)
     half = 12.706205 * 0.5**0.5 / 2**0.5  # t(0.975, 1) s / sqrt(2)
-    assert table[["psnr", "seeds", "psnr_low", "psnr_high"]].iloc[0].tolist() == pytest.approx(
-        [26.5, 2, 26.5 - half, 26.5 + half]
-    )
+    means = table[["psnr", "seeds", "psnr_low", "psnr_high"]].iloc[0].tolist()
+    assert means == pytest.approx([26.5, 2, 26.5 - half, 26.5 + half])
     assert made()["psnr_low"].isna().all()
     shown = tables.for_readers(table, {})
     assert shown["hours"].tolist() == ["3.0", ""]  # of both seeds
@@ -80,9 +78,8 @@ def test_table_refuses_scores_of_different_test_images():
 
 def test_markdown_marks_the_highest_and_what_was_not_run():
     lines = tables.as_markdown(made(), {"speckle": "Speckle 0.1"}).splitlines()
-    assert lines[2] == (
-        "| gaussian-01 | LambdaNet | 9,083 | 27.00 | 26.88 | +0.12 | 0.800 | 0.88 | -0.080 | 20.30 |"
-    )
+    values = "27.00 | 26.88 | +0.12 | 0.800 | 0.88 | -0.080 | 20.30"
+    assert lines[2] == f"| gaussian-01 | LambdaNet | 9,083 | {values} |"
     assert lines[3].startswith("| gaussian-01 | DnCNN | 558,336 | **28.50** | 26.70 † | +1.80 |")
     assert lines[4] == "| Speckle 0.1 | LambdaNet u4-m7 |  | not run |  |  |  |  |  |  |"
     assert "; one training each. PSNR of" in lines[-2]
@@ -93,16 +90,17 @@ def test_markdown_marks_the_highest_and_what_was_not_run():
     assert "; ± is the standard deviation over up to 2 trainings, a number without it is of one." in several
 
 
-def project(table, profile="sample", ablations=(), seeds=(0,)):
-    """The project's own configuration, with this table and these ablations, in the current folder."""
-    raw = yaml12.read(helpers.ROOT / config.PARAMS) | {"table": table}
-    source = helpers.ROOT / ("profile.yaml" if profile == "paper" else f"{profile}/profile.yaml")
-    chosen = yaml12.read(source) | {"root": ".", "file": "profile.yaml"}
-    models = [*table["lambdanets"], *table["baselines"]]
-    chosen["train"] = {name: chosen["train"][name] for name in models}
+TABLE = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet", "lambdanet-u4-m7"], "baselines": ["dncnn"]}
+
+
+def project(ablations=()):
+    """The project's own sample, with `TABLE` and these ablations, in the current folder."""
+    raw = yaml12.read(helpers.ROOT / config.PARAMS) | {"table": TABLE}
+    chosen = yaml12.read(helpers.ROOT / "sample/profile.yaml") | {"root": ".", "file": "profile.yaml"}
+    chosen["train"] = {name: chosen["train"][name] for name in [*TABLE["lambdanets"], *TABLE["baselines"]]}
     helpers.write_config(Path(), raw, chosen)
     loaded = config.load("profile.yaml")
-    kept = {name: dataclasses.replace(loaded.profile.ablations[name], seeds=seeds) for name in ablations}
+    kept = {name: dataclasses.replace(loaded.profile.ablations[name], seeds=(0,)) for name in ablations}
     profile = copy.copy(loaded.profile)
     object.__setattr__(profile, "ablations", kept)  # a profile in a file has at least one
     return dataclasses.replace(loaded, profile=profile)
@@ -113,15 +111,12 @@ def write_run(run, content):
     files.write_text(run.history, HISTORY)
 
 
-TABLE = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet", "lambdanet-u4-m7"], "baselines": ["dncnn"]}
-
-
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """Scores, histories, samples and one log of three runs of which one was not run."""
     rng = np.random.default_rng(0)
     monkeypatch.chdir(tmp_path)
-    loaded = project(TABLE)
+    loaded = project()
     runs = [loaded.run("gaussian-01", model, 0) for _, model in PAIRS[:2]]
     for number, run in enumerate(runs):
         write_run(run, score(27.0 + number, weights_sha256=f"w{number}"))
@@ -142,13 +137,9 @@ def without_figures(monkeypatch):
     monkeypatch.setattr(figures, "_save", lambda path, _: files.write_bytes(path, PIXEL))
 
 
-def write(loaded, out):
-    write_report(loaded, out)
-
-
 def test_report_holds_everything_and_is_the_same_when_it_is_written_again(written):
     known, _, out = written
-    write(known, out)
+    write_report(known, out)
     first = helpers.contents(out)
     assert set(first) == {
         "table2.csv", "table2.md", "table2.tex", "report.html", "figures/convergence.png",
@@ -158,7 +149,7 @@ def test_report_holds_everything_and_is_the_same_when_it_is_written_again(writte
         "scores/gaussian-01-dncnn-0.json", "histories/gaussian-01-lambdanet-0.csv",
         "histories/gaussian-01-dncnn-0.csv", "trainings.json",
     }  # fmt: skip
-    write(known, out)
+    write_report(known, out)
     assert helpers.contents(out) == first
     pictures = [content for name, content in first.items() if name.endswith(".png")]
     assert not [content for content in pictures if b"Software" in content or b"tIME" in content]
@@ -167,16 +158,15 @@ def test_report_holds_everything_and_is_the_same_when_it_is_written_again(writte
     assert numbers["psnr"] == 28.0
     assert all(isinstance(value, int | float) for value in numbers.values())
     kept = json.loads(first["trainings.json"])
-    assert kept["gaussian-01-dncnn-0"] == {
-        "scores": score(28.0, weights_sha256="w1"), "log": None, "description": None
-    }  # fmt: skip
+    scores = score(28.0, weights_sha256="w1")
+    assert kept["gaussian-01-dncnn-0"] == {"scores": scores, "log": None, "description": None}
     assert kept["gaussian-01-lambdanet-0"]["log"]["commit"] == "abc"
 
 
 @pytest.mark.usefixtures("without_figures")
 def test_page_says_how_each_run_was_trained(written):
     known, _, out = written
-    write(known, out)
+    write_report(known, out)
     page = (out / "report.html").read_text()
     assert "code of commit <code>abc</code>" in page
     assert "wrong" not in page  # that record belongs to other weights
@@ -190,12 +180,12 @@ def test_page_says_how_each_run_was_trained(written):
 @pytest.mark.usefixtures("without_figures")
 def test_nothing_scored_leaves_the_old_results(written):
     known, written_runs, out = written
-    write(known, out)
+    write_report(known, out)
     before = (out / "table2.md").read_text()
     for run in written_runs:
         run.scores.unlink()
     with pytest.raises(ValueError, match=r"holds no scores of profile sample; make them with"):
-        write(known, out)
+        write_report(known, out)
     assert (out / "table2.md").read_text() == before
 
 
@@ -204,7 +194,7 @@ def test_unreadable_score_is_one_line(written, content):
     known, (run, _), out = written
     run.scores.write_text(content)
     with pytest.raises(ValueError, match=r"gaussian-01/lambdanet-0\.json (cannot be read|is no JSON object)"):
-        write(known, out)
+        write_report(known, out)
     assert not out.exists()
 
 
@@ -214,22 +204,14 @@ def text_of(page):
     return " ".join(" ".join(re.sub(r"<[^>]+>", "", one) for _, one in found).split())
 
 
-@pytest.fixture
-def everything(written):
-    """The same with every ablation of the profile scored."""
-    _, runs, out = written
-    names = yaml12.read(helpers.ROOT / "sample/profile.yaml")["ablations"]
-    known = project(TABLE, ablations=names)
+@pytest.mark.usefixtures("without_figures")
+def test_a_page_names_no_data_and_settings_that_were_not_used(written):
+    *_, out = written
+    known = project(yaml12.read(helpers.ROOT / "sample/profile.yaml")["ablations"])
     for number, run in enumerate(known.ablation_runs):
         of_training = {"train_psnr": 26.5} if run.levels else {}
-        write_run(run, score(26.0) | of_training | {"psnr": 26 + number / 10})
-    return known, runs, out
-
-
-@pytest.mark.usefixtures("without_figures")
-def test_a_page_names_no_data_and_settings_that_were_not_used(everything):
-    known, _, out = everything
-    write(known, out)
+        write_run(run, score(26 + number / 10) | of_training)
+    write_report(known, out)
     page = (out / "report.html").read_text()
     said = text_of(page)
     unused = ["BSDS500", "CIFAR", "31.19", "17.74", "exponential", "decay 0.99", "batch size 256", "50,000"]
@@ -248,13 +230,13 @@ def test_what_was_recorded_with_a_training_is_what_the_page_says_of_it(written):
     known, (_, run), out = written
     used = dataclasses.asdict(run.settings) | {"weight_decay": 0.5}
     files.write_json(run.description, {"model": run.model, "training": used})
-    write(known, out)
+    write_report(known, out)
     note = "DnCNN: trained with weight decay 0.5 (now 0)"
     assert note in (out / "report.html").read_text()
     assert note in (out / "table2.md").read_text()
     run.description.unlink()  # the report itself keeps it, with the digest of the weights
-    write(known, out)
+    write_report(known, out)
     assert note in (out / "table2.md").read_text()
     files.write_json(run.scores, json.loads(run.scores.read_text()) | {"weights_sha256": "others"})
-    write(known, out)
+    write_report(known, out)
     assert note not in (out / "table2.md").read_text()
