@@ -1,4 +1,3 @@
-import functools
 import importlib.util
 import json
 import sys
@@ -16,16 +15,8 @@ from benchmarks.tables import Table
 from lambdanet import backends
 from lambdanet.models.lambdanet import LambdaNet
 
-SHAPES = [  # u, m, d, h, w
-    (1, 5, 4, 8, 8),
-    (1, 7, 8, 6, 10),
-    (4, 3, 8, 7, 5),
-    (2, 9, 4, 3, 12),  # a window larger than the image
-    (1, 23, 16, 32, 32),
-]
-
-
-images = functools.partial(helpers.images, dtype=torch.float64)
+# u, m, d, h, w; in the fourth the window is larger than the image.
+SHAPES = [(1, 5, 4, 8, 8), (1, 7, 8, 6, 10), (4, 3, 8, 7, 5), (2, 9, 4, 3, 12), (1, 23, 16, 32, 32)]
 
 
 def plain(model, x):
@@ -45,7 +36,7 @@ def test_formula_computes_the_reference(u, m, d, h, w, training):
     reference = settled(u=u, m=m, d=d).train(training)
     other = formulas.Formula(u=u, m=m, d=d).double().train(training)
     other.load_state_dict(reference.state_dict())
-    x = images(3, 3, h, w)
+    x = helpers.images(3, 3, h, w, dtype=torch.float64)
     expected, found = plain(reference, x), other(x)
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
@@ -62,12 +53,8 @@ def test_peers_compute_the_reference(name):
         pytest.skip(f"{name} is not installed; it comes with the extra bench")
     reference = settled(m=5)
     peer = getattr(peers, name)(reference).model.double().eval()
-    x = images(2, 3, 8, 6)
+    x = helpers.images(2, 3, 8, 6, dtype=torch.float64)
     torch.testing.assert_close(peer(x), plain(reference.eval(), x), rtol=0, atol=1e-9)
-
-
-def by_layers(name, model, noisy):
-    return noisy - model.dncnn(noisy) if name == "dncnn" else model.decoder(model.encoder(noisy))
 
 
 @pytest.mark.parametrize("name", ["dncnn", "autoencoder"])
@@ -79,9 +66,10 @@ def test_baselines_run_what_their_rows_say(name):
             (kernels if "kernels" in row else layers).append(method)
     assert [len(layers), len(kernels)] == [2, name == "dncnn"]
     for method in layers:
-        given = noisy.contiguous(memory_format=method.memory_format)
+        given, net = noisy.contiguous(memory_format=method.memory_format), method.model
         with torch.no_grad():
-            assert torch.equal(method.output(given), by_layers(name, method.model, given))
+            by_layers = given - net.dncnn(given) if name == "dncnn" else net.decoder(net.encoder(given))
+            assert torch.equal(method.output(given), by_layers)
     expected = layers[0].output(noisy)
     for method in kernels:
         assert not torch.equal(method.output(noisy), expected)
@@ -101,10 +89,8 @@ def test_report_keeps_what_was_measured_when_a_part_fails(tmp_path, monkeypatch)
     result = CliRunner().invoke(report.main, ["--quick", "--out", str(tmp_path)])
     assert result.exit_code == 1
     written = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert {name: [table["title"] for table in found] for name, found in written["tables"].items()} == {
-        "half": ["Half"],
-        "whole": ["Whole"],
-    }
+    titles = {name: [table["title"] for table in found] for name, found in written["tables"].items()}
+    assert titles == {"half": ["Half"], "whole": ["Whole"]}
     assert written["failed"] == {"half": "RuntimeError: broken"}
     assert written["machine"]["cores"] >= 1
     assert written["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -161,8 +147,9 @@ def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packa
     for sigma, noise in ((25, "gaussian-01"), (50, "gaussian-02")):
         wanted = {"gaussian-25-photographs-0", *(f"{noise}-{name}" for name in of_table)}
         assert set(denoisers.networks(sigma / 255)) == wanted
-    for name in denoisers.PACKAGES:
+    for name in [*denoisers.PACKAGES, "scico"]:
         monkeypatch.setitem(sys.modules, name, None)
+    assert "pip install --no-deps scico" in denoisers.scico(0.1)
     classical = denoisers.classical(0.1)
     assert classical["BM3D"] == "the package bm3d is not installed"
     output = classical["scikit-image: TV, Chambolle"](denoisers.images({}, 64, 1)["scikit-image"][0] / 255)
@@ -187,17 +174,14 @@ def test_scicos_dncnn_is_read_without_scico(tmp_path, monkeypatch):
     norms = [dict(zip(("scale", "bias", "mean", "var"), rng.random((4, 4), "f4"), strict=True)) for _ in "ab"]
     weights, statistics = {}, {}
     for i, norm in enumerate(norms):
-        arrays = {name: packed(values) for name, values in norm.items()}
-        weights[f"ConvBNBlock_{i}"] = {
-            "Conv_0": {"kernel": packed(kernels[1 + i])},
-            "BatchNorm_0": {name: arrays[name] for name in ("scale", "bias")},
-        }
-        statistics[f"ConvBNBlock_{i}"] = {"BatchNorm_0": {name: arrays[name] for name in ("mean", "var")}}
-    weights |= {"conv_start": {"kernel": packed(kernels[0])}, "conv_end": {"kernel": packed(kernels[3])}}
+        learned, seen = ({name: norm[name] for name in pair} for pair in (("scale", "bias"), ("mean", "var")))
+        weights[f"ConvBNBlock_{i}"] = {"Conv_0": {"kernel": kernels[1 + i]}, "BatchNorm_0": learned}
+        statistics[f"ConvBNBlock_{i}"] = {"BatchNorm_0": seen}
+    weights |= {"conv_start": {"kernel": kernels[0]}, "conv_end": {"kernel": kernels[3]}}
     folder = tmp_path / "scico/data/flax"
     folder.mkdir(parents=True)
     (tmp_path / "scico/__init__.py").write_text("raise AssertionError('it is imported')")
-    content = msgpack.packb({"params": weights, "batch_stats": statistics})
+    content = msgpack.packb({"params": weights, "batch_stats": statistics}, default=packed)
     (folder / "dncnn17M.mpk").write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -212,11 +196,6 @@ def test_scicos_dncnn_is_read_without_scico(tmp_path, monkeypatch):
         expected = (x - circular(y, kernels[3]))[..., 0]
         assert np.std(expected - x[..., 0]) > 0.1
         np.testing.assert_allclose(output[..., channel], expected, rtol=0, atol=1e-5)
-
-
-def test_scico_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scico", None)
-    assert "pip install --no-deps scico" in denoisers.scico(0.1)
 
 
 def test_multiply_adds_are_those_of_the_layers():

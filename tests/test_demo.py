@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -46,17 +45,14 @@ def test_large_grey_and_transparent_photographs_are_shown(mode):
 def served(tmp_path):
     """The address of a page in another process, which writes to tmp_path/temporary only."""
     pytest.importorskip("gradio")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = helpers.free_port()
     for name in ("temporary", "here"):
         (tmp_path / name).mkdir()
     code = "import sys; from lambdanet.cli import main; main(['demo', '--port', sys.argv[1]])"
     environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "HOME": str(tmp_path / "here")}
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(port)], cwd=tmp_path / "here", env=environment, stderr=log,
-            stdout=log,
-        )  # fmt: skip
+        how = {"cwd": tmp_path / "here", "env": environment, "stdout": log, "stderr": log}
+        process = subprocess.Popen([sys.executable, "-c", code, str(port)], **how)
     address = f"http://127.0.0.1:{port}/"
 
     def answers():
@@ -115,8 +111,6 @@ def test_a_photograph_is_denoised_and_downloaded_in_a_browser(tmp_path, served, 
 
     page.get_by_label("Noise").click()
     page.get_by_role("option", name="speckle").click()
-    output = downloaded(f"{head} speckle, strength 1")
-    np.testing.assert_array_equal(output, lambdanet.load("speckle")(values))
     page.get_by_label("number input for Strength").fill("0.5")
     page.keyboard.press("Tab")
     output = downloaded(f"{head} speckle, strength 0.5")
@@ -126,6 +120,5 @@ def test_a_photograph_is_denoised_and_downloaded_in_a_browser(tmp_path, served, 
     page.locator("input[type=file]").set_input_files(tmp_path / "bad.jpg")
     page.wait_for_function(SAYS, arg="Error: bad.jpg: cannot be read as an image (it is neither of ")
     assert page.get_by_role("button", name="Download as PNG").is_disabled()
-    assert {urlsplit(one).hostname for one in asked if not one.startswith(("data:", "blob:"))} == {
-        "127.0.0.1"
-    }
+    hosts = {urlsplit(one).hostname for one in asked if not one.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"}

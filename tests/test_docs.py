@@ -21,9 +21,7 @@ from PIL import Image
 
 from lambdanet import cli
 
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    ROOT.glob("docs/*.md")
-)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 # Blocks of commands, by their first line, that cannot be run in a test, and why.
 NOT_RUN = {
     "make repro": "minutes; the tests run each part",
@@ -201,14 +199,12 @@ def test_blocks_of_commands_run(tmp_path, page, block):
 
 
 def test_readmes_python_denoises(monkeypatch):
-    (code,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
+    _, _, block = (ROOT / "README.md").read_text().partition("\n```python\n")
     monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
     clean = torch.full((2, 3, 32, 32), 0.5)
     names = {"noisy": clean + 0.1 * torch.randn(clean.shape)}
-    exec(code, names)
+    exec(block.partition("```")[0], names)
     assert (names["clean"] - clean).square().mean() < (names["noisy"] - clean).square().mean() / 4
 
 

@@ -28,13 +28,6 @@ def test_this_installation_is_well(tmp_path, monkeypatch):
     assert begun == [name for group in doctor.TRIALS for name in group]
 
 
-def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
-    said = lines(tmp_path, monkeypatch, part=functools.partial(str, "well"))
-    assert "BAD   no-such-package is not installed: `make setup`" in said
-    assert "ok    part: well" in said
-
-
 def test_of_the_library_alone_it_wants_nothing_of_the_pipeline(tmp_path, monkeypatch):
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.setitem(sys.modules, "pipelines", None)
@@ -55,9 +48,11 @@ def test_kernels_that_cannot_be_compiled_are_a_note(tmp_path, monkeypatch):
     assert "note  kernels: no llvmlite; the networks run without, which is slower: do" in said
 
 
-def test_what_fails_crashes_or_comes_after_a_crash_is_named(tmp_path, monkeypatch):
+def test_what_is_missing_fails_crashes_or_comes_after_a_crash_is_named(tmp_path, monkeypatch):
     trials = {"bad": functools.partial(int, "x"), "crash": os.abort, "after": functools.partial(str, "1")}
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
     said = lines(tmp_path, monkeypatch, **trials)
+    assert "BAD   no-such-package is not installed: `make setup`" in said
     assert "BAD   bad: invalid literal for int() with base 10: 'x': do" in said
     assert "BAD   crash: the process that tried it was killed: do" in said
     assert not [line for line in said if "after" in line]
@@ -65,9 +60,8 @@ def test_what_fails_crashes_or_comes_after_a_crash_is_named(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(("level", "status"), [(doctor.OK, 0), (doctor.NOTE, 0), (doctor.BAD, 1)])
 def test_its_exit_status_says_whether_something_is_bad(monkeypatch, level, status):
-    monkeypatch.setattr(
-        doctor, "diagnose", lambda _fix, _begin: iter([doctor.Finding(level, "something", "do this")])
-    )
+    found = doctor.Finding(level, "something", "do this")
+    monkeypatch.setattr(doctor, "diagnose", lambda _fix, _begin: iter([found]))
     result = CliRunner().invoke(cli.main, ["doctor"])
     assert result.exit_code == status
     assert result.output == f"{level:<5} something: do this\n"
