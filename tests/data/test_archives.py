@@ -40,28 +40,20 @@ def test_wanted_files_of_a_folder_have_its_name_in_front(tmp_path, monkeypatch):
     assert contents(folder.relative_to(folder)) == WANTED
 
 
-def claim():
-    """The header of a file of 64 GiB, and nothing behind it."""
-    info = tarfile.TarInfo("a.bin")
-    info.size = 1 << 36
-    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16)
+HUGE = tarfile.TarInfo("a.bin")  # and nothing behind this header of a file of 64 GiB
+HUGE.size = 1 << 36
+DAMAGE = {
+    "huge": lambda whole: HUGE.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16),
+    "cut in a file": lambda whole: whole[:2000],
+    "broken gzip": lambda whole: gzip.compress(whole)[:100] + b"x" * 30_000,
+    "html": lambda whole: b"<!DOCTYPE html>" * 1000,
+    "empty": lambda whole: b"",
+}
 
 
-@pytest.fixture(params=["huge", "cut in a file", "broken gzip", "html", "empty"])
-def damaged(request, tmp_path):
-    whole = helpers.tar(tmp_path / "whole", FILES, "w").read_bytes()
-    contents = {
-        "huge": claim(),
-        "cut in a file": whole[:2000],
-        "broken gzip": gzip.compress(whole)[:100] + b"x" * 30_000,
-        "html": b"<!DOCTYPE html>" * 1000,
-        "empty": b"",
-    }
-    return contents[request.param]
-
-
-def test_damaged_archive_is_one_line(tmp_path, damaged):
-    (tmp_path / "a.tar").write_bytes(damaged)
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_archive_is_one_line(tmp_path, damage):
+    (tmp_path / "a.tar").write_bytes(damage(helpers.tar(tmp_path / "whole", FILES, "w").read_bytes()))
     with pytest.raises(ValueError, match=r"damaged or cut|claims 68,719,476,736 bytes|else") as caught:
         load(str(tmp_path / "a.tar"), tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'a.tar'}: ")
@@ -100,9 +92,8 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A server on this machine: a function of how it behaves to a URL; `asked` lists its requests."""
-    handler = type(
-        "Handler", (Mirror,), {"body": helpers.tar(tmp_path / "a", FILES).read_bytes(), "asked": []}
-    )
+    archive = helpers.tar(tmp_path / "a", FILES).read_bytes()
+    handler = type("Handler", (Mirror,), {"body": archive, "asked": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.block_on_close = False
@@ -121,36 +112,30 @@ def mirror(tmp_path, monkeypatch):
     server.server_close()
 
 
-FAILURES = {"404": "404", "truncated": "IncompleteRead", "wrong": "damaged"}
-
-
 def test_the_first_mirror_with_the_right_archive_is_taken_and_it_is_kept(mirror, tmp_path, caplog):
     mirrors = [*map(mirror, ("404", "wrong")), mirror("good")]
     path = load(None, tmp_path / "downloads", mirrors)
     assert helpers.contents(tmp_path / "downloads") == {"set.tar.gz": (tmp_path / "a").read_bytes()}
-    assert [line.partition(": ")[0] for line in caplog.messages] == [
-        f"no luck with {mirror('404')}",
-        f"no luck with {mirror('wrong')}",
-    ]
+    said = [line.partition(": ")[0] for line in caplog.messages]
+    assert said == [f"no luck with {mirror(how)}" for how in ("404", "wrong")]
     assert load(None, tmp_path / "downloads", mirrors) == path
     assert len(mirror.asked) == 3
 
 
 def test_every_mirrors_reason_is_named(mirror, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "TIMEOUT_SECONDS", 2)
+    failures = {"404": "404", "truncated": "IncompleteRead", "wrong": "damaged"}
     gone = "http://127.0.0.1:9/closed/set.tar.gz"
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = f"http://127.0.0.1:{server.getsockname()[1]}/silent/set.tar.gz"
-        with pytest.raises(
-            ValueError, match=r"^SET could not be downloaded; set LAMBDANET_SET to "
-        ) as caught:
-            load(None, tmp_path / "downloads", [*map(mirror, FAILURES), silent, gone])
+        with pytest.raises(ValueError, match=r"^SET could not be downloaded; set LAMBDANET_SET ") as caught:
+            load(None, tmp_path / "downloads", [*map(mirror, failures), silent, gone])
     message = str(caught.value)
     assert "\n" not in message
     assert "run the profile sample" in message
     reasons = message.partition("Tried ")[2].split("; http")
-    failures = [*FAILURES.items(), ("silent", "timed out"), ("closed", "refused")]
-    for (how, text), reason in zip(failures, reasons, strict=True):
+    failures |= {"silent": "timed out", "closed": "refused"}
+    for (how, text), reason in zip(failures.items(), reasons, strict=True):
         assert f"/{how}/" in reason
         assert text in reason
     assert helpers.contents(tmp_path / "downloads") == {}

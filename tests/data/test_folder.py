@@ -104,13 +104,11 @@ def test_name_of_nothing_is_refused(name, refused, tmp_path, monkeypatch):
 def test_what_a_folder_lacks_is_named(photographs, refused, tmp_path):
     small = photographs / "trip/f.jpeg"
     Image.fromarray(photograph(1, 40, 23)).save(small)
-    (tmp_path / "empty/.git").mkdir(parents=True)
-    (tmp_path / "empty/a.txt").write_text("")
+    empty = tmp_path / "empty"
+    (empty / ".git").mkdir(parents=True)
+    (empty / "a.txt").write_text("")
     for config, says in (
-        (
-            wanted(tmp_path / "empty"),
-            f"{tmp_path / 'empty'} holds no images ({', '.join(imagefile.SUFFIXES)})",
-        ),
+        (wanted(empty), f"{empty} holds no images ({', '.join(imagefile.SUFFIXES)})"),
         (wanted(photographs, train=6), f"{photographs} holds 7 images, train: 6 and test: 2 ask for 8"),
         (wanted(photographs, train=5, size=24), f"{small} has 23 x 40 pixels, less than a patch of 24 x 24"),
     ):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from skimage.metrics import peak_signal_noise_ratio
 from skimage.util import random_noise
 
 from lambdanet.data.corruption import corrupt
@@ -23,8 +22,6 @@ PAPER = {
 }
 CASES = [(name, parameters) for name, cases in PAPER.items() for parameters in cases]
 every = pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
-SINGLE = [case for case in CASES if len(case[1]) == 1]
-with_one_parameter = pytest.mark.parametrize(("name", "parameters"), SINGLE, ids=str)
 
 
 def test_blind_gaussian_draws_a_sigma_for_each_image():
@@ -47,9 +44,8 @@ def flat(value, count=100):
 def test_every_noise_is_tried():
     assert set(PAPER) == set(NOISES)
     for name, cases in PAPER.items():
-        takes = {
-            p.name for p in inspect.signature(NOISES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY
-        }
+        given = inspect.signature(NOISES[name]).parameters.values()
+        takes = {one.name for one in given if one.kind is one.KEYWORD_ONLY}
         assert all(set(parameters) == takes for parameters in cases)
 
 
@@ -75,8 +71,7 @@ def test_images_and_colours_get_noise_of_their_own(name, parameters):
     assert torch.corrcoef(of_images).fill_diagonal_(0).abs().max() < 0.1
 
 
-def salted(images, generator):
-    return create_noise("salt-and-pepper", amount=0.05)(images, generator)
+salted = create_noise("salt-and-pepper", amount=0.05)
 
 
 def short_digest(values):
@@ -114,16 +109,12 @@ SKIMAGE = {
 }
 
 
-@with_one_parameter
+@pytest.mark.parametrize(("name", "parameters"), [case for case in CASES if len(case[1]) == 1], ids=str)
 def test_distribution_is_that_of_scikit_image(name, parameters):
     clean = skimage.data.astronaut()[None]
     ours = corrupt(clean, create_noise(name, **parameters), seed=0).astype(float)
     x = clean / 255
     theirs = random_noise(x, rng=0, **SKIMAGE[name](parameters))
-    ours_psnr, theirs_psnr = (
-        peak_signal_noise_ratio(x, np.clip(y, 0, 1), data_range=1) for y in (ours, theirs)
-    )
-    assert ours_psnr == pytest.approx(theirs_psnr, abs=0.1)
     changes = [(y - x)[x > 0.2] for y in (ours, theirs)]
     assert changes[0].std() == pytest.approx(changes[1].std(), rel=0.02)
     shares = np.linspace(0.05, 0.95, 25)

@@ -1,23 +1,11 @@
+import json
+
 import numpy as np
 import skimage.data
 
 from lambdanet.config import Download
 from lambdanet.data import datasets, photos
 from lambdanet.data.arrays import digest, load_images
-
-CARD = """{
-  "dataset": "photos",
-  "origin": "photographs of the scikit-image package",
-  "images": {
-    "train": 6000,
-    "test": 600
-  },
-  "sha256": {
-    "train": "%s",
-    "test": "%s"
-  }
-}
-"""
 
 
 def test_card_describes_the_patches_that_are_written(tmp_path):
@@ -26,7 +14,10 @@ def test_card_describes_the_patches_that_are_written(tmp_path):
     datasets.prepare(wanted, tmp_path, source=None, downloads=tmp_path)
     train, test = (load_images(tmp_path, split) for split in ("train", "test"))
     assert (train.shape, test.shape) == ((6000, 32, 32, 3), (600, 32, 32, 3))
-    assert (tmp_path / "card.json").read_text() == CARD % (digest(train), digest(test))
+    card = {"dataset": "photos", "origin": "photographs of the scikit-image package"}
+    card |= {"images": {"train": 6000, "test": 600}}
+    card |= {"sha256": {"train": digest(train), "test": digest(test)}}
+    assert (tmp_path / "card.json").read_text() == json.dumps(card, indent=2) + "\n"
 
 
 def test_train_and_test_come_from_different_photographs(monkeypatch):
