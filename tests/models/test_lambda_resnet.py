@@ -6,20 +6,17 @@ from helpers import images
 from lambdanet.models.lambda_resnet import LambdaLayer, LambdaResNet
 
 
-def create(seed=0, **hyperparameters):
-    torch.manual_seed(seed)
+def create(**hyperparameters):
+    torch.manual_seed(0)
     return LambdaResNet(**hyperparameters).eval()
-
-
-def layer(width=6, k=3, heads=2, m=3, content=True, seed=0):
-    torch.manual_seed(seed)
-    return LambdaLayer(width, k=k, heads=heads, m=m, content=content).double()
 
 
 @pytest.mark.parametrize("content", [True, False])
 def test_lambda_layer_is_the_papers_formula_at_every_pixel(content):
     """Equations 1 to 4 of Bello 2021, one pixel and one head at a time."""
-    one, (h, w), m = layer(content=content), (4, 5), 3
+    torch.manual_seed(0)
+    (h, w), m = (4, 5), 3
+    one = LambdaLayer(6, k=3, heads=2, m=m, content=content).double()
     x = images(1, 6, h, w, dtype=torch.float64)
     queries = one.queries(x).view(2, 3, h, w)  # heads, k
     values = one.values(x)[0]  # v
