@@ -14,8 +14,6 @@ from lambdanet import backends
 from lambdanet.backends.cpu import codegen, dncnn, winograd
 from lambdanet.models import create_model
 
-# (b, h, w): not of whole tiles, of one tile, of one row, of three blocks of columns
-SIZES = [(1, 30, 22), (2, 7, 9), (9, 4, 4), (2, 32, 32), (2, 1, 5), (1, 5, 330)]
 LIMITS = {"output": 1e-5, "gradient": 2e-5, "statistics": 1e-5, "evaluation": 2e-6}
 
 
@@ -61,10 +59,13 @@ def beyond(found):
 
 
 @pytest.mark.parametrize(
-    ("width", "depth", "size"),
-    [*zip([8, 14, 24, 64, 8, 14], [5, 3, 5, 3, 5, 3], SIZES, strict=True), (64, 3, (2, 7, 9))],
+    ("width", "depth", "size"),  # not of whole tiles, of one tile, of one row, of three blocks of columns
+    [
+        (8, 5, (1, 30, 22)), (14, 3, (2, 7, 9)), (24, 5, (9, 4, 4)), (64, 3, (2, 32, 32)), (8, 5, (2, 1, 5)),
+        (14, 3, (1, 5, 330)), (64, 3, (2, 7, 9)),
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_kernels_are_exact(width, depth, size):
     (found,) = lost(size, backends.WINOGRAD, width=width, depth=depth, residual=depth == 5)
     assert not beyond(found)
@@ -89,16 +90,15 @@ def test_vectors_of_another_length_give_the_same(monkeypatch):
 def test_threads(threads, size):
     model, noisy = network(width=14, depth=4), images(size[0], 3, *size[1:])
     exact = by(backends.REFERENCE, model, noisy, torch.float64)
-    evaluated = []
+    evaluated = set()
     for count in (1, 2, 4):
         threads(count)
         found, again = (by(backends.WINOGRAD, model, noisy) for _ in range(2))
         assert content(found) == content(again)
         assert not beyond(errors(found, exact))
         with torch.no_grad(), backends.forced(backends.WINOGRAD):
-            evaluated.append(model.eval()(noisy))
-    assert torch.equal(evaluated[0], evaluated[1])
-    assert torch.equal(evaluated[0], evaluated[2])
+            evaluated.add(model.eval()(noisy).numpy().tobytes())
+    assert len(evaluated) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2])

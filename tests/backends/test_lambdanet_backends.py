@@ -1,6 +1,5 @@
 """LambdaNet's faster backends against the plain network in float64, and which one a network takes when."""
 
-import itertools
 import subprocess
 import sys
 from statistics import median
@@ -40,6 +39,13 @@ def images(b, h, w, seed=0):
     return clean, clean + 0.1 * torch.randn(b, 3, h, w, generator=generator)
 
 
+LIMITS = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
+
+
+def beyond(found, **others):
+    return {key: value for key, value in found.items() if not value < (LIMITS | others)[key]}
+
+
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_backends_are_exact(case):
     """The median of three: a hidden unit next to 0 may be on the other side of it in float32.
@@ -54,9 +60,8 @@ def test_backends_are_exact(case):
         reference = learn(backends.REFERENCE, model, noisy, clean, torch.float64)
         for backend, errors in found.items():
             errors.append(error(learn(backend, model, noisy, clean), reference))
-    limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
-    for backend, key in itertools.product(found, limits):
-        assert median(each[key] for each in found[backend]) < limits[key], (backend, key)
+    for errors in found.values():
+        assert not beyond({key: median(each[key] for each in errors) for key in LIMITS})
 
 
 OPTIONS = [
@@ -74,9 +79,7 @@ def test_architecture_s_variants_take_a_backend_that_covers_them(options, backen
     model = network(**options)
     assert selected(model, noisy) == backend
     reference = learn(backends.REFERENCE, model, noisy, clean, torch.float64)
-    found = error(learn(backend, model, noisy, clean), reference)
-    limits = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 1e-4}
-    assert not {key: found[key] for key, limit in limits.items() if key in found and found[key] >= limit}
+    assert not beyond(error(learn(backend, model, noisy, clean), reference), gradient=1e-4)
 
 
 @pytest.mark.parametrize("size", [(70, 90), (9, 75)], ids=str)  # the second is lower than the window
@@ -90,9 +93,8 @@ def test_portable_of_images_with_many_columns_is_exact(monkeypatch, size):
     found = error(learn(backends.PORTABLE, model, noisy, clean, torch.float64), reference)
     assert max(found.values()) < 1e-11
     found = error(learn(backends.PORTABLE, model, noisy, clean), reference)
-    limits = {"evaluation": 1e-6, "output": 1e-6, "statistics": 1e-6, "gradient": 5e-6}
     assert len(calls) == 4  # training and evaluation, each in float64 and float32
-    assert not {key: found[key] for key, limit in limits.items() if found[key] >= limit}
+    assert not beyond(found, output=1e-6, statistics=1e-6, gradient=5e-6)
 
 
 def test_threads_do_not_change_a_byte_of_fused(threads):
@@ -100,27 +102,24 @@ def test_threads_do_not_change_a_byte_of_fused(threads):
     found = []
     for count in (1, 2, 3):
         threads(count)
-        found.append(learn(backends.FUSED, model, noisy, clean))
-    assert content(found[0]) == content(found[1]) == content(found[2])
+        found.append(content(learn(backends.FUSED, model, noisy, clean)))
+    assert found == 3 * found[:1]
 
 
 @pytest.fixture
 def registers(monkeypatch):
     """Have kernels compiled, all anew, for a processor with 32 long registers or without; vectors as long."""
 
-    def forget():
+    def choose(many):
         codegen.accumulators.cache_clear()
         fused.compiled.cache_clear()
-
-    def choose(many):
-        forget()
         monkeypatch.setattr(codegen, "_long_registers", lambda: many)
 
     monkeypatch.setattr(compile_cache, "find", lambda request: None)
     monkeypatch.setattr(compile_cache, "keep", lambda request, code: None)
     monkeypatch.setattr(codegen, "lanes", lambda: 8)
     yield choose
-    forget()
+    choose(False)  # forgets what was compiled
 
 
 @pytest.mark.parametrize("sizes", [(1, 9, 16), (4, 7, 40)], ids=str)

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -30,30 +31,21 @@ def test_few_are_kept_the_last_ones():
 
 
 def test_threads_never_share_one():
-    kept, failed, taken = Workspaces(), [], set()
+    kept, taken, interval = Workspaces(), set(), sys.getswitchinterval()
 
-    def work():
-        try:
-            for turn in range(3000):
-                loan = kept.borrow(turn % 3, object)
-                if id(loan.workspace) in taken:
-                    failed.append("shared")
-                taken.add(id(loan.workspace))
-                taken.remove(id(loan.workspace))
-        except Exception as error:
-            failed.append(error)
+    def work(_):
+        for turn in range(3000):
+            loan = kept.borrow(turn % 3, object)
+            assert id(loan.workspace) not in taken
+            taken.add(id(loan.workspace))
+            taken.remove(id(loan.workspace))
 
-    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
     finally:
         sys.setswitchinterval(interval)
-    assert not failed
 
 
 def test_work_that_fails_is_left_by_all_threads():
