@@ -11,33 +11,22 @@ import torch
 from lambdanet.config import DOWNLOADS, Download
 from lambdanet.data import datasets
 from lambdanet.data.arrays import load_images
-from lambdanet.data.datasets import prepare
 from lambdanet.data.images import to_bytes, to_tensor
 
 
-@pytest.fixture
-def sample(monkeypatch):
-    """A data set "sample" of 12 and 5 images."""
+def test_prepare_writes_the_same_bytes_twice(tmp_path, monkeypatch):
     images = {"train": helpers.patches(12, seed=1), "test": helpers.patches(5, seed=2)}
     load = functools.partial(datasets.subset_of, lambda _source, _downloads: (images, "nowhere"))
     monkeypatch.setitem(datasets.DATASETS, "sample", load)
-    return images
-
-
-def make(folder, seed=0, train=12, test=5):
-    wanted = Download(dataset="sample", seed=seed, train=train, test=test)
-    return prepare(wanted, folder, source=None, downloads=folder.parent / "d")
-
-
-def test_prepare_writes_the_same_bytes_twice(sample, tmp_path):
     for name, seed in {"a": 0, "b": 0, "c": 1}.items():
-        make(tmp_path / name, seed, train=7, test=3)
+        wanted = Download(dataset="sample", seed=seed, train=7, test=3)
+        datasets.prepare(wanted, tmp_path / name, source=None, downloads=tmp_path)
     contents = [helpers.contents(tmp_path / each) for each in "abc"]
     assert contents[0] == contents[1]
     assert sorted(contents[0]) == ["card.json", "test.npy", "train.npy"]
     assert contents[0]["train.npy"] != contents[2]["train.npy"]
     chosen = [patch.tobytes() for patch in load_images(tmp_path / "a", "train")]
-    whole = [patch.tobytes() for patch in sample["train"]]
+    whole = [patch.tobytes() for patch in images["train"]]
     assert len(set(chosen)) == 7
     assert [patch for patch in whole if patch in chosen] == chosen  # in the order of the whole
 
