@@ -275,29 +275,14 @@ def before(owner, name, number, action=die, behind=False):
 
 after = functools.partial(before, behind=True)
 
-def half_written(path, mode):
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    class Half:
-        def __enter__(self): return self
-        def __exit__(self, *_): pass
-        def write(self, content):
-            os.write(handle, content[:len(content) // 2])
-            die()
-    return Half()
-
-def half():
-    files.open = half_written
-
 def saving(number, action):
     return lambda: before(checkpoint, "save", number, action)
 
 MOMENTS = {
     "before the log is begun": lambda: before(Log, "write", 1),
     "in the first epoch": lambda: after(Progress, "step", 2),
-    "half of a checkpoint written": saving(7, half),
     "checkpoint written, not renamed": saving(7, lambda: before(os, "replace", 1)),
     "checkpoint renamed, old one there": saving(7, lambda: after(os, "replace", 1)),
-    "half of the log of an epoch written": lambda: before(Log, "epoch", 3, half),
     "epoch logged, no checkpoint of it": lambda: after(Log, "epoch", 3),
     "in the middle of an epoch": lambda: after(Progress, "step", 15),
     "old checkpoint removed": lambda: after(Path, "unlink", 4),
@@ -305,7 +290,6 @@ MOMENTS = {
     "weights written, not the history": lambda: before(files, "write_csv", 1),
     "folder not renamed": lambda: after(files, "write_csv", 1),
     "before the log": lambda: before(Log, "finish", 1),
-    "half of the log written": lambda: before(Log, "finish", 1, half),
     "before the checkpoints go": lambda: before(checkpoint, "discard", 1),
     "never": lambda: None,
 }
@@ -342,8 +326,8 @@ def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(tmp_path):
     assert {moment: end for moment, end in ends.items() if end != -signal.SIGKILL} == {"never": 0}
     assert helpers.contents(project / OUT) == uninterrupted
     whole = {path.name: helpers.contents(path) for path in project.glob("out-*")}
-    written = ("before the log", "half of the log written", "before the checkpoints go")
-    assert whole == dict.fromkeys([f"out-{moment}" for moment in written], uninterrupted)
+    written = ("out-before the log", "out-before the checkpoints go")
+    assert whole == dict.fromkeys(written, uninterrupted)
     # The second is of the process that found the training whole.
     first, second = read_records(project / LOG)
     assert first["weights_sha256"] == second["weights_sha256"] == files.sha256(project / OUT / RESULTS[0])
