@@ -8,7 +8,6 @@ from lambdanet.data.images import to_tensor
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import MODELS, create_model, load_weights
 
-CPU = torch.device("cpu")
 WEIGHTS = helpers.ROOT / "weights/quick"
 
 

@@ -82,12 +82,6 @@ def by(weights, pixels):
     return to_bytes(denoise(load_weights(weights)[0], to_tensor(pixels[None])))[0]
 
 
-def test_denoises_a_photograph_as_the_network_of_the_file_does(project):
-    save(project / "in.png", noisy()[:45, :37])
-    assert lines("in.png", "-o", "new/out.png", "--weights", FILE) == [f"new/out.png: written, by {FILE}"]
-    np.testing.assert_array_equal(pixels_of(project / "new/out.png"), by(FILE, noisy()[:45, :37]))
-
-
 @pytest.mark.parametrize(
     ("words", "file", "label"),
     [
