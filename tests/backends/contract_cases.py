@@ -389,27 +389,17 @@ def two_calls_then_backward(call):
         loss.backward()
 
 
-@run
-def expanded_gradient(call):
-    call.model(call.noisy).sum().backward()
+def frozen(call):
+    return call.model.eval().requires_grad_(False)
 
 
-@run
-def recomputed(call):
-    weighted(checkpoint(call.model, call.noisy, use_reentrant=False)).backward()
-
-
-@run
-def traced(call):
-    call.model.eval().requires_grad_(False)
-    program = torch.jit.trace(call.model, (call.noisy,), check_trace=False)
-    return program(images(6, 3, 8, 8))
-
-
-@run
-def exported(call):
-    call.model.eval().requires_grad_(False)
-    return torch.export.export(call.model, (call.noisy,)).module()(call.noisy)
+for name, how in {
+    "expanded gradient": lambda call: call.model(call.noisy).sum().backward(),
+    "recomputed": lambda call: weighted(checkpoint(call.model, call.noisy, use_reentrant=False)).backward(),
+    "traced": lambda call: torch.jit.trace(frozen(call), call.noisy, check_trace=False)(images(6, 3, 8, 8)),
+    "exported": lambda call: torch.export.export(frozen(call), (call.noisy,)).module()(call.noisy),
+}.items():
+    CASES[name] = lambda call, how=how: setattr(call, "how", how)
 
 
 @run
