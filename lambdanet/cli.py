@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import shutil
 import socket
@@ -47,6 +48,8 @@ class Commands(click.Group):
     """
 
     def main(self, *words: Any, **named: Any) -> None:
+        for name in ("stdin", "stdout", "stderr"):  # None where the parent process closed it
+            setattr(sys, name, getattr(sys, name) or open(os.devnull, "r+"))  # noqa: SIM115
         logging.basicConfig(format="%(message)s")
         try:
             status = super().main(*words, **named | {"standalone_mode": False})
@@ -90,6 +93,13 @@ def _sections() -> dict[str, list[str]]:
         title: [name for name in names if there or name not in IN_PIPELINES]
         for title, names in SECTIONS.items()
     }
+
+
+def no_nan(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """Refuse NaN, which is within click's ranges."""
+    if math.isnan(value):
+        raise click.BadParameter("it is not a number")
+    return value
 
 
 PROFILE = click.option(
@@ -270,7 +280,7 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
     help="A weights file, or a folder of them such as weights/paper, of which --alias chooses.",
 )  # fmt: skip
 @click.option(
-    "--strength", default=1.0, show_default=True, type=click.FloatRange(0, 1),
+    "--strength", default=1.0, show_default=True, type=click.FloatRange(0, 1), callback=no_nan,
     help="Of the noise, how much to remove.",
 )  # fmt: skip
 @DEVICE
@@ -297,8 +307,9 @@ def denoise(
     if weights is not None and not weights.exists():
         raise ValueError(f"{weights}: no such weights file")
     planned, notes = targets.plan(images, out)
-    if len(planned) == 1 and images[0] != targets.STREAM:
-        imagefile.check(next(iter(planned)))
+    first = next(iter(planned))
+    if len(planned) == 1 and first != targets.STREAM and not first.is_fifo():  # a pipe is read once
+        imagefile.check(first)
     for note in notes:
         click.echo(note, err=True)
     if weights is None and alias is None:

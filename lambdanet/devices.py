@@ -28,7 +28,7 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         ValueError: the device or the backend is unknown or absent.
     """
-    name, _, backend = name.partition("/")
+    name, _, backend = str(name).partition("/")  # a torch.device too
     if backend:
         backends.force(backend)
     available = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]

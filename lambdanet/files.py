@@ -80,8 +80,10 @@ def _new_file(path: Path) -> Iterator[io.BufferedWriter]:
             os.fsync(file.fileno())
         _keep_mode(path, temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # what a write raises, as of a full disk, names no file
         raise
 
 

@@ -17,7 +17,7 @@ from pipelines.cluster import main as cluster
 
 HOURS = click.option(
     "--limit-hours", default=24.0, show_default=True, type=click.FloatRange(0, min_open=True),
-    help="Longest time that one stage may take.",
+    callback=cli.no_nan, help="Longest time that one stage may take.",
 )  # fmt: skip
 
 

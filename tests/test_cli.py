@@ -142,6 +142,8 @@ MISTAKES = [  # words, exit status, what is said
     ([*DENOISE, "--noise", "rain"], 1, "there is no denoiser 'rain'; name one of photographs, gaussian-01, "),
     ([*DENOISE, "--alias", "champion"], 1, "there is no registry yet (mlflow.db); make it with `make repro`"),
     ([*DENOISE, "--strength", "2"], 2, "Invalid value for '--strength': 2.0 is not in the range"),
+    ([*DENOISE, "--strength", "nan"], 2, "Invalid value for '--strength': it is not a number; see `"),
+    (["run", "--limit-hours", "nan"], 2, "Invalid value for '--limit-hours': it is not a number; see `"),
     (["denoise", "a.png"], 2, "Missing option '-o' / '--out'; see `main denoise --help`\n"),
     ([*TRAIN, "--seed", "-1"], 2, "Invalid value for '--seed': -1 is not in the range"),
     (["train", "rain", "dncnn", "--out", "x"], 1, "unknown noise 'rain'; params.yaml has gaussian-01"),

@@ -63,6 +63,7 @@ class TrainedDenoiser:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength is {strength}, must be from 0 to 1")
         if isinstance(image, Tensor):
+            image = image.detach()
             denoised = self._tensor(image)
         elif isinstance(image, np.ndarray):
             denoised = self._array(image)
@@ -102,6 +103,7 @@ class TrainedDenoiser:
         return replace(photograph, rgb=denoised if strength == 1 else _mixed(rgb, denoised, strength))
 
     def _array(self, image: np.ndarray) -> np.ndarray:
+        dtype = image.dtype
         if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
             raise ValueError(f"the image holds {image.dtype}, must be uint8, uint16 or float")
         if image.ndim not in (2, 3) or not image.size or image.shape[2:] > (4,):
@@ -110,7 +112,8 @@ class TrainedDenoiser:
             _check_range(float(np.abs(image).max()))
             image = image if leaves_range(self.description) else image.clip(0, 1)
         photograph = imagefile.from_values(np.atleast_3d(image))
-        return imagefile.to_values(self.denoise_photograph(photograph)).reshape(image.shape)
+        values = imagefile.to_values(self.denoise_photograph(photograph)).reshape(image.shape)
+        return values.astype(dtype, copy=False)  # big-endian too, as FITS files have it
 
     def _tensor(self, image: Tensor) -> Tensor:
         if image.dtype != torch.uint8 and not image.is_floating_point():
@@ -120,7 +123,7 @@ class TrainedDenoiser:
                 f"the tensor has the shape {tuple(image.shape)}, must be (1 or 3, h, w) or (n, 1 or 3, h, w)"
             )
         white = 255 if image.dtype == torch.uint8 else 1
-        noisy = image.detach().to(self.device, torch.float32) / white
+        noisy = image.to(self.device, torch.float32) / white
         _check_range(float(noisy.abs().max()))
         noisy = noisy if leaves_range(self.description) else noisy.clamp(0, 1)
         noisy = noisy.view(-1, *noisy.shape[-3:])

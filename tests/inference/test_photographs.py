@@ -1,8 +1,11 @@
 """`lambdanet denoise`, with the weights and scores that are in git."""
 
+import functools
 import io
 import os
 import shutil
+import subprocess
+import sys
 
 import helpers
 import numpy as np
@@ -203,6 +206,31 @@ def test_standard_input_and_output(project):
     done = CliRunner().invoke(main, words, input=b"no image")
     assert (done.exit_code, b"PNG\r" in done.stdout_bytes) == (1, False)
     assert "error: standard input: cannot be read as an image (" in done.output
+
+
+def test_a_pipe_is_read_once(project):
+    pixels = noisy(side=12)
+    save(project / "in.png", pixels)
+    read, write = os.pipe()
+    os.write(write, (project / "in.png").read_bytes())
+    os.close(write)
+    lines(f"/dev/fd/{read}", "-o", "out.png", "--weights", FILE)
+    os.close(read)
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, pixels))
+
+
+def test_closed_streams_are_as_if_they_were_empty(project):
+    pixels = noisy(side=12)
+    save(project / "in.png", pixels)
+    script = f"{sys.executable} -m lambdanet denoise $0 -o out.png --weights {FILE}"
+    environment = os.environ | {"PYTHONPATH": str(helpers.ROOT)}
+    run_shell = functools.partial(subprocess.run, capture_output=True, text=True, env=environment)
+    done = run_shell(["sh", "-c", f"{script} <&-", "-"])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: standard input: cannot be read as an image (")
+    done = run_shell(["sh", "-c", f"{script} >&- 2>&-", "in.png"])
+    assert done.returncode == 0
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, pixels))
 
 
 def test_files_that_differ_in_case_only_do_not_replace_each_other(project, monkeypatch):

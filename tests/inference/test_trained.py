@@ -27,7 +27,7 @@ FILE = helpers.ROOT / f"weights/paper/{NAME}-0.safetensors"
 
 @pytest.fixture(scope="module")
 def denoiser():
-    return lambdanet.load(NAME, device="cpu")
+    return lambdanet.load(NAME, device=torch.device("cpu"))
 
 
 picture = functools.partial(helpers.noisy_photograph, 30, 21)
@@ -39,10 +39,10 @@ def network(values):
     return denoise(load_weights(FILE)[0], noisy)[0].clamp(0, 1).permute(1, 2, 0).double().numpy()
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, ">f4"])
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
 def test_array_gives_an_array_of_its_kind(denoiser, dtype, channels):
-    image = picture(channels or 1, dtype)
+    image = picture(channels or 1, np.dtype(dtype).newbyteorder("=")).astype(dtype)
     image = image if channels else image[..., 0]
     before = image.copy()
     output = denoiser(image)
@@ -101,6 +101,14 @@ def test_strength_scales_what_is_removed(denoiser, strength, dtype):
     assert np.abs(some - expected).max() <= (1e-6 if dtype == np.float32 else 0.5)
     np.testing.assert_array_equal(denoiser(image, strength=0), image)
     np.testing.assert_array_equal(denoiser(image, strength=1), whole)
+
+
+@pytest.mark.parametrize("strength", [0, 0.5, 1])
+def test_what_it_gives_of_a_tensor_with_a_gradient_has_none(denoiser, strength):
+    image = torch.from_numpy(picture(3, np.float32)).permute(2, 0, 1)
+    found = denoiser(image.clone().requires_grad_(), strength=strength)
+    assert not found.requires_grad
+    assert torch.equal(found, denoiser(image, strength=strength))
 
 
 @pytest.mark.parametrize(
