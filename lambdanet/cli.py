@@ -162,10 +162,9 @@ def _begin(what: str) -> None:
 def report(profile: str, in_browser: bool) -> None:
     """Print a profile's table, and where its report is."""
     folder = Path("results", profile)
-    if not folder.is_dir():
-        config.find(profile)
     page = folder / "report.html"
     if not (folder / "table2.csv").is_file():
+        config.find(profile)
         raise ValueError(f"{page} is missing; `lambdanet run --profile {profile}` makes it")
     if in_browser:
         if not webbrowser.open(page.resolve().as_uri()):

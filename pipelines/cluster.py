@@ -1,6 +1,7 @@
 """`lambdanet cluster`: what the flows need besides a clone: servers, work pools, deployments, workers."""
 
 import contextlib
+import http.client
 import os
 import secrets
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -43,7 +45,7 @@ def init() -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    with get_client(sync_client=True) as client:
+    with reaching(), get_client(sync_client=True) as client:
         for pool, text in POOLS.items():
             with contextlib.suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process", description=text))
@@ -204,11 +206,29 @@ def _start(name: str, command: list[str]) -> None:
     (FOLDER / f"{name}.pid").write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}\n")
 
 
+@contextlib.contextmanager
+def reaching() -> Iterator[None]:
+    """Turn what Prefect's client raises in this block into one line.
+
+    Raises:
+        ValueError: its server does not answer, or refuses.
+    """
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401
+        said = "it asks for a password: set PREFECT_API_AUTH_STRING" if refused else str(error)[:200]
+        url = os.environ.get("PREFECT_API_URL", "")
+        raise ValueError(f"Prefect's server {url} cannot be used: {said}") from None
+
+
 def answers(url: str) -> bool:
     """Whether a server of Prefect (by its API's address) or MLflow says that it is well."""
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):  # the last two: no URL, or no HTTP server
         return False
     return True
 

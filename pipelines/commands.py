@@ -12,7 +12,7 @@ import click
 
 from lambdanet import checking, cli, config, yaml12
 from pipelines import graph, placement, terminal, workspace
-from pipelines.cluster import FOLDER, URL, answers
+from pipelines.cluster import FOLDER, URL, answers, reaching
 from pipelines.cluster import main as cluster
 
 HOURS = click.option(
@@ -132,7 +132,8 @@ def _plan(wanted: graph.Graph, profile: str) -> list[str]:
 
 def _finish(flow: Any, *words: Any) -> None:
     """Run a flow; an error if it does not end well."""
-    state = flow(*words, return_state=True)
+    with reaching():
+        state = flow(*words, return_state=True)
     if not state.is_completed():
         raise ValueError(state.message)
 

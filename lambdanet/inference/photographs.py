@@ -19,6 +19,7 @@ from lambdanet.inference.catalogue import Denoiser
 from lambdanet.inference.targets import STREAM, identity
 from lambdanet.inference.trained import TrainedDenoiser
 from lambdanet.models import read_description
+from lambdanet.run_log import TRAININGS
 
 
 @contextlib.contextmanager
@@ -62,6 +63,8 @@ def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Ite
 
         whole = weights.resolve()
         results = whole.parents[1] / "results" / whole.name if len(whole.parts) > 2 else whole
+        if not (scores := results / TRAININGS).is_file():
+            raise ValueError(f"{weights} has no scores ({scores}); name one .safetensors file")
         paths = sync.catalogue(sync.from_committed(weights, results))
         held = {}
         for name in dict.fromkeys(denoiser.noise for denoiser in paths):

@@ -129,7 +129,7 @@ QUICK = ("--weights", "weights/quick")
         (("--noise", "rain", *QUICK), "there is no denoiser for the noise 'rain'; there are gaussian-01, "),
         (("--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
         (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
-        (("--weights", "pictures"), "pictures/trainings.json cannot be read"),
+        (("--weights", "pictures"), "pictures/trainings.json); name one .safetensors file"),
     ],
 )
 def test_bad_words_are_one_line(project, words, says):

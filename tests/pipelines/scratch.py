@@ -11,7 +11,8 @@ from dvc_helpers import DVC, make_project, write_stages
 from helpers import PATIENCE as SECONDS
 from helpers import ROOT, free_port, lives, wait_until  # noqa: F401, found here by the tests of flows
 
-COMMANDS = {"reproduce": ["run"], "train": ["cluster", "train"]}  # of `lambdanet`, for each flow
+# Of `lambdanet`, for each flow and for what flows need.
+COMMANDS = {"reproduce": ["run"], "train": ["cluster", "train"], "init": ["cluster", "init"]}
 NEEDS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": []}
 DIAMOND = {name: (needs, "true") for name, needs in NEEDS.items()}
 

@@ -1,17 +1,21 @@
 """The flow `reproduce` on this machine, as `lambdanet run` runs it."""
 
+import contextlib
+import http.server
 import logging
 import os
 import re
 import signal
+import socketserver
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 import scratch
 
-from pipelines import terminal
+from pipelines import cluster, terminal
 
 BUSY = "test -e go || { echo $$ > pid; exec sleep 1234; }"
 DIES_ONCE = "test -e tried || { touch tried; kill -9 $$; }"
@@ -110,6 +114,50 @@ def test_a_server_that_is_needed_or_dead_is_one_line(project):
     said = f"error: Prefect's server {url} does not answer; start it, or unset PREFECT_API_URL\n"
     for words in (["reproduce"], ["train", "speckle", "cnn"]):
         assert scratch.run(project, *words, PREFECT_API_URL=url) == (1, "", said)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1", "http://[::1/api", "http://a b/api", "http://a..b/api"])
+def test_what_is_no_address_does_not_answer(url):
+    assert not cluster.answers(url)
+
+
+def test_a_server_of_another_kind_does_not_answer():
+    class OfSsh(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+    with serving(socketserver.TCPServer, OfSsh) as port:
+        assert not cluster.answers(f"http://127.0.0.1:{port}/api")
+
+
+@contextlib.contextmanager
+def serving(kind, handler):
+    """A server of this machine; gives its port."""
+    with kind(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+class Locked(http.server.BaseHTTPRequestHandler):
+    """A Prefect server that is well and asks for a password."""
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/api/health" else 401)
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815
+
+
+@pytest.mark.parametrize("words", [["reproduce"], ["train", "speckle", "cnn"], ["init"]])
+def test_a_server_whose_password_is_missing_is_one_line(tmp_path, words):
+    project = scratch.project(tmp_path / "project")
+    scratch.profiles(project)
+    with serving(http.server.ThreadingHTTPServer, Locked) as port:
+        url = f"http://127.0.0.1:{port}/api"
+        status, _, said = scratch.run(project, *words, PREFECT_API_URL=url)
+    password = "it asks for a password: set PREFECT_API_AUTH_STRING"
+    assert (status, said) == (1, f"error: Prefect's server {url} cannot be used: {password}\n")
 
 
 @pytest.mark.parametrize("words", [["reproduce"], ["train", "speckle", "cnn"]])
