@@ -95,6 +95,13 @@ def _sections() -> dict[str, list[str]]:
     }
 
 
+class NamedPath(click.Path):
+    """A path, but for the empty one of a variable that is not set, which would be the current folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return super().convert(value or self.fail("it is empty", parameter, context), parameter, context)
+
+
 def no_nan(_context: click.Context, _option: click.Parameter, value: float) -> float:
     """Refuse NaN, which is within click's ranges."""
     if math.isnan(value):
@@ -107,7 +114,7 @@ PROFILE = click.option(
     help="Scale of the pipeline: sample, quick, paper, or a folder with a profile.yaml.",
 )  # fmt: skip
 DATA = click.option(
-    "--data", type=click.Path(path_type=Path),
+    "--data", type=NamedPath(path_type=Path),
     help="Folder with clean/ and NOISE/, like runs/sample/data/photos; default: the profile's images, "
     "prepared anew in a temporary folder.",
 )  # fmt: skip
@@ -191,7 +198,7 @@ def next_steps(profile: str) -> list[str]:
 @main.command()
 @click.argument("noise")
 @click.argument("model")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; replaced.")
+@click.option("--out", required=True, type=NamedPath(path_type=Path), help="Folder to write; replaced.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, config.LARGEST_SEED))
 @click.option("--epochs", type=int, help="Instead of the profile's.")
 @click.option("--batch-size", type=int, help="Instead of the profile's.")
@@ -235,7 +242,7 @@ def train(
 
 
 @main.command()
-@click.argument("weights", type=click.Path(path_type=Path))
+@click.argument("weights", type=NamedPath(path_type=Path))
 @click.argument("noise")
 @PROFILE
 @DATA
@@ -262,10 +269,10 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 
 @main.command()
 @click.argument(
-    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=NamedPath(path_type=Path, allow_dash=True)
 )
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path, allow_dash=True),
+    "-o", "--out", required=True, type=NamedPath(path_type=Path, allow_dash=True),
     help="PNG file, or folder of such; - is standard output.",
 )  # fmt: skip
 @click.option(
@@ -275,7 +282,7 @@ def evaluate(weights: Path, noise: str, profile: str, data: Path | None, device:
 )
 @click.option("--alias", help="Which denoiser of MLflow's registry: champion, compact or a model.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path),
+    "--weights", type=NamedPath(path_type=Path),
     help="A weights file, or a folder of them such as weights/paper, of which --alias chooses.",
 )  # fmt: skip
 @click.option(
@@ -455,7 +462,7 @@ def restore(profile: str) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="File to write, .onnx.")
+@click.option("-o", "--out", required=True, type=NamedPath(path_type=Path), help="File to write, .onnx.")
 def onnx(name: str, out: Path) -> None:
     """Write a trained network as an ONNX file.
 

@@ -142,6 +142,8 @@ MISTAKES = [  # words, exit status, what is said
     ([*DENOISE, "--noise", "rain"], 1, "there is no denoiser 'rain'; name one of photographs, gaussian-01, "),
     ([*DENOISE, "--alias", "champion"], 1, "there is no registry yet (mlflow.db); make it with `make repro`"),
     ([*DENOISE, "--strength", "2"], 2, "Invalid value for '--strength': 2.0 is not in the range"),
+    (["denoise", "", "-o", "b.png"], 2, "Invalid value for 'IMAGE...': it is empty; see `main denoise"),
+    (["denoise", "a.png", "-o", ""], 2, "Invalid value for '-o' / '--out': it is empty; see `main denois"),
     ([*DENOISE, "--strength", "nan"], 2, "Invalid value for '--strength': it is not a number; see `"),
     (["run", "--limit-hours", "nan"], 2, "Invalid value for '--limit-hours': it is not a number; see `"),
     (["denoise", "a.png"], 2, "Missing option '-o' / '--out'; see `main denoise --help`\n"),
