@@ -546,6 +546,11 @@ def _check_ablation(name: str, entry: Ablation, params: Params, pairs: list[str]
         raise ValueError("a model has this name")
     _known("study", [entry.study], params.studies, "studies")
     _known("noise", [entry.noise], params.noises, "noises")
+    study = params.studies[entry.study]
+    for key in filter(None, (study.axis, study.group)):
+        value = entry.hyperparameters.get(key)
+        if type(value) not in (int, float) or not value > 0:
+            raise ValueError(f"{key} is {value!r}, must be above 0: {entry.study} has a figure over it")
     if (pair := f"{entry.dataset} with {entry.test_noise}") not in pairs:
         raise ValueError(f"{pair} is none of pairs")
     if (code := _code("model", entry.model)) != entry.code:

@@ -88,6 +88,9 @@ WRONG = [
     (PARAMS, ["models", "dncnn", "dept"], 4, "dncnn' has no parameter dept; it takes: depth"),
     (PARAMS, ["models", "lambdanet", "norm"], ["batch"], "norm of model 'lambdanet' is ['batch']"),
     (PROFILE, ["train", "dncnn", "hyperparameters", "width"], 3200000, "must have at most 1,000,000,000"),
+    (PARAMS, ["studies", "channels", "axis"], "depth",
+     "ablations.channels-d4: depth is None, must be above 0: channels has a figure over it"),
+    (PARAMS, ["studies", "channels", "group"], "norm", "ablations.channels-d4: norm is None, must be above"),
     (PROFILE, ["ablations", "base", "hyperparameters", "m"], 4,
      "sample/profile.yaml: ablations.base: m is 4, must be odd"),
 ]  # fmt: skip
