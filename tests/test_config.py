@@ -101,8 +101,8 @@ def test_a_profile_changes_a_models_hyperparameters(load):
     [
         ("photos", {}, None, None, 10),
         ("cifar10", {"seed": 7}, None, None, 10),
-        ("bsds500", {}, 214, None, 2140),
-        ("bsds500", {"patches": 3}, 3, None, 30),
+        ("bsds500", {}, 214, 40, 2140),
+        ("bsds500", {"patches": 3}, 3, 40, 30),
         ("/home/me/photos", {}, 16, 64, 160),
         ("Photos", {"size": 16, "patches": 3}, 3, 16, 30),
     ],
