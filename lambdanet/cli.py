@@ -62,7 +62,7 @@ class Commands(click.Group):
             if context := getattr(error, "ctx", None):
                 message = f"{message.rstrip('.')}; see `{context.command_path} --help`"
         except click.Abort:
-            message, status = "stopped; the same command resumes", 130
+            message, status = "stopped; run the same command again", 130
         except ModuleNotFoundError as error:
             name = (error.name or str(error)).partition(".")[0]
             message, status = f"the package {name} is not installed; in a clone `make setup` installs all", 1

@@ -215,6 +215,11 @@ def _silent_libtiff() -> Iterator[None]:
         os.close(kept)
 
 
+def _kept_profile(icc: bytes | None) -> bytes | None:
+    """A profile, but for one of other colours, as of four inks or Lab, which were converted."""
+    return icc if icc and icc[16:20] in (b"RGB ", b"GRAY") else None
+
+
 def _decode(content: bytes) -> Photograph:
     image = _open(content)
     if image is None:
@@ -225,8 +230,7 @@ def _decode(content: bytes) -> Photograph:
     values = _values(image, content)
     exif, orientation = _exif(image)
     photograph = from_values(values, orientation)
-    # A profile of four inks says nothing about what they were converted to.
-    icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
+    icc = _kept_profile(image.info.get("icc_profile"))
     return replace(photograph, icc=icc, exif=exif, chunks=_kept_chunks(content), frames=frames)
 
 
@@ -389,7 +393,7 @@ def _read_tiff(content: bytes) -> Photograph:
         if values.dtype not in (np.uint8, np.uint16):
             raise UnsupportedError(f"its pixels are {values.dtype}")
         photograph = from_values(values, page.tags.valueof(_ORIENTATION, default=1))
-        return replace(photograph, icc=page.iccprofile, frames=len(file.pages))
+        return replace(photograph, icc=_kept_profile(page.iccprofile), frames=len(file.pages))
 
 
 def _kept_chunks(content: bytes) -> tuple[tuple[bytes, bytes], ...]:

@@ -120,7 +120,7 @@ def test_a_flow_that_is_stopped_frees_its_workers(cluster, dask, origin, tmp_pat
     # Python ends by the signal itself where the second one finds it at its end; a shell says 130 too.
     assert flow.returncode in (status, -numbers[0]), err
     assert "Traceback" not in err
-    assert status != 130 or err.splitlines()[-1] == "error: stopped; the same command resumes"
+    assert status != 130 or err.splitlines()[-1] == "error: stopped; run the same command again"
     scratch.wait_until(lambda: not scratch.lives(pid))
     assert not (me / "b").exists()
     (tmp_path / "go").touch()

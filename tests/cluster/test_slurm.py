@@ -25,7 +25,7 @@ def test_ctrl_c_cancels_jobs_and_a_cancelled_job_runs_again(cluster, origin, tmp
     stopped = scratch.number(pid)
     os.killpg(flow.pid, signal.SIGINT)
     _, err = flow.communicate(timeout=scratch.SECONDS)
-    assert (flow.returncode, err.splitlines()[-1]) == (130, "error: stopped; the same command resumes")
+    assert (flow.returncode, err.splitlines()[-1]) == (130, "error: stopped; run the same command again")
     listed = ["squeue", "--noheader", "--jobs", str(stopped)]
     scratch.wait_until(lambda: not subprocess.run(listed, capture_output=True, text=True).stdout)
 

@@ -204,6 +204,13 @@ def test_the_colour_profile_is_kept(tmp_path, suffix, depth):
     np.testing.assert_array_equal(imagefile.read(out).rgb, photograph.rgb)
 
 
+@pytest.mark.parametrize("space", ["CMYK", "LAB"])
+def test_a_colour_profile_of_other_colours_is_not_kept(tmp_path, space):
+    header = b"\0" * 16 + space.encode()
+    Image.new(space, (9, 7)).save(tmp_path / "a.tif", icc_profile=header.ljust(128))
+    assert imagefile.read(tmp_path / "a.tif").icc is None
+
+
 @pytest.mark.parametrize("channels", COLOURS)
 def test_each_flipped_bit_in_the_pixels_of_16_bits_is_refused(tmp_path, channels):
     content = png16(noise(20, 20, channels, dtype=np.uint16))

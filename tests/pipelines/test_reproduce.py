@@ -44,7 +44,7 @@ def test_it_stops_resumes_goes_on_past_a_failure_and_ends_as_dvc_repro_does(tmp_
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=scratch.SECONDS)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "error: stopped; the same command resumes"
+    assert err.splitlines()[-1] == "error: stopped; run the same command again"
     assert not scratch.lives(pid)
 
     # The next call resumes: e is killed and tried again, c fails, and what needs c is not run.
