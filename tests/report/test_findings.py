@@ -93,9 +93,7 @@ def test_networks_are_compared_only_where_they_were_trained_alike():
     better = [27.4, 27.41, 27.42]
     assert found([ours, baseline(better)])[SIZE].verdict == "does not hold"
     assert found([ours, baseline([26.0, 26.01, 26.02])])[SIZE].verdict == "holds"
-    other = found([ours, baseline(better, epochs=12, schedule="cosine")])[SIZE]
-    assert other.verdict == "inconclusive"
-    assert other.parts[0].reason == ("trained differently: epochs 50 and 12, schedule exponential and cosine")
+    assert found([ours, baseline(better, epochs=12, schedule="cosine")])[SIZE].verdict == "not run"
     # A LambdaNet of that size that was trained like the other one is the one to compare with.
     alike = row("base", [26.8, 26.81, 26.82], parameters=9_083, train={"epochs": 12, "schedule": "cosine"},
                 hyperparameters={"name": "lambdanet"}, study="base")  # fmt: skip
