@@ -169,7 +169,7 @@ def _no_worse(
     of: str, one: Row | None, other: Row | None, near: float, rows: list[Row], key: str = "psnr",
     *, as_papers: bool = False,
 ) -> Part:  # fmt: skip
-    """Whether a network is at most `near` below another; `as_papers`: and both were trained as the paper's."""
+    """Whether a network is at most `near` below another; `as_papers` asks for the paper's training."""
     if one is None or other is None or not one.done or not other.done:
         return Part(of, NOT_RUN)
     difference = difference_interval(sample(one, rows, key), sample(other, rows, key))
