@@ -25,7 +25,10 @@ from lambdanet.data import cifar10
 
 STAGES = Path(__file__).resolve().parents[1] / "stages"
 
-LONGEST = ("test_pipeline.py", "test_loop.py", "test_contract.py", "test_lambdanet_backends.py")
+LONGEST = (
+    "test_pipeline.py", "test_train.py", "test_reproduce.py", "test_loop.py", "test_contract.py",
+    "test_lambdanet_backends.py",
+)  # fmt: skip
 
 torch.set_num_threads(1)
 
