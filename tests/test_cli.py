@@ -208,11 +208,17 @@ def test_the_device_is_also_that_of_the_environment(project, lambdanet, monkeypa
     assert not (project / "x").exists()
 
 
-def test_outside_of_a_project_it_says_so(tmp_path):
-    command = [sys.executable, "-m", "lambdanet", "run"]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "{folder} has no dvc.yaml; run this in the project's folder"),
+        (["train", *TRAIN[1:]], "unknown profile 'sample'; there are none; run this in the project's folder"),
+    ],
+)
+def test_outside_of_a_project_it_says_so(tmp_path, words, said):
+    command = [sys.executable, "-m", "lambdanet", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    said = f"error: {tmp_path} has no dvc.yaml; run this in the project's folder\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said.format(folder=tmp_path)}\n")
     assert list(tmp_path.iterdir()) == []
 
 

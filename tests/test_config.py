@@ -71,6 +71,17 @@ def test_described_leaves_out_what_stands_at_its_default(paper):
     assert dataclasses.replace(training, optimizer="sgd").described()["optimizer"] == "sgd"
 
 
+def test_an_ablation_is_trained_on_one_noise_and_tested_on_another(load):
+    entry = PROFILE["ablations"]["loss-bce"] | {"noise": "speckle", "seeds": [4]}
+    one = load(profile=PROFILE | {"ablations": {"loss-bce": entry}})
+    (run,) = one.ablation_runs
+    assert run.key == RunKey("tiny", "gaussian-01", "loss-bce", 4)
+    assert run.noise["name"] == "speckle"
+    assert (str(run.noisy), str(run.folder)) == (
+        "runs/tiny/data/patches/gaussian-01", "runs/tiny/models/ablations/loss-bce/4"
+    )  # fmt: skip
+
+
 def test_a_run_is_resolved_with_all_its_paths(load):
     run = load().run("speckle", "dncnn", "3")
     assert run.key == RunKey("tiny", "speckle", "dncnn", 3)
@@ -121,11 +132,17 @@ def test_what_is_no_seed_is_named(load, seed):
         load().run("speckle", "dncnn", seed)
 
 
-def test_looking_up_an_unknown_name_lists_the_known(load):
-    with pytest.raises(ValueError, match=r"^unknown model 'vgg'; Table 2 has lambdanet, autoencoder, dncnn$"):
-        load().run("speckle", "vgg", 0)
-    with pytest.raises(ValueError, match=r"^unknown ablation 'vgg'; profile\.yaml has loss-bce$"):
-        load().ablation("vgg", 0)
+@pytest.mark.parametrize(
+    ("noise", "model", "message"),
+    [
+        ("fog", "dncnn", "unknown noise 'fog'; params.yaml has gaussian-01, speckle"),
+        ("speckle", "resnet", "unknown model 'resnet'; Table 2 has lambdanet, autoencoder, dncnn"),
+        (None, "resnet", "unknown ablation 'resnet'; profile.yaml has loss-bce"),
+    ],
+)
+def test_looking_up_an_unknown_name_lists_the_known(load, noise, model, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load().run(noise, model, 0) if noise else load().ablation(model, 0)
 
 
 def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
@@ -227,7 +244,11 @@ BAD_PARAMS = [
     (("noises", "speckle"), "speckle", "noises.speckle is 'speckle', must be keys with values"),
     (("table", "noises"), ["fog"], "table.noises is 'fog', must be one of noises: gaussian-01, speckle"),
     (("table", "noises"), ["speckle", "speckle"], "table.noises: speckle stands there twice"),
-    (("table",), PARAMS["table"] | {"lambdanets": ["dncnn"], "baselines": []}, "table: 'dncnn' is no netw"),
+    (
+        ("table",),
+        PARAMS["table"] | {"lambdanets": ["dncnn"], "baselines": []},
+        "table: 'dncnn' is no network of lambdanet/models/lambdanet.py",
+    ),
     (("studies", "loss", "title"), 1, "studies.loss.title is 1, must be a valid string"),
 ]
 
@@ -247,6 +268,8 @@ def test_bad_value_is_named_in_one_line(file, raw, path, value, message, load):
     ("content", "message"),
     [
         (b"a: [1", "is not valid YAML: "),
+        (b"!!python/object/apply:os.system [exit]", "is not valid YAML: "),
+        (b"profile: \xff\xfe", "is not valid YAML: "),
         (b"", ": the file is None, must be keys with values"),
         (None, "is missing; run this in the project's folder"),
     ],

@@ -171,3 +171,8 @@ def test_dvc_and_config_have_the_same_stages_and_paths(resolved):
         assert [below(out) for out in outs] == [loaded.data(pair.dataset, pair.noise).as_posix()]
     assert set(stages) == {"plot", "register"}
     assert [below(out) for out in stages["plot"]["outs"]] == [loaded.folders.results.as_posix()]
+
+
+def test_the_sample_has_few_stages(resolved):
+    stages, loaded = resolved
+    assert loaded.name != "sample" or len(stages) <= 45

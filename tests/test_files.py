@@ -116,6 +116,7 @@ def test_new_folder_that_fails_leaves_the_old(tmp_path, error):
             (new / "f").touch()
             raise error
     assert helpers.contents(tmp_path) == {"out/old": b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("name", ["x" * 251 + ".txt", "\N{CAT FACE}" * 63 + "abc", "\N{EURO SIGN}" * 85])

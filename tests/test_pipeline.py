@@ -177,6 +177,8 @@ def test_registered_denoisers_denoise_a_photograph(clone):
     with Image.open(out) as image:
         np.testing.assert_array_equal(np.asarray(image), expected)
     assert "out.png: written, by " in clone.run(*denoise_photo, "--alias", "champion")
+    listed = clone.run(sys.executable, "-m", "lambdanet", "models", "list").splitlines()
+    assert sum(line.split()[:2] == ["speckle", "autoencoder"] for line in listed) == 1
     photo.unlink()
     out.unlink()
 
@@ -201,6 +203,8 @@ def test_results_hold_every_run_with_true_values(clone):
     for row, run_key in zip(rows, RUNS, strict=True):
         score = json.loads((results / "scores" / f"{run_key}.json").read_text())
         assert float(row["psnr"]) == pytest.approx(score["psnr"], abs=1e-5)
+        history = list(csv.DictReader((results / "histories" / f"{run_key}.csv").read_text().splitlines()))
+        assert len(history) == PROFILE["train"][row["model"]]["epochs"]
     assert {row["paper_psnr"] for row in rows} == {""}  # these are not the paper's images
     report = (results / "report.html").read_text()
     assert "http://" not in report

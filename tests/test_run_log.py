@@ -45,6 +45,7 @@ def test_record_is_there_from_the_beginning(path):
     assert record["device"] == describe_device(CPU)
     assert record["python"] == platform.python_version()
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["seconds"] >= 0
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["started"])
     assert before <= datetime.fromisoformat(record["started"]) + timedelta(milliseconds=1)
 

@@ -73,6 +73,11 @@ def test_berkeleys_archive_gives_the_same_arrays(jpegs, source, tmp_path):
         np.testing.assert_array_equal(images[split], expected[split])
 
 
+def test_folder_may_be_the_innermost_one(jpegs, tmp_path):
+    inner = helpers.folder(tmp_path / "unpacked", bare(jpegs)) / "BSDS500/images"
+    assert bsds500.read_files(inner) == jpegs
+
+
 @pytest.mark.parametrize("size", [40, 48])
 def test_training_patches_are_of_train_and_test_images(jpegs, source, size):
     images, notes = load(source, size=size)

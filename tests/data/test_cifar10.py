@@ -185,11 +185,17 @@ def without_one(records):
     return members
 
 
+def one_twice(records):
+    members = png(records)
+    return members | {"cifar10/test/cat/more.png": members[max(members)]}
+
+
 LOW = helpers.encoded(np.zeros((33, 32, 3), np.uint8), "PNG")
 DAMAGED = {  # maker, a part of the message
     "one pixel": (one_changed(binary, "data_batch_3.bin", flipped(2000)), "(content digest differs)"),
     "one label": (one_changed(binary, "test_batch.bin", flipped(0)), "the test images are not CIFAR-10's"),
     "one image missing": (without_one, "19 train images, CIFAR-10 has 20"),
+    "one image twice": (one_twice, "7 test images, CIFAR-10 has 6"),
     "part of a record": (one_changed(binary, "test_batch.bin", lambda b: b[:-1]), "whole number of records"),
     "garbage pickle": (one_changed(python, "test_batch", lambda b: b"\xff" * 100), "not a readable pickle"),
     "cut pickle": (one_changed(python, "test_batch", lambda b: b[:3000]), "a python batch"),
@@ -211,7 +217,8 @@ def test_damaged_content_is_refused(make, text, records, tmp_path, refused):
     assert text in message
 
 
-def test_mirrors_are_used_without_a_source(monkeypatch, tmp_path):
+def test_mirrors_are_used_without_a_source(monkeypatch, tmp_path, refused):
+    assert "LAMBDANET_CIFAR10 names " in refused(WANTED, tmp_path / "nowhere")
     monkeypatch.setattr(archives, "TRIES", 1)
     monkeypatch.setattr(cifar10, "MIRRORS", ["http://127.0.0.1:9/a.tar"])
     with pytest.raises(ValueError, match=r"^CIFAR-10 could not be downloaded; set LAMBDANET_CIFAR10 "):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from skimage.metrics import peak_signal_noise_ratio
 from skimage.util import random_noise
 
 from lambdanet.data.corruption import corrupt
@@ -115,6 +116,10 @@ def test_distribution_is_that_of_scikit_image(name, parameters):
     ours = corrupt(clean, create_noise(name, **parameters), seed=0).astype(float)
     x = clean / 255
     theirs = random_noise(x, rng=0, **SKIMAGE[name](parameters))
+    ours_psnr, theirs_psnr = (
+        peak_signal_noise_ratio(x, np.clip(y, 0, 1), data_range=1) for y in (ours, theirs)
+    )
+    assert ours_psnr == pytest.approx(theirs_psnr, abs=0.1)
     changes = [(y - x)[x > 0.2] for y in (ours, theirs)]
     assert changes[0].std() == pytest.approx(changes[1].std(), rel=0.02)
     shares = np.linspace(0.05, 0.95, 25)

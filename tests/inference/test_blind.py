@@ -9,19 +9,38 @@ from lambdanet.data.noise import create_noise
 from lambdanet.inference import blind
 from lambdanet.models import load_weights
 
+NOISES = ("gaussian-01", "gaussian-02", "gaussian-03", "salt-and-pepper", "speckle")
+
 
 def trained(noise):
     network, description = load_weights(helpers.ROOT / f"weights/quick/{noise}-autoencoder-0.safetensors")
     return network, create_noise(**description["noise"])
 
 
-def test_misfit_is_the_recorded_one_the_same_again_and_of_each_image_alone():
-    """Of the middles of four photographs, as a file holds them."""
-    network, noise = trained("speckle")
+def photographs(side):
+    """The middle of four photographs; none of them was trained on."""
     whole = [skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee(), skimage.data.rocket()]
     middles = [(len(one) // 2, one.shape[1] // 2, one) for one in whole]
-    clean = to_tensor(np.stack([one[y - 16 : y + 16, x - 16 : x + 16] for y, x, one in middles]))
-    noisy = (255 * noise(clean, torch.Generator().manual_seed(7)).clamp(0, 1)).round() / 255
+    half = side // 2
+    return to_tensor(np.stack([one[y - half : y + half, x - half : x + half] for y, x, one in middles]))
+
+
+def as_a_file(noisy):
+    return (255 * noisy.clamp(0, 1)).round() / 255
+
+
+def test_right_denoiser_fits_best_on_most_photographs():
+    denoisers, clean, wrong = [trained(noise) for noise in NOISES], photographs(128), 0
+    for number, (_, noise) in enumerate(denoisers):
+        noisy = as_a_file(noise(clean, torch.Generator().manual_seed(7)))
+        misfits = torch.stack([blind.misfit(noisy, *one) for one in denoisers])
+        wrong += (misfits.argmin(0) != number).sum().item()
+    assert wrong <= 1  # of 20
+
+
+def test_misfit_is_the_recorded_one_the_same_again_and_of_each_image_alone():
+    network, noise = trained("speckle")
+    noisy = as_a_file(noise(photographs(32), torch.Generator().manual_seed(7)))
     state = torch.get_rng_state()
     first = blind.misfit(noisy, network, noise)
     recorded = torch.tensor([0.0105, 0.0063, 0.0105, 0.0162])

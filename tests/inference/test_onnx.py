@@ -69,6 +69,13 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path):
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     weights = written(tmp_path, {"name": "lambdanet", "m": 3, "decoder": "connected", "side": 8})
-    said = helpers.one_line(run(weights, "-o", tmp_path / "m.onnx"))
-    assert said.startswith(f"error: {weights}: this network takes images of 8 x 8 only, not of any size")
-    assert [*tmp_path.iterdir()] == [weights]
+    before = helpers.contents(tmp_path)
+    for name, says in (
+        (weights, f"{weights}: this network takes images of 8 x 8 only, not of any size"),
+        ("rain", "there is no denoiser 'rain'; name one of photographs, gaussian-01, "),
+        (tmp_path / "none.safetensors", f"{tmp_path}/none.safetensors: no such weights file"),
+    ):
+        done = run(name, "-o", tmp_path / "m.onnx")
+        assert (done.exit_code, done.output.count("\n")) == (1, 1)
+        assert done.output.startswith(f"error: {says}")
+    assert helpers.contents(tmp_path) == before

@@ -85,6 +85,36 @@ def by(weights, pixels):
     return to_bytes(denoise(load_weights(weights)[0], to_tensor(pixels[None])))[0]
 
 
+def test_denoises_a_photograph_as_the_network_of_the_file_does(project):
+    save(project / "in.png", noisy()[:45, :37])
+    assert lines("in.png", "-o", "new/out.png", "--weights", FILE) == [f"new/out.png: written, by {FILE}"]
+    output = pixels_of(project / "new/out.png")
+    np.testing.assert_array_equal(output, by(FILE, noisy()[:45, :37]))
+    clean = skimage.data.chelsea()[100:145, 150:187]
+    error, before = (np.mean((one - clean.astype(float)) ** 2) for one in (output, noisy()[:45, :37]))
+    assert error < 0.4 * before
+
+
+def test_folder_is_denoised_file_by_file_and_the_unreadable_is_named(project):
+    pictures = {"a.jpg": {"quality": 95}, "b.webp": {"lossless": True}, "d.BMP": {}, "e.jpeg": {}}
+    for name, options in pictures.items():
+        save(project / "in" / name, noisy(side=20), **options)
+    (project / "in/c.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (project / "in/notes.txt").write_text("no picture")
+    (project / "in/sub").mkdir()
+    (project / "in/._a.jpg").write_bytes(b"of macOS")
+    done = run("in", "-o", "out", "--weights", FILE)
+    assert done.exit_code == 1
+    left, *said, bad, fourth, fifth, last = done.output.splitlines()
+    assert left == "in: not taken: notes.txt, sub/"
+    assert said == [f"out/{name}.png: written, by {FILE}" for name in "ab"]
+    assert bad.startswith("error: in/c.png: cannot be read as an image (")
+    assert [fourth, fifth] == [f"out/{name}.png: written, by {FILE}" for name in "de"]
+    assert last == "error: 1 of 5 files could not be denoised"
+    assert sorted(path.name for path in (project / "out").iterdir()) == ["a.png", "b.png", "d.png", "e.png"]
+    np.testing.assert_array_equal(pixels_of(project / "out/b.png"), by(FILE, noisy(side=20)))
+
+
 @pytest.mark.parametrize(
     ("words", "file", "label"),
     [
@@ -129,6 +159,8 @@ QUICK = ("--weights", "weights/quick")
         (("--noise", "rain", *QUICK), "there is no denoiser for the noise 'rain'; there are gaussian-01, "),
         (("--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
         (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
+        (("--weights", "in.png"), "in.png: not a readable safetensors file"),
+        (("--weights", FILE, "--device", "abacus"), "device 'abacus' is not available"),
         (("--weights", "pictures"), "pictures/trainings.json); name one .safetensors file"),
     ],
 )
@@ -173,12 +205,14 @@ def test_first_of_several_frames_is_denoised_and_the_line_says_so(project):
     np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, noisy()))
 
 
-@pytest.mark.parametrize("name", ["two words", "\N{CAT FACE} \u00fc", "-o", "x" * 251, "%20#?&*[a]"])
+@pytest.mark.parametrize(
+    "name",
+    ["two words.png", "\N{CAT FACE} \u00fc.png", "UPPER.PNG", "-o.png", "x" * 251 + ".png", "%20#?&*[a].png"],
+)
 def test_names_of_every_kind(project, name):
-    name += ".png"
     save(project / "in" / name, noisy(side=12))
     assert lines("in", "-o", "out", "--weights", FILE)
-    target = project / "out" / name
+    target = project / "out" / f"{name[:-4]}.png"
     np.testing.assert_array_equal(pixels_of(target), by(FILE, noisy(side=12)))
     os.chdir(project / "in")
     lines("--weights", project / FILE, "-o", project / "one.png", "--", name)

@@ -84,7 +84,12 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
 
 FULL = f"{900 * 'a'} - [Errno 28] No space left on device: {900 * 'b'}"
 ERRORS = {
-    60: [ConnectionError("away"), TimeoutError(), OwnError("away"), stage.StageError("ERROR: no push")],
+    60: [
+        ConnectionError("away"),
+        TimeoutError(),
+        OwnError("away"),
+        stage.StageError("ERROR: failed to push"),
+    ],
     4: [stage.StageError("busy", 4)],
     0: [OSError("Permission denied"), stage.StageError(FULL)],
 }

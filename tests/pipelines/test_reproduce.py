@@ -165,7 +165,8 @@ def test_a_damaged_profile_is_one_line(project, words):
     (project / "profile.yaml").write_text("profile: [\n")
     status, out, err = scratch.run(project, *words, "--profile", "small")
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert re.match(rf"error: ({project}/)?profile\.yaml is not valid YAML: ", err)
+    place = "" if words[0] == "reproduce" else f"{project}/"
+    assert err.startswith(f"error: {place}profile.yaml is not valid YAML: ")
 
 
 @pytest.mark.parametrize("package", ["dvc", "prefect", "mlflow"])

@@ -80,12 +80,17 @@ def test_the_same_training_again_ends_its_own_run(client, tmp_path):
     ("error", "status"),
     [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")],
 )
-def test_how_a_training_ended_is_logged(client, tmp_path, error, status):
+def test_how_a_training_ended_is_logged_and_its_run_resumed(client, tmp_path, error, status):
     log = begin(tmp_path)
     with contextlib.suppress(BaseException), live.follow(log.path) as tell:
         train(log, tell, 2)
         raise error
-    assert (statuses(client), steps(client)) == ([status], [1, 2])
+    assert statuses(client) == [status]
+    log = begin(tmp_path)
+    with live.follow(log.path) as tell:
+        train(log, tell, 3, first=3)
+        log.finish("e" * 64)
+    assert (statuses(client), steps(client)) == (["FINISHED"], [1, 2, 3])
 
 
 def test_what_is_over_before_patience_is_left_to_register(client, tmp_path, monkeypatch):

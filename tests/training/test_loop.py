@@ -56,6 +56,13 @@ def weight_bytes(model, path):
     return path.read_bytes()
 
 
+def test_exponential_rate_decays_once_an_epoch():
+    how = settings(learning_rate=0.004, decay=0.5)
+    assert [learning_rate(how, step, 3) for step in range(7)] == [0.004] * 3 + [0.002] * 3 + [0.001]
+    table_1 = settings(learning_rate=0.001, decay=0.99)
+    assert learning_rate(table_1, 49 * 196 + 195, 196) == pytest.approx(0.001 * 0.99**49, rel=1e-12)
+
+
 def test_cosine_rate_rises_in_the_warm_up_and_falls_to_zero():
     how = settings(schedule="cosine", learning_rate=0.01, warmup=0.1, epochs=10)
     rates = [learning_rate(how, step, 4) for step in range(40)]
@@ -82,6 +89,13 @@ def test_same_seed_gives_the_same_bytes(run, tmp_path, model, backend):
     if backend == "bf16":
         with backends.forced("reference"):
             assert weight_bytes(run(model, seed=3)[0], tmp_path / "w") != first
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "stored"])
+def test_loss_falls_and_psnr_rises(run, fresh):
+    _, history = run(DNCNN | {"width": 16}, settings(fresh_noise=fresh, epochs=30))
+    assert history[-1]["loss"] < 0.2 * history[0]["loss"]
+    assert history[-1]["monitored_psnr"] > 23  # the noisy images have 20
 
 
 @pytest.mark.parametrize(("loss", "batch_size"), [("mse", 24), ("mae", 24), ("bce", 8)])
