@@ -1,0 +1,93 @@
+"""Which batch size and peak learning rate a family of networks of about 9,083 parameters learns best with.
+
+    python -m benchmarks.recipes [--quick] [--out FOLDER] [FAMILY ...]
+
+Needs `dvc repro corrupt@split`: CIFAR-10's training images, four fifths to learn from, one to compare on. No
+test image is seen. A trial that FOLDER has is not trained again; one that was interrupted goes on.
+"""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.tables import Table, text
+from lambdanet import config, files
+from lambdanet.data.arrays import load_images
+from lambdanet.evaluation import evaluator
+from lambdanet.models import count_parameters
+from lambdanet.run_log import commit
+from lambdanet.training import checkpoint
+from lambdanet.training.loop import Pairs, train
+
+FAMILIES = {  # the ablation that each network is taken from, and what is tried of the network itself
+    "lambdanet": ("size-lambdanet", [{}, {"embedding_std": 0.02}]),
+    "dncnn": ("size-dncnn-6x14-biases", [{}]),
+    "autoencoder": ("size-autoencoder-5", [{}]),
+}
+BATCHES, RATES, EPOCHS = (32, 128), (0.0025, 0.005, 0.01), 4
+SPLIT = "split"  # the pair of the profile `paper`
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.argument("families", nargs=-1, type=click.Choice(list(FAMILIES)))
+@click.option("--quick", is_flag=True, help="Few images, to try it out.")
+@click.option(
+    "--out", default="runs/recipes", show_default=True, type=click.Path(path_type=Path, file_okay=False)
+)
+def main(families: tuple[str, ...], quick: bool, out: Path) -> None:
+    """Train every trial, one after the other, and print a family's when it is done."""
+    torch.set_num_threads(1)
+    known = config.load("profile.yaml")
+    pair = known.profile.pairs[SPLIT]
+    pairs = {}
+    for part, count in {"train": 2000, "test": 500}.items():
+        clean = load_images(known.data(pair.dataset), part)
+        noisy = load_images(known.data(pair.dataset, pair.noise), part)
+        pairs[part] = Pairs(clean[:count], noisy[:count]) if quick else Pairs(clean, noisy)
+    for family in families or FAMILIES:
+        entry, variants = FAMILIES[family]
+        run = known.ablation(entry, 0)
+        rows = []
+        for variant, batch, rate in itertools.product(variants, BATCHES, RATES):
+            parts = [family, *(f"{key}-{value}" for key, value in variant.items()), f"{batch}-{rate:g}"]
+            settings = replace(run.settings, epochs=EPOCHS, batch_size=batch, learning_rate=rate)
+            rows.append(
+                trial(out / f"{'-'.join(parts)}.json", run.model | variant, run.noise, settings, pairs)
+            )
+        about = (
+            f"PSNR on {len(pairs['test'].clean)} held-out images after {EPOCHS} epochs; seed 0, one thread."
+        )
+        print(text(Table(f"Recipes: {family}", about, rows, digits=4)), flush=True)
+
+
+def trial(file: Path, model: dict, noise: dict, settings: config.Training, pairs: dict[str, Pairs]) -> dict:
+    """Train and score one network, or read what an earlier call wrote."""
+    if not file.exists():
+        device, checkpoints = torch.device("cpu"), file.with_suffix("")
+        row = {"embedding_std": model["embedding_std"]} if "embedding_std" in model else {}
+        row |= {"batch size": settings.batch_size, "learning rate": settings.learning_rate}
+        try:
+            trained, history = train(
+                model, noise, settings, pairs["train"], pairs["test"],
+                seed=0, device=device, checkpoints=checkpoints, label=file.stem,
+            )  # fmt: skip
+            held_out = pairs["test"]
+            scores = evaluator.pooled_psnr(trained, held_out.clean, held_out.noisy, device=device)
+            row |= {
+                "loss": history[-1]["loss"],
+                "psnr": scores["psnr"],
+                "parameters": count_parameters(trained),
+            }
+        except ValueError as error:  # a loss that is not finite: too high a learning rate
+            row["note"] = str(error)
+        files.write_json(file, row | {"commit": commit()})
+        checkpoint.discard(checkpoints)
+    return json.loads(file.read_text())
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.recipes")
