@@ -18,18 +18,18 @@ from benchmarks.tables import Table, text
 from lambdanet import config, files
 from lambdanet.data.arrays import load_images
 from lambdanet.evaluation import evaluator
-from lambdanet.models import count_parameters
 from lambdanet.run_log import commit
 from lambdanet.training import checkpoint
 from lambdanet.training.loop import Pairs, train
 
 FAMILIES = {  # the ablation that each network is taken from, and what is tried of the network itself
-    "lambdanet": ("size-lambdanet", [{}, {"embedding_std": 0.02}]),
+    "lambdanet": ("size-lambdanet", [{"embedding_std": 1.0}, {"embedding_std": 0.02}]),
     "dncnn": ("size-dncnn-6x14-biases", [{}]),
     "autoencoder": ("size-autoencoder-5", [{}]),
 }
-BATCHES, RATES, EPOCHS = (32, 128), (0.0025, 0.005, 0.01), 4
+BATCHES, RATES, EPOCHS = (32, 128), (0.0025, 0.005, 0.01, 0.02), 4
 SPLIT = "split"  # the pair of the profile `paper`
+CSV = Path("results/recipes.csv")  # of all families; committed
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -48,43 +48,40 @@ def main(families: tuple[str, ...], quick: bool, out: Path) -> None:
         clean = load_images(known.data(pair.dataset), part)
         noisy = load_images(known.data(pair.dataset, pair.noise), part)
         pairs[part] = Pairs(clean[:count], noisy[:count]) if quick else Pairs(clean, noisy)
+    tables = {}
     for family in families or FAMILIES:
         entry, variants = FAMILIES[family]
         run = known.ablation(entry, 0)
-        rows = []
+        tables[family] = rows = []
         for variant, batch, rate in itertools.product(variants, BATCHES, RATES):
-            parts = [family, *(f"{key}-{value}" for key, value in variant.items()), f"{batch}-{rate:g}"]
+            file = out / "-".join([family, *map(str, variant.values()), f"{batch}-{rate:g}.json"])
             settings = replace(run.settings, epochs=EPOCHS, batch_size=batch, learning_rate=rate)
-            rows.append(
-                trial(out / f"{'-'.join(parts)}.json", run.model | variant, run.noise, settings, pairs)
-            )
-        about = (
-            f"PSNR on {len(pairs['test'].clean)} held-out images after {EPOCHS} epochs; seed 0, one thread."
-        )
+            rows.append(trial(file, run.model | variant, run.noise, settings, pairs))
+        count = len(pairs["test"].clean)
+        about = f"PSNR on {count} held-out images after {EPOCHS} epochs; seed 0, one thread."
         print(text(Table(f"Recipes: {family}", about, rows, digits=4)), flush=True)
+    if not families and not quick:
+        files.write_csv(CSV, [{"family": family} | row for family, rows in tables.items() for row in rows])
 
 
 def trial(file: Path, model: dict, noise: dict, settings: config.Training, pairs: dict[str, Pairs]) -> dict:
     """Train and score one network, or read what an earlier call wrote."""
     if not file.exists():
-        device, checkpoints = torch.device("cpu"), file.with_suffix("")
-        row = {"embedding_std": model["embedding_std"]} if "embedding_std" in model else {}
-        row |= {"batch size": settings.batch_size, "learning rate": settings.learning_rate}
+        device, checkpoints, held_out = torch.device("cpu"), file.with_suffix(""), pairs["test"]
+        row = {
+            "embedding_std": model.get("embedding_std"), "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate, "psnr": None, "commit": commit(), "note": None,
+        }  # fmt: skip
         try:
-            trained, history = train(
-                model, noise, settings, pairs["train"], pairs["test"],
+            network, _ = train(
+                model, noise, settings, pairs["train"], held_out,
                 seed=0, device=device, checkpoints=checkpoints, label=file.stem,
             )  # fmt: skip
-            held_out = pairs["test"]
-            scores = evaluator.pooled_psnr(trained, held_out.clean, held_out.noisy, device=device)
-            row |= {
-                "loss": history[-1]["loss"],
-                "psnr": scores["psnr"],
-                "parameters": count_parameters(trained),
-            }
-        except ValueError as error:  # a loss that is not finite: too high a learning rate
+            scores = evaluator.pooled_psnr(network, held_out.clean, held_out.noisy, device=device)
+            row["psnr"] = scores["psnr"]
+        except ValueError as error:  # a loss that is not finite
             row["note"] = str(error)
-        files.write_json(file, row | {"commit": commit()})
+        files.write_json(file, row)
         checkpoint.discard(checkpoints)
     return json.loads(file.read_text())
 

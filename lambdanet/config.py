@@ -134,6 +134,8 @@ class Study:
     axis: Text = ""  # the hyperparameter that its figure shows PSNR against; empty: a row for each ablation
     group: Text = ""  # the hyperparameter whose values get a line each; may be empty
     document: Flag = False  # whether it is another document's experiment, with its own data and settings
+    # settings of a training that the same search chose for each kind of network, so that they may differ
+    tuned: tuple[Literal["batch_size", "learning_rate", "embedding_std"], ...] = ()
 
 
 @checked

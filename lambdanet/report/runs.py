@@ -49,6 +49,7 @@ class Row:
         runs: one for each seed.
         study: that it is an entry of; empty for the table's models.
         document: whether that study is another document's experiment, with other data.
+        tuned: settings that were chosen for each kind of network of that study alike.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Row:
     runs: tuple[Run, ...]
     study: str = ""
     document: bool = False
+    tuned: tuple[str, ...] = ()
 
     @cached_property
     def done(self) -> list[Run]:
@@ -145,7 +147,9 @@ class Study:
 
 def unequal(one: Row, other: Row) -> str:
     """Why two networks may not be compared; empty if they may."""
-    found = differing(one.recipe, other.recipe)
+    free = one.tuned if one.study == other.study else ()
+    compared = ({k: v for k, v in row.recipe.items() if k not in free} for row in (one, other))
+    found = differing(*compared)
     return f"trained differently: {found}" if found else ""
 
 
@@ -188,9 +192,11 @@ def collect(
             _run(run, scores.get(run.key), descriptions.get(run.key), logs.get(run.key) or {})
             for run in of_row
         ]
-        study = entry.study if entry else ""
-        document = bool(study) and config.is_document(of_row[0])
-        rows.append(Row(name=name, noise=noise, data=data, runs=tuple(runs), study=study, document=document))
+        of_study = {}
+        if entry:
+            document, tuned = config.is_document(of_row[0]), config.params.studies[entry.study].tuned
+            of_study = {"study": entry.study, "document": document, "tuned": tuned}
+        rows.append(Row(name=name, noise=noise, data=data, runs=tuple(runs), **of_study))
     return rows
 
 

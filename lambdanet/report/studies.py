@@ -227,7 +227,9 @@ def _network(row: Row) -> dict:
 def _recipe_in_words(row: Row) -> str:
     """How a network was trained; LambdaNet's usual initial embedding is no difference to other networks."""
     usual = {settings.INITIAL: 1.0}.items()
-    return settings.described({key: value for key, value in row.recipe.items() if (key, value) not in usual})
+    used = {k: v for k, v in row.recipe.items() if (k, v) not in usual and k not in row.tuned}
+    chosen = " and ".join(settings.words(key) for key in row.tuned)
+    return settings.described(used) + (f", {chosen} by a search for each kind of network" if chosen else "")
 
 
 def authors_convergence() -> pd.DataFrame:

@@ -104,6 +104,12 @@ def test_networks_are_compared_only_where_they_were_trained_alike():
     small = row("small", [27.4, 27.41, 27.42], parameters=8_000, hyperparameters={"name": "lambdanet"})
     tiny = row("tiny", [20.0, 20.1], parameters=1_403, hyperparameters={"name": "lambdanet"})
     assert found([ours, small, tiny, baseline(better)])[SIZE].verdict == "holds"
+    # What a search chose for each kind of network may differ within its study, and nothing else.
+    tuned = {"study": "size", "tuned": ("batch_size", "learning_rate")}
+    chosen = [dataclasses.replace(one, **tuned) for one in (ours, baseline(better, batch_size=32))]
+    assert found(chosen)[SIZE].verdict == "does not hold"
+    assert found([ours, chosen[1]])[SIZE].verdict == "not run"
+    assert found([chosen[0], baseline(better, epochs=12)])[SIZE].verdict == "not run"
     larger = dataclasses.replace(baseline(better), runs=row("x", better, parameters=20_000).runs)
     assert found([ours, larger])[SIZE].verdict == "not run"
 

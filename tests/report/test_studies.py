@@ -116,6 +116,10 @@ def test_only_those_trained_alike_form_a_front():
     assert set(table.index[table["front"]]) == {"small", "large"}
     assert set(table.index[table["recipe"] == 1]) == {"small", "worse", "large"}
     assert table["recipe"].max() == 5  # DnCNN is trained without weight decay
+    tuned = {"study": "size", "tuned": ("learning_rate",)}
+    searched = studies.pareto([dataclasses.replace(one, **tuned) for one in rows[2:4]])
+    assert list(searched["recipe"]) == [1, 1]
+    assert searched["trained"][0].endswith(", learning rate by a search for each kind of network")
     alone = studies.pareto(rows[3:6])
     assert not alone["front"].any()
     assert studies.pareto([entry("not-run")]).empty
