@@ -23,11 +23,11 @@ from lambdanet.training import checkpoint
 from lambdanet.training.loop import Pairs, train
 
 FAMILIES = {  # the ablation that each network is taken from, and what is tried of the network itself
-    "lambdanet": ("size-lambdanet", [{"embedding_std": 1.0}, {"embedding_std": 0.02}]),
+    "lambdanet": ("size-lambdanet", [{"embedding_std": 0.02}, {"embedding_std": 1.0}]),
     "dncnn": ("size-dncnn-6x14-biases", [{}]),
     "autoencoder": ("size-autoencoder-5", [{}]),
 }
-BATCHES, RATES, EPOCHS = (32, 128), (0.0025, 0.005, 0.01, 0.02), 4
+BATCHES, RATES, EPOCHS = (32, 128), (0.0025, 0.005, 0.01, 0.02, 0.04), 4
 SPLIT = "split"  # the pair of the profile `paper`
 CSV = Path("results/recipes.csv")  # of all families; committed
 
@@ -53,7 +53,7 @@ def main(families: tuple[str, ...], quick: bool, out: Path) -> None:
         entry, variants = FAMILIES[family]
         run = known.ablation(entry, 0)
         tables[family] = rows = []
-        for variant, batch, rate in itertools.product(variants, BATCHES, RATES):
+        for batch, variant, rate in itertools.product(BATCHES, variants, RATES):
             file = out / "-".join([family, *map(str, variant.values()), f"{batch}-{rate:g}.json"])
             settings = replace(run.settings, epochs=EPOCHS, batch_size=batch, learning_rate=rate)
             rows.append(trial(file, run.model | variant, run.noise, settings, pairs))
