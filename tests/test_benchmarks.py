@@ -9,11 +9,12 @@ import skimage.metrics
 import torch
 from click.testing import CliRunner
 
-from benchmarks import denoisers, formulas, gpu, measuring, peers, pictures, report, sizes
+from benchmarks import denoisers, formulas, gpu, measuring, peers, pictures, recipes, report, sizes
 from benchmarks.baselines import variants
 from benchmarks.tables import Table
-from lambdanet import backends
+from lambdanet import backends, config
 from lambdanet.models.lambdanet import LambdaNet
+from lambdanet.training.loop import Pairs
 
 # u, m, d, h, w; in the fourth the window is larger than the image.
 SHAPES = [(1, 5, 4, 8, 8), (1, 7, 8, 6, 10), (4, 3, 8, 7, 5), (2, 9, 4, 3, 12), (1, 23, 16, 32, 32)]
@@ -205,3 +206,17 @@ def test_multiply_adds_are_those_of_the_layers():
     # queries, keys, values; position lambdas; content lambda; both applied by 4 heads; decoder; skip
     layer = 3 * (64 + 16 + 4) + 16 * 4 * 23**2 + 16 * 4 + 2 * 4 * 16 * 4 + 16 * 8 + 8 * 3 + 16 * 3
     assert sizes.multiply_adds({"name": "lambdanet"}) == pixels * layer
+
+
+def test_a_trial_of_a_recipe_is_trained_once(tmp_path, monkeypatch):
+    clean, how = helpers.patches(16), config.Training(**helpers.TRAIN | {"epochs": 2, "fresh_noise": False})
+    noisy = helpers.noisy(clean)
+    for name, stored in {"psnr": noisy, "note": np.full_like(noisy, np.nan)}.items():
+        pairs = dict.fromkeys(("train", "test"), Pairs(clean, stored))
+        words = (tmp_path / f"{name}.json", helpers.DNCNN, helpers.GAUSSIAN, how, pairs)
+        row = recipes.trial(*words)
+        assert [key for key in ("psnr", "note") if row[key] is not None] == [name]
+        with monkeypatch.context() as patched:
+            patched.setattr(recipes, "train", None)
+            assert recipes.trial(*words) == row
+    assert list(tmp_path.glob("**/*.pt")) == []
