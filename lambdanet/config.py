@@ -195,7 +195,8 @@ class Profile:
     profile: Name  # what it makes lies under runs/NAME
     root: Text  # the project's folder, from this file's
     file: Text  # this file, from the project's folder
-    threads: Count  # of a training; declared, as the results' last digits depend on it
+    # Of a training; declared, as the results' last digits depend on it. More, no machine starts.
+    threads: Annotated[int, Field(strict=True, ge=1, le=1024)]
     seeds: Seeds  # one training of each noise and model of Table 2 for each
     dataset: Name  # that Table 2 is about, by its name in `datasets`
     datasets: dict[Name, Download]  # clean images by name
@@ -504,6 +505,8 @@ def _check_params(params: Params) -> None:
         if name in params.noises:
             raise ValueError(f"noises.{name}: a folder below runs/ has this name; choose another one")
     _known("table.noises", table.noises, params.noises, "noises")
+    with within("table"):
+        _unique(table.lambdanets + table.baselines)
     _known("table", table.lambdanets + table.baselines, params.models, "models")
     code = {name: _code(f"models.{name}", config["name"]) for name, config in params.models.items()}
     expected = dict.fromkeys(table.lambdanets, "lambdanet") | {name: name for name in table.baselines}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
 
 _CONFLICT = re.compile(r"^(<{7}|>{7})( |$)", re.MULTILINE)
 
@@ -34,8 +35,28 @@ def load(text: str) -> object:
     if conflict := _CONFLICT.search(text):
         raise ValueError(f"line {text.count(chr(10), 0, conflict.start()) + 1}: it is in a merge conflict")
     try:
-        return YAML(typ="safe").load(text)
+        value = YAML(typ="safe").load(text)
+        _check_keys(YAML(typ="safe").compose(text))
     except YAMLError as error:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         where = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(where + " ".join(str(getattr(error, "problem", error)).split())) from None
+    return value
+
+
+def _check_keys(root: Node | None) -> None:
+    """Refuse a key that stands twice beside `<<`, or in what `<<` merges: ruamel.yaml takes the last one."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, CollectionNode) or node in seen:
+            continue
+        seen.add(node)
+        if not isinstance(node, MappingNode):
+            waiting += node.value
+            continue
+        keys = [(key.tag, key.value) for key, _ in node.value]
+        for place, (key, value) in enumerate(node.value):
+            if keys[place] in keys[:place]:
+                raise ValueError(f'line {key.start_mark.line + 1}: found duplicate key "{key.value}"')
+            waiting.append(value)

@@ -220,7 +220,7 @@ VALUES = {
     (*DNCNN, "loss"): ("l1", 2),
     (*DNCNN, "optimizer"): ("rmsprop",),
     (*DNCNN, "fresh_noise"): (1, "true"),
-    ("threads",): (0, 1.0, "1"),
+    ("threads",): (0, 1.0, "1", 1025),
     (*DATASET, "dataset"): (1, None, ["photos"], ""),
     (*DATASET, "train"): (0, "32"),
     (*DATASET, "seed"): (-1, "x"),
@@ -244,6 +244,7 @@ BAD_PARAMS = [
     (("noises", "speckle"), "speckle", "noises.speckle is 'speckle', must be keys with values"),
     (("table", "noises"), ["fog"], "table.noises is 'fog', must be one of noises: gaussian-01, speckle"),
     (("table", "noises"), ["speckle", "speckle"], "table.noises: speckle stands there twice"),
+    (("table", "baselines"), ["dncnn", "lambdanet"], "table: lambdanet stands there twice"),
     (
         ("table",),
         PARAMS["table"] | {"lambdanets": ["dncnn"], "baselines": []},

@@ -27,6 +27,8 @@ def test_merged_keys_give_way_to_those_that_stand_there():
     [
         ("a: 1\nb: 2\na: 3\n", '^line 3: found duplicate key "a"'),
         ("a: {b: 1, b: 1}", '^line 1: found duplicate key "b"'),
+        ("a: &a {b: 1}\nc: {<<: *a, d: 1,\n  d: 2}", '^line 3: found duplicate key "d"$'),
+        ("a:\n- {<<: &a {b: 1, b: 2}, c: 3}", '^line 2: found duplicate key "b"$'),
         ("a: 0\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "^line 2: it is in a merge conflict$"),
         ("a: {b: 1\n", "^line 2: did not find expected"),
         ("a: !!timestamp x", "^line 1: failed to construct timestamp"),
