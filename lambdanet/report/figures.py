@@ -251,7 +251,7 @@ def _spread(row: dict) -> float | None:
 
 
 def write_pareto(path: Path, networks: pd.DataFrame, paper: pd.DataFrame, noise: str) -> None:
-    """PSNR against parameters of all networks on the studies' noise, and a front for each shared recipe.
+    """PSNR against parameters of all networks on the studies' noise, pale without a front, and the fronts.
 
     Args:
         path: PNG to write.
@@ -261,14 +261,16 @@ def write_pareto(path: Path, networks: pd.DataFrame, paper: pd.DataFrame, noise:
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.6), layout="constrained")
-        axis = figure.subplots()
+        axis, fronts = figure.subplots(), networks[networks["front"]]
+        shown = networks["recipe"].isin(fronts["recipe"]) if len(fronts) else ~networks["front"]
         for family, rows in networks.groupby("family", sort=False):
-            title = model_title(family)
-            axis.plot(rows["parameters"], rows["psnr"], "o", color=colour(family), label=title, markersize=5)
+            axis.plot([], [], "o", color=colour(family), label=model_title(family), markersize=5)
+            for some, alpha in ((rows[~shown[rows.index]], 0.25), (rows[shown[rows.index]], 1)):
+                points = some["parameters"], some["psnr"]
+                axis.plot(*points, "o", color=colour(family), markersize=5, alpha=alpha, markeredgewidth=0)
         if len(paper):
             points = paper["paper_parameters"], paper["paper_psnr"]
             axis.plot(*points, color=MUTED, label="the paper's value", **HOLLOW)
-        fronts = networks[networks["front"]]
         for number, (recipe, front) in enumerate(fronts.groupby("recipe")):
             style = ("-", "--", ":", "-.")[number % 4]
             label = f"front of recipe {recipe}"

@@ -155,8 +155,8 @@ def _of_its_size(rows: list[Row]) -> Finding:
         f"below){noise}, both trained alike.",
         tuple(parts),
         "This comparison is not the paper's. Each network stands beside the smallest LambdaNet that has no "
-        "fewer parameters and was trained alike; the others have none. Within a study, settings that the same "
-        "search chose for each kind of network may differ.",
+        "fewer parameters and was trained alike; the others have none. Within a study, settings that the "
+        "same search chose for each kind of network may differ.",
     )
 
 

@@ -191,6 +191,8 @@ def _compared(best: Row, other: Row, base: Row | None, rows: list[Row]) -> str:
 def pareto(rows: list[Row]) -> pd.DataFrame:
     """Every network on the studies' noise by its size; fronts among those that were trained alike.
 
+    Where a search chose recipes, only the networks that most of these were trained like have a front.
+
     Args:
         rows: of `runs.collect`.
 
@@ -205,11 +207,13 @@ def pareto(rows: list[Row]) -> pd.DataFrame:
     found = pd.DataFrame([_network(row) for row in done])
     groups = found["trained"].value_counts(sort=True).index
     found["recipe"] = found["trained"].map({group: at + 1 for at, group in enumerate(groups)})
+    searched = found.loc[[bool(row.tuned) for row in done], "recipe"].value_counts()
+    found["front"] = found["recipe"] == searched.idxmax() if len(searched) else True
     ordered = found.sort_values(["parameters", "psnr"], ascending=[True, False]).reset_index(drop=True)
     sizes = ordered.groupby("recipe")["parameters"].transform("nunique")
     before = ordered.groupby("recipe")["psnr"].transform(lambda psnr: psnr.cummax().shift())
     # The smallest of a recipe has none before it: NaN, so it is on the front.
-    return ordered.assign(front=(sizes > 1) & ~(ordered["psnr"] <= before))
+    return ordered.assign(front=ordered["front"] & (sizes > 1) & ~(ordered["psnr"] <= before))
 
 
 def _network(row: Row) -> dict:

@@ -119,6 +119,11 @@ def test_only_those_trained_alike_form_a_front():
     tuned = {"study": "size", "tuned": ("learning_rate",)}
     searched = studies.pareto([dataclasses.replace(one, **tuned) for one in rows[2:4]])
     assert list(searched["recipe"]) == [1, 1]
+    # The front is that of the networks with searched recipes, where there are any.
+    both = {"study": "size", "tuned": ("learning_rate", "embedding_std")}
+    others = entry("short", [26.5], parameters=9_000, train=SHORT)
+    mixed = [*rows[:3], *(dataclasses.replace(one, **both) for one in (*rows[4:6], others))]
+    assert set(studies.pareto(mixed).query("front")["name"]) == {"cosine-embedding", "cosine"}
     assert searched["trained"][0].endswith(", learning rate by a search for each kind of network")
     alone = studies.pareto(rows[3:6])
     assert not alone["front"].any()
