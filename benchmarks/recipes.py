@@ -3,7 +3,8 @@
     python -m benchmarks.recipes [--quick] [--out FOLDER] [FAMILY ...]
 
 Needs `dvc repro corrupt@split`: CIFAR-10's training images, four fifths to learn from, one to compare on. No
-test image is seen. A trial that FOLDER has is not trained again; one that was interrupted goes on.
+test image is seen. A trial that FOLDER has is not trained again; one that was interrupted goes on. Without a
+FAMILY all are tried, and written to results/recipes.csv too.
 """
 
 import itertools
