@@ -60,7 +60,7 @@ def register(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "model")
         builder.build(training.weights, folder, run_id=run_id, model_id=model_id)
-        client.log_model_artifacts(model_id, str(folder))
+        _upload(client, model_id, folder)
     try:
         about = f"Denoisers for the noise {denoiser.noise}. {catalogue.RULE}\n\n{export.CONTRACT}"
         client.create_registered_model(name, description=about)
@@ -75,6 +75,16 @@ def register(
         client.delete_model_version(name, made.version)
         return None
     return made
+
+
+def _upload(client: MlflowClient, model_id: str, folder: Path, attempts: int = 10) -> None:
+    """Store a program; another process may store the same one, and MLflow then fails to make a folder."""
+    try:
+        client.log_model_artifacts(model_id, str(folder))
+    except FileExistsError:
+        if attempts == 1:
+            raise
+        _upload(client, model_id, folder, attempts - 1)
 
 
 def _update(client: MlflowClient, known: ModelVersion, denoiser: Denoiser, training: Training) -> None:
