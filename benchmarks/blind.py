@@ -12,8 +12,8 @@ import click
 import numpy as np
 import torch
 
+from benchmarks import pictures
 from lambdanet import config
-from lambdanet.data.arrays import load_images
 from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
 from lambdanet.inference import blind, photographs
@@ -29,7 +29,7 @@ SEED = 17  # another than the one that `blind` uses itself
 def main(profile: str, alias: str, images: int) -> None:
     """Measure and print; see the module's docstring."""
     loaded = config.load(config.find(profile))
-    stored = load_images(loaded.data(loaded.profile.dataset), "test")
+    stored = pictures.stored(loaded.data(loaded.profile.dataset), "test")
     picked = np.linspace(0, len(stored) - 1, min(images, len(stored))).round().astype(int)
     clean = to_tensor(stored[picked])
     with photographs.denoisers(Path("weights", profile), alias, None) as choices:

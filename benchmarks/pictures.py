@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import click
 import numpy as np
 import skimage.data
 import torch
 from torch import Tensor, nn
 
+from lambdanet.data.arrays import load_images
 from lambdanet.data.images import to_tensor
 from lambdanet.models import load_weights
 
@@ -47,3 +49,11 @@ def photograph(side: int) -> np.ndarray:
 def trained(name: str) -> nn.Module:
     """A network of the profile quick, trained on the noise of these pictures, in evaluation mode."""
     return load_weights(WEIGHTS / f"gaussian-01-{name}-0.safetensors")[0]
+
+
+def stored(folder: Path, split: str) -> np.ndarray:
+    """Images that a DVC stage made, one line and the end of the command where they are not there."""
+    try:
+        return load_images(folder, split)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None

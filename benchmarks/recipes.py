@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 import torch
 
+from benchmarks import pictures
 from benchmarks.tables import Table, text
 from lambdanet import config, files
-from lambdanet.data.arrays import load_images
 from lambdanet.evaluation import evaluator
 from lambdanet.run_log import commit
 from lambdanet.training import checkpoint
@@ -46,9 +46,10 @@ def main(families: tuple[str, ...], quick: bool, out: Path) -> None:
     pair = known.profile.pairs[SPLIT]
     pairs = {}
     for part, count in {"train": 2000, "test": 500}.items():
-        clean = load_images(known.data(pair.dataset), part)
-        noisy = load_images(known.data(pair.dataset, pair.noise), part)
+        clean = pictures.stored(known.data(pair.dataset), part)
+        noisy = pictures.stored(known.data(pair.dataset, pair.noise), part)
         pairs[part] = Pairs(clean[:count], noisy[:count]) if quick else Pairs(clean, noisy)
+    out = out / "quick" if quick else out  # of few images: no trial that another call may take
     tables = {}
     for family in families or FAMILIES:
         entry, variants = FAMILIES[family]

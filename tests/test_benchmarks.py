@@ -2,6 +2,7 @@ import importlib.util
 import json
 import sys
 
+import click
 import helpers
 import numpy as np
 import pytest
@@ -220,3 +221,8 @@ def test_a_trial_of_a_recipe_is_trained_once(tmp_path, monkeypatch):
             patched.setattr(recipes, "train", None)
             assert recipes.trial(*words) == row
     assert list(tmp_path.glob("**/*.pt")) == []
+
+
+def test_images_that_are_not_there_are_one_line(tmp_path):
+    with pytest.raises(click.ClickException, match=r"clean/test\.npy is missing; make it with `dvc repro`$"):
+        pictures.stored(tmp_path / "clean", "test")
