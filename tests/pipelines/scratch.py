@@ -1,20 +1,28 @@
 """Small DVC projects in git, whose stages take no time, and `lambdanet` run in them."""
 
 import contextlib
+import functools
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import filelock
 import psutil
 import yaml
 from dvc_helpers import DVC, make_project, write_stages
 from helpers import PATIENCE as SECONDS
 from helpers import ROOT, free_port, lives, wait_until  # noqa: F401, found here by the tests of flows
 
+from pipelines.cluster import answers
+
 # Of `lambdanet`, for each flow and for what flows need.
 COMMANDS = {"reproduce": ["run"], "train": ["cluster", "train"], "init": ["cluster", "init"]}
 NEEDS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": []}
 DIAMOND = {name: (needs, "true") for name, needs in NEEDS.items()}
+SERVER = {}  # the address of a running Prefect, for all processes in projects; without it each starts its own
 
 
 def project(folder, **stages):
@@ -59,9 +67,10 @@ def git(folder, *words):
 
 
 def environment(folder, **more):
-    """For processes in a project: a Prefect database beside it, this checkout's pipelines, no server."""
+    """For processes in a project: a Prefect database beside it, this checkout's pipelines."""
     home = folder.parent / "prefect"
-    home.mkdir(exist_ok=True)
+    if not home.exists():
+        shutil.copytree(prefect_home(), home)
     own = {
         "LAMBDANET_PROFILE": "paper",
         "PREFECT_HOME": str(home),
@@ -69,8 +78,44 @@ def environment(folder, **more):
         "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost",
         "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@localhost",
     }  # fmt: skip
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "DVC_"))}
-    return inherited | own | more
+    return _inherited() | own | SERVER | more
+
+
+def _inherited():
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "DVC_"))}
+
+
+@functools.cache
+def prefect_home():
+    """A folder with an empty database of Prefect, made once for all tests: its tables take seconds."""
+    home = Path(os.environ["LAMBDANET_TESTS_CACHE"]) / "prefect"
+    with filelock.FileLock(f"{home}.lock"):
+        if not home.exists():
+            made = home.with_name("prefect.part")
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            environment = _inherited() | {"PREFECT_HOME": str(made)}
+            subprocess.run(command, check=True, capture_output=True, env=environment)
+            made.rename(home)
+    return home
+
+
+@contextlib.contextmanager
+def prefect(folder, port):
+    """A Prefect server for the time of the block; yields its address."""
+    url = f"http://127.0.0.1:{port}/api"
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    own = environment(folder, PREFECT_SERVER_ANALYTICS_ENABLED="false")
+    with (folder / "prefect.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            process_group=0,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: answers(url))
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def start(folder, *words, **more):

@@ -23,8 +23,15 @@ THERE = "there are gaussian-01-cnn, gaussian-01-deep-cnn, speckle-cnn, speckle-d
 TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with scratch.prefect(tmp_path_factory.mktemp("server"), scratch.free_port()) as url:
+        yield {"PREFECT_API_URL": url}
+
+
 @pytest.fixture
-def project(project):
+def project(project, server, monkeypatch):
+    monkeypatch.setattr(scratch, "SERVER", server)
     scratch.profiles(project)
     return project
 
