@@ -30,13 +30,10 @@ def write_outputs(ones, logged=()):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder with params.yaml, the current one; the networks for it come from `grid`."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    helpers.write_config(folder)
-    monkeypatch.chdir(folder)
-    return folder
+def project(client, tmp_path):
+    """The folder of `client`, with params.yaml; the networks for it come from `grid`."""
+    helpers.write_config(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +42,6 @@ def grid(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grid")
     config = mlflow_helpers.NETWORKS["dncnn"]
     return [mlflow_helpers.trained(folder, model, config=config, psnr=psnr) for model, psnr in PSNR.items()]
-
-
-@pytest.fixture
-def client(project, monkeypatch):
-    mlflow_helpers.trace_once(monkeypatch)
-    return mlflow_helpers.use_database(project, monkeypatch)
 
 
 def run(*words):
