@@ -1,5 +1,6 @@
 """What several test files use: tiny data, tiny projects, and the stages as processes."""
 
+import contextlib
 import copy
 import io
 import os
@@ -210,6 +211,15 @@ def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(kind, handler):
+    """A server of this machine, in a thread; gives its port."""
+    with kind(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 def contents(folder):

@@ -2,7 +2,6 @@ import gzip
 import http.server
 import socket
 import tarfile
-import threading
 
 import helpers
 import pytest
@@ -94,22 +93,15 @@ def mirror(tmp_path, monkeypatch):
     """A server on this machine: a function of how it behaves to a URL; `asked` lists its requests."""
     archive = helpers.tar(tmp_path / "a", FILES).read_bytes()
     handler = type("Handler", (Mirror,), {"body": archive, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
     monkeypatch.setattr(archives, "TRIES", 1)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with helpers.serving(http.server.ThreadingHTTPServer, handler) as port:
 
-    def url(how):
-        return f"http://127.0.0.1:{server.server_port}/{how}/set.tar.gz"
+        def url(how):
+            return f"http://127.0.0.1:{port}/{how}/set.tar.gz"
 
-    url.asked = handler.asked
-    yield url
-    server.shutdown()
-    thread.join()
-    server.server_close()
+        url.asked = handler.asked
+        yield url
 
 
 def test_the_first_mirror_with_the_right_archive_is_taken_and_it_is_kept(mirror, tmp_path, caplog):

@@ -1,6 +1,5 @@
 """The flow `reproduce` on this machine, as `lambdanet run` runs it."""
 
-import contextlib
 import http.server
 import logging
 import os
@@ -10,10 +9,10 @@ import socketserver
 import sqlite3
 import subprocess
 import sys
-import threading
 
 import pytest
 import scratch
+from helpers import serving
 
 from pipelines import cluster, terminal
 
@@ -128,15 +127,6 @@ def test_a_server_of_another_kind_does_not_answer():
 
     with serving(socketserver.TCPServer, OfSsh) as port:
         assert not cluster.answers(f"http://127.0.0.1:{port}/api")
-
-
-@contextlib.contextmanager
-def serving(kind, handler):
-    """A server of this machine; gives its port."""
-    with kind(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
 
 
 class Locked(http.server.BaseHTTPRequestHandler):
