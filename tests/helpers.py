@@ -235,6 +235,12 @@ def encoded(pixels, kind, **options):
     return content.getvalue()
 
 
+def pixels_of(file):
+    """Those of an image file, by Pillow."""
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
 def tar(path, members, mode="w:gz", links=None):
     """An archive of files, name to content, and of symbolic links, name to target."""
     with tarfile.open(path, mode) as archive:

@@ -97,7 +97,7 @@ def test_test_images_are_whole_and_lie(jpegs, source):
     assert (images["test"].shape, images["test"].dtype) == ((4, 321, 481, 3), np.uint8)
     turned = 0
     for image, name in zip(images["test"], names, strict=True):
-        pixels = np.asarray(Image.open(io.BytesIO(jpegs[name])))
+        pixels = helpers.pixels_of(io.BytesIO(jpegs[name]))
         if pixels.shape == (481, 321, 3):  # the left column is now the lowest row
             np.testing.assert_array_equal(image[-1], pixels[:, 0])
             np.testing.assert_array_equal(image[0, 0], pixels[0, -1])

@@ -4,7 +4,6 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from lambdanet.data.images import to_bytes, to_tensor
@@ -54,11 +53,6 @@ def test_examples_are_the_first_test_images(tmp_path):
     levels.write_examples(Grey(), clean, noisy, tmp_path, device=CPU)
     names = {f"{number}-{kind}.png" for number in (0, 1) for kind in ("clean", "noisy", "denoised")}
     assert {path.name for path in tmp_path.iterdir()} == names
-
-    def picture(name):
-        with Image.open(tmp_path / name) as image:
-            return np.asarray(image)
-
-    assert (picture("1-clean.png") == clean[1]).all()
-    assert (picture("1-noisy.png") == to_bytes(to_tensor(noisy[1:2]))[0]).all()
-    assert set(np.unique(picture("0-denoised.png"))) <= {127, 128}
+    assert (helpers.pixels_of(tmp_path / "1-clean.png") == clean[1]).all()
+    assert (helpers.pixels_of(tmp_path / "1-noisy.png") == to_bytes(to_tensor(noisy[1:2]))[0]).all()
+    assert set(np.unique(helpers.pixels_of(tmp_path / "0-denoised.png"))) <= {127, 128}

@@ -13,6 +13,7 @@ import pytest
 import skimage.data
 import torch
 from click.testing import CliRunner
+from helpers import pixels_of
 from PIL import Image
 
 import lambdanet
@@ -73,11 +74,6 @@ def noisy(noise="speckle", side=48, x=150):
 def save(path, pixels, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
-
-
-def pixels_of(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def by(weights, pixels):
@@ -235,8 +231,7 @@ def test_standard_input_and_output(project):
     save(project / "in.png", pixels)
     done = CliRunner().invoke(main, words, input=(project / "in.png").read_bytes())
     assert done.stderr == f"standard output: written, by {FILE}\n"
-    with Image.open(io.BytesIO(done.stdout_bytes)) as image:
-        np.testing.assert_array_equal(np.asarray(image), by(FILE, pixels))
+    np.testing.assert_array_equal(pixels_of(io.BytesIO(done.stdout_bytes)), by(FILE, pixels))
     done = CliRunner().invoke(main, words, input=b"no image")
     assert (done.exit_code, b"PNG\r" in done.stdout_bytes) == (1, False)
     assert "error: standard input: cannot be read as an image (" in done.output

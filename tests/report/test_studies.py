@@ -5,7 +5,6 @@ import dataclasses
 import helpers
 import numpy as np
 import pandas as pd
-from PIL import Image
 from report_helpers import row
 from scipy import stats
 
@@ -175,5 +174,4 @@ def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_
     none, silent = studies.following(tried, logged_of("gaussian-03"))
     assert (none.empty, silent) == (True, [])
     figures.write_following(tmp_path / "figure.png", tried, logged_of("gaussian-01"))
-    with Image.open(tmp_path / "figure.png") as image:
-        assert np.asarray(image).std() > 1
+    assert helpers.pixels_of(tmp_path / "figure.png").std() > 1
