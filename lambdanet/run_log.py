@@ -68,13 +68,17 @@ class Log:
         self.write()
 
     def finish(self, weights_sha256: str) -> None:
-        """Write the record for good, with the digest of the weights that it is about."""
+        """Write the record for good, with the digest of the weights that it is about.
+
+        Where a training had nothing left to do but to write weights of which there is a record already, that
+        one stays instead: it says which commit trained them, and for how long.
+        """
         self.record |= {"finished": _now(), "weights_sha256": weights_sha256}
-        if not self.record["history"]:  # killed just after this, it had nothing left to do but this again
-            for old in self.older:
-                if old.get("weights_sha256") == weights_sha256:
-                    self.record["history"] = old.get("history", [])
-        self.write()
+        if not self.record["history"] and (old := find_record(self.path, weights_sha256)):
+            self.older.remove(old)
+            files.write_json(self.path, [*self.older, old])
+        else:
+            self.write()
 
     def write(self) -> None:
         """Write the record as far as it has come."""

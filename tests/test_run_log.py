@@ -123,6 +123,16 @@ def test_finished_records_are_kept(path):
     assert (last["noise"], last["history"]) == ("gaussian-01", [])
 
 
+def test_writing_the_same_weights_again_without_training_keeps_the_record_of_the_training(path):
+    for digest in ("ab", "cd"):
+        log = Log(path, CPU, **DETAILS)
+        log.epoch(row(1), 0.1)
+        log.finish(digest)
+    trained, other = read_records(path)
+    Log(path, CPU, **DETAILS).finish("ab")
+    assert read_records(path) == [other, trained]
+
+
 @pytest.mark.parametrize("content", [b"", b"[{", b"{}", b"null", b"3", b"\xff\xfe"], ids=repr)
 def test_damaged_log_begins_anew(path, content):
     path.parent.mkdir()
