@@ -73,12 +73,12 @@ class Log:
         Where a training had nothing left to do but to write weights of which there is a record already, that
         one stays instead: it says which commit trained them, and for how long.
         """
-        self.record |= {"finished": _now(), "weights_sha256": weights_sha256}
         if not self.record["history"] and (old := find_record(self.path, weights_sha256)):
             self.older.remove(old)
             files.write_json(self.path, [*self.older, old])
-        else:
-            self.write()
+            return
+        self.record |= {"finished": _now(), "weights_sha256": weights_sha256}
+        self.write()
 
     def write(self) -> None:
         """Write the record as far as it has come."""
