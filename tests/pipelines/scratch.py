@@ -99,25 +99,6 @@ def prefect_home():
     return home
 
 
-@contextlib.contextmanager
-def prefect(folder, port):
-    """A Prefect server for the time of the block; yields its address."""
-    url = f"http://127.0.0.1:{port}/api"
-    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    own = environment(folder, PREFECT_SERVER_ANALYTICS_ENABLED="false")
-    with (folder / "prefect.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            process_group=0,
-        )  # fmt: skip
-    try:
-        wait_until(lambda: answers(url))
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def start(folder, *words, **more):
     """The command that runs a flow, the first of the words, of the root's profile unless another is named."""
     flow, *options = words
@@ -157,3 +138,46 @@ def has_parent(pid, word):
 def number(path):
     """The process that a stage's command wrote into a file, once it did."""
     return int(wait_until(lambda: path.exists() and path.read_text().strip()))
+
+
+class Cluster:
+    """Servers and workers of a folder; each process can be killed and started again."""
+
+    def __init__(self, folder):
+        self.folder, self.port, self.processes = folder, free_port(), {}
+        self.url = f"http://127.0.0.1:{self.port}/api"
+
+    def __enter__(self):
+        self.serve()
+        return self
+
+    def __exit__(self, *_error):
+        for name in list(self.processes):
+            self.kill(name)
+
+    def start(self, name, cwd, *command, hidden=None, **more):
+        """Start `python -m COMMAND`; to it and to all that it starts, a folder may be hidden (as root)."""
+        own = environment(cwd, PREFECT_API_URL=self.url, **more)
+        mount = 'mount -t tmpfs none "$0" && exec "$@"'
+        hide = ["unshare", "--mount", "sh", "-c", mount, str(hidden)] if hidden else []
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*hide, sys.executable, "-m", *command], cwd=cwd, env=own, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        return self.processes[name]
+
+    def serve(self):
+        command = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        self.start("prefect", self.folder, *command, PREFECT_SERVER_ANALYTICS_ENABLED="false")
+        wait_until(lambda: answers(self.url))
+
+    def kill(self, name, number=signal.SIGKILL):
+        """Send a signal to a process and all of its group, and wait for it."""
+        process = self.processes.pop(name)
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+        process.wait(SECONDS)
+
+    def log(self, name):
+        return (self.folder / f"{name}.log").read_text()

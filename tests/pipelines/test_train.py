@@ -25,8 +25,8 @@ TRAIN = ["train", "speckle", "cnn", "--profile", "small"]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with scratch.prefect(tmp_path_factory.mktemp("server"), scratch.free_port()) as url:
-        yield {"PREFECT_API_URL": url}
+    with scratch.Cluster(tmp_path_factory.mktemp("server")) as started:
+        yield {"PREFECT_API_URL": started.url}
 
 
 @pytest.fixture
