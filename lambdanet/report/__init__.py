@@ -65,6 +65,9 @@ def write_report(config: Config, folder: Path) -> None:
         figures.write_dumbbell(_figure(new, "dumbbell"), table, noises)
         figures.write_psnr(_figure(new, "psnr"), table, noises)
         figures.write_convergence(_figure(new, "convergence"), histories, authors, noises)
+        ends = studies.convergence(histories, authors)
+        if not ends.empty:
+            _write_table(new / "convergence", ends, tables.for_readers(ends, noises))
         for number, noise in enumerate(dict.fromkeys(key.noise for key in scored)):
             folders = _of_first_seed([known[key] for key in scored if key.noise == noise])
             if not number:
@@ -74,7 +77,7 @@ def write_report(config: Config, folder: Path) -> None:
         chapters = [_write_study(new, study, rows, known, noises, of_ablations, authors) for study in asked]
         networks = _write_pareto(new, rows, noises, comparable=comparable)
         page.write_page(
-            new / "report.html", config, rows, table, everything, logs, chapters, networks, noises
+            new / "report.html", config, rows, table, everything, logs, chapters, networks, ends, noises
         )
 
 

@@ -41,6 +41,7 @@ def write_page(
     logs: dict[RunKey, dict | None],
     chapters: list[Chapter],
     networks: pd.DataFrame,
+    ends: pd.DataFrame,
     noises: dict[str, str],
 ) -> None:
     """Write the page; everything it shows is inside the file, the tables' files and figures lie beside it.
@@ -54,6 +55,7 @@ def write_page(
         logs: what each of their trainings left in the logs, or None.
         chapters: of all studies.
         networks: of `studies.pareto`.
+        ends: of `studies.convergence`; may be empty.
         noises: their titles by name.
     """
     environment = jinja2.Environment(
@@ -84,6 +86,7 @@ def write_page(
         unrecorded=sum(run.scores is not None and not run.recorded for row in rows for run in row.runs),
         monitored=_monitored(of_table),
         authors_batches=studies.AUTHORS_BATCHES,
+        ends=len(ends) and _grid(tables.for_readers(ends, noises)),
         study_noise=noises.get(STUDY_NOISE, ""),
         networks=len(networks) and _grid(tables.for_readers(networks, {}), best=networks["front"]),
         recipes=dict(sorted(zip(networks["recipe"], networks["trained"], strict=True)))

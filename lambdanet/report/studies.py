@@ -6,6 +6,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
+from lambdanet.config import RunKey
 from lambdanet.report import settings
 from lambdanet.report.runs import STUDY_NOISE, Row, Study, sample, unequal
 from lambdanet.report.statistics import (
@@ -258,6 +259,32 @@ def authors_convergence() -> pd.DataFrame:
         }
     )
     return result[names["epochs"].astype(int) == result["model"].map(usual)].reset_index(drop=True)
+
+
+def convergence(histories: dict[RunKey, pd.DataFrame], authors: pd.DataFrame) -> pd.DataFrame:
+    """How trainings end beside the authors', where both had as many epochs.
+
+    Args:
+        histories: by run: epoch, loss.
+        authors: of `authors_convergence`.
+
+    Returns:
+        By noise and model, means over the seeds: epochs, seeds; loss and authors_loss, of the last epoch;
+        fluctuation and authors_fluctuation: the standard deviation of the change of the log loss from one
+        epoch to the next, in the last fifth of the epochs. It falls with the learning rate.
+    """
+    rows = []
+    for (noise, model), logged in authors.groupby(["noise", "model"], sort=False):
+        of_both = [one["loss"] for key, one in histories.items() if (key.noise, key.model) == (noise, model)]
+        same = [loss.reset_index(drop=True) for loss in of_both if len(loss) == len(logged)]
+        if same:
+            row = {"noise": noise, "model": model, "epochs": len(logged), "seeds": len(same)}
+            for prefix, losses in {"": same, "authors_": [logged["loss"].reset_index(drop=True)]}.items():
+                row[f"{prefix}loss"] = np.mean([loss.iloc[-1] for loss in losses])
+                changes = [np.log(loss).diff()[-len(logged) // 5 :] for loss in losses]
+                row[f"{prefix}fluctuation"] = np.mean([change.std() for change in changes])
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def following(

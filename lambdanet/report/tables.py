@@ -157,6 +157,8 @@ _COLUMNS = {
     "psnr_difference": ("difference", "+.2f"), "difference": ("to the base", "+.2f"),
     "low": ("its interval", "+.2f"), "ssim": ("SSIM", ".3f"), "paper_ssim": ("paper's SSIM", ".2f"),
     "ssim_difference": ("difference of SSIM", "+.3f"), "train_psnr": ("on training images", ".2f"),
+    "loss": ("last loss", ".5f"), "authors_loss": ("the authors' last loss", ".5f"),
+    "fluctuation": ("fluctuation", ".2%"), "authors_fluctuation": ("the authors' fluctuation", ".2%"),
     "noisy_psnr": ("noisy input", ".2f"), "hours": ("hours", ".1f"), "device": ("device", ""),
 }  # fmt: skip
 BESIDE = ("psnr_low", "hours", "device")  # columns that only the page shows

@@ -5,10 +5,12 @@ import dataclasses
 import helpers
 import numpy as np
 import pandas as pd
+import pytest
 from report_helpers import row
 from scipy import stats
 
 from lambdanet import config
+from lambdanet.config import RunKey
 from lambdanet.report import figures, runs, studies
 from lambdanet.report.runs import Study
 
@@ -175,3 +177,25 @@ def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_
     assert (none.empty, silent) == (True, [])
     figures.write_following(tmp_path / "figure.png", tried, logged_of("gaussian-01"))
     assert helpers.pixels_of(tmp_path / "figure.png").std() > 1
+
+
+def test_how_trainings_end_is_compared_with_those_of_as_many_epochs():
+    falling = np.geomspace(0.01, 0.005, 300)
+    uneven = falling * np.exp(np.where(np.arange(300) % 2, 0.002, 0))
+    histories = {
+        RunKey("paper", noise, "autoencoder", seed): pd.DataFrame({"epoch": range(1, len(loss) + 1), "loss": loss})
+        for noise, seed, loss in [
+            ("gaussian-01", 0, falling), ("gaussian-01", 1, uneven), ("speckle", 0, falling[:40])
+        ]
+    }  # fmt: skip
+    table = studies.convergence(histories, studies.authors_convergence())
+    assert table[["noise", "model", "epochs", "seeds"]].values.tolist() == [
+        ["gaussian-01", "autoencoder", 300, 2]
+    ]
+    (row,) = table.to_dict("records")
+    assert row["loss"] == pytest.approx(0.005 * (1 + np.exp(0.002)) / 2)
+    changes = np.tile([0.002, -0.002], 30)
+    assert row["fluctuation"] == pytest.approx(changes.std(ddof=1) / 2)  # of the two seeds' mean
+    logged = logged_of("gaussian-01")["loss"].to_numpy()
+    assert row["authors_loss"] == logged[-1]
+    assert row["authors_fluctuation"] == pytest.approx(np.diff(np.log(logged))[-60:].std(ddof=1))
