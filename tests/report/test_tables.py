@@ -175,6 +175,9 @@ def test_page_says_how_each_run_was_trained(written):
     assert '<td class="best">28.00</td>' in page
     assert "Not run: LambdaNet u4-m7 on every noise." in " ".join(page.split())
     assert "<summary>1 rows not run</summary>" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) < set(ids)
 
 
 @pytest.mark.usefixtures("without_figures")
