@@ -183,7 +183,7 @@ def test_how_trainings_end_is_compared_with_those_of_as_many_epochs():
     falling = np.geomspace(0.01, 0.005, 300)
     uneven = falling * np.exp(np.where(np.arange(300) % 2, 0.002, 0))
     histories = {
-        RunKey("paper", noise, "autoencoder", seed): pd.DataFrame({"epoch": range(1, len(loss) + 1), "loss": loss})
+        RunKey("paper", noise, "autoencoder", seed): pd.DataFrame({"epoch": range(len(loss)), "loss": loss})
         for noise, seed, loss in [
             ("gaussian-01", 0, falling), ("gaussian-01", 1, uneven), ("speckle", 0, falling[:40])
         ]
