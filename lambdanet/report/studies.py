@@ -276,12 +276,11 @@ def convergence(histories: dict[RunKey, pd.DataFrame], authors: pd.DataFrame) ->
     rows = []
     for (noise, model), logged in authors.groupby(["noise", "model"], sort=False):
         of_both = [one["loss"] for key, one in histories.items() if (key.noise, key.model) == (noise, model)]
-        same = [loss.reset_index(drop=True) for loss in of_both if len(loss) == len(logged)]
-        if same:
+        if same := [loss for loss in of_both if len(loss) == len(logged)]:
             row = {"noise": noise, "model": model, "epochs": len(logged), "seeds": len(same)}
-            for prefix, losses in {"": same, "authors_": [logged["loss"].reset_index(drop=True)]}.items():
+            for prefix, losses in {"": same, "authors_": [logged["loss"]]}.items():
+                changes = [np.log(loss).diff().iloc[-len(loss) // 5 :] for loss in losses]
                 row[f"{prefix}loss"] = np.mean([loss.iloc[-1] for loss in losses])
-                changes = [np.log(loss).diff()[-len(logged) // 5 :] for loss in losses]
                 row[f"{prefix}fluctuation"] = np.mean([change.std() for change in changes])
             rows.append(row)
     return pd.DataFrame(rows)
