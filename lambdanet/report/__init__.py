@@ -50,7 +50,7 @@ def write_report(config: Config, folder: Path) -> None:
     described = _descriptions([known[key] for key in everything], everything, folder)
     rows = runs.collect(config, everything, described, logs)
     comparable = runs.is_papers(config)
-    table = tables.table2([row for row in rows if not row.study], comparable=comparable)
+    table = tables.table2(runs.of_table(rows), comparable=comparable)
     noises = {name: settings.noise_title(noise) for name, noise in config.params.noises.items()}
     authors = studies.authors_convergence() if comparable else studies.authors_convergence()[:0]
     with files.new_folder(folder) as new:

@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from lambdanet import config as config_module
 from lambdanet.config import Config, RunKey
-from lambdanet.report.settings import changed, differing, noise_title, recipe, structure
+from lambdanet.report.settings import changed, differing, instead, noise_title, recipe, structure
 from lambdanet.report.statistics import Sample
 
 STUDY_NOISE = "gaussian-01"  # of the networks that are compared by size
@@ -210,6 +210,26 @@ def _run(run: config_module.Run, scores: dict | None, description: dict | None, 
         seed=run.key.seed, training=used["training"], hyperparameters=used["model"], scores=scores,
         recorded=description is not None, outdated=changed(before, now), log=log,
     )  # fmt: skip
+
+
+def of_table(rows: list[Row]) -> list[Row]:
+    """The rows of Table 2; behind a model that was not run, what was run of the study of its name."""
+    found = []
+    for row in (row for row in rows if not row.study):
+        found.append(row)
+        if not row.done:
+            found += [_instead(one, row) for one in rows if one.study == row.name and _same_test(one, row)]
+    return found
+
+
+def _same_test(entry: Row, row: Row) -> bool:
+    return bool(entry.done) and not entry.document and entry.noise == row.noise
+
+
+def _instead(entry: Row, row: Row) -> Row:
+    used, planned = (one.recipe | structure(one.hyperparameters) for one in (entry, row))
+    note = instead(used, planned, row.name)
+    return replace(entry, runs=tuple(replace(run, outdated=note) for run in entry.done))
 
 
 def studies(config: Config, rows: list[Row]) -> list[Study]:

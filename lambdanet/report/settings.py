@@ -6,7 +6,7 @@ Plain data in, words out: a recipe is a dict of how a network was trained and on
 _NAMES = {
     "lambdanet": "LambdaNet", "lambdanet-u4-m7": "LambdaNet u4-m7", "autoencoder": "Auto-encoder",
     "dncnn": "DnCNN", "cnn": "CNN with LeakyReLU", "skip-autoencoder": "Auto-encoder with skips",
-    "lambda-resnet": "LambdaResNet", "unet": "U-Net",
+    "lambda-resnet": "LambdaResNet", "unet": "U-Net", "dncnn-cosine": "DnCNN, cosine schedule",
 }  # fmt: skip
 
 # What the paper and its authors' instructions state of Table 2's trainings. Where they are silent (the batch
@@ -67,6 +67,11 @@ def changed(before: dict, now: dict) -> str:
     """How a training differs from today's settings: "trained with weight decay 1e-05 (now 0)"."""
     found = _listed(before, now, "{} {} (now {})")
     return f"trained with {found}" if found else ""
+
+
+def instead(used: dict, planned: dict, model: str) -> str:
+    """How a network stands in for a model of the table: "in place of DnCNN: epochs 4 (the table: 200)"."""
+    return f"in place of {model_title(model)}: {_listed(used, planned, '{} {} (the table: {})')}"
 
 
 def unlike_the_paper(model: str, used: dict, parameters: int) -> str:

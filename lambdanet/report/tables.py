@@ -89,14 +89,14 @@ def table2(rows: list[Row], *, comparable: bool) -> pd.DataFrame:
     """One row per noise and model, averaged over the seeds, in the order of `rows`.
 
     Args:
-        rows: of the table, those that were not run among them.
+        rows: of `runs.of_table`.
         comparable: whether the images are the paper's; if not, its columns are empty.
 
     Returns:
         noise, model, psnr (dB, pooled), ssim, parameters, paper_psnr, paper_ssim, paper_parameters,
         psnr_difference and ssim_difference (ours minus the paper's), psnr_per_image (dB, mean), the same of
         the noisy input, images, seeds (how many were run), best (highest of its noise), paper_note, note
-        (settings that are not those of params.yaml), psnr_low and psnr_high (the interval of `statistics`;
+        (settings that are not those of the table), psnr_low and psnr_high (the interval of `statistics`;
         empty without a spread), hours (of its trainings together), device; with more than one seed psnr_std,
         the standard deviation over them. Empty where nothing was run or recorded or the paper has no value.
 

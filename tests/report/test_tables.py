@@ -11,7 +11,7 @@ from report_helpers import HISTORY, MEASURES, row
 from skimage.io import imsave
 
 from lambdanet import config, files, yaml12
-from lambdanet.report import figures, tables, write_report
+from lambdanet.report import figures, runs, tables, write_report
 
 PIXEL = helpers.encoded(np.zeros((1, 1, 3), np.uint8), "PNG")
 
@@ -67,6 +67,19 @@ def test_settings_of_another_day_are_noted_and_give_way_to_todays():
     both = dataclasses.replace(new, runs=(*old.runs, *new.runs))
     table = tables.table2([both], comparable=True)
     assert (table["psnr"].tolist(), table["seeds"].tolist(), table["note"].tolist()) == ([25.9], [1], [""])
+
+
+def test_what_was_run_instead_of_a_model_stands_behind_it_and_says_how():
+    quick = {"study": "dncnn", "train": {"epochs": 4}, "hyperparameters": {"name": "dncnn", "residual": True}}
+    other = row("dncnn-other", [24.0], noise="speckle", **quick)
+    rows = [row("lambdanet", [27.0]), row("dncnn"), row("dncnn-cosine", [28.5], **quick), other]
+    lines = tables.as_markdown(tables.table2(runs.of_table(rows), comparable=True), {}).splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:5]] == ["LambdaNet", "DnCNN", "DnCNN, cosine schedule"]
+    assert lines[4].split(" | ")[3:5] == ["**28.50** ‡", ""]
+    how = "in place of DnCNN: epochs 4 (the table: 200), weight decay 1e-05 (the table: 0)"
+    assert lines[-1] == f"‡ DnCNN, cosine schedule: {how}."
+    trained = [row("dncnn", [27.0]), *rows[2:]]
+    assert runs.of_table(trained) == trained[:1]
 
 
 def test_table_refuses_scores_of_different_test_images():
