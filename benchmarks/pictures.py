@@ -13,7 +13,7 @@ from lambdanet.data.images import to_tensor
 from lambdanet.models import load_weights
 
 SIGMA = 0.1
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights/quick"
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights/paper"
 
 
 def patches(count: int, side: int = 32, seed: int = 0) -> np.ndarray:
@@ -47,8 +47,9 @@ def photograph(side: int) -> np.ndarray:
 
 
 def trained(name: str) -> nn.Module:
-    """A network of the profile quick, trained on the noise of these pictures, in evaluation mode."""
-    return load_weights(WEIGHTS / f"gaussian-01-{name}-0.safetensors")[0]
+    """A network of the profile paper, trained on the noise of these pictures, in evaluation mode."""
+    file = "ablations/gaussian-01-dncnn-cosine-0" if name == "dncnn" else f"gaussian-01-{name}-0"
+    return load_weights(WEIGHTS / f"{file}.safetensors")[0]
 
 
 def stored(folder: Path, split: str) -> np.ndarray:

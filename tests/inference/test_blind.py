@@ -13,7 +13,7 @@ NOISES = ("gaussian-01", "gaussian-02", "gaussian-03", "salt-and-pepper", "speck
 
 
 def trained(noise):
-    network, description = load_weights(helpers.ROOT / f"weights/quick/{noise}-autoencoder-0.safetensors")
+    network, description = load_weights(helpers.ROOT / f"weights/paper/{noise}-autoencoder-0.safetensors")
     return network, create_noise(**description["noise"])
 
 
@@ -43,7 +43,7 @@ def test_misfit_is_the_recorded_one_the_same_again_and_of_each_image_alone():
     noisy = as_a_file(noise(photographs(32), torch.Generator().manual_seed(7)))
     state = torch.get_rng_state()
     first = blind.misfit(noisy, network, noise)
-    recorded = torch.tensor([0.0105, 0.0063, 0.0105, 0.0162])
+    recorded = torch.tensor([0.0106, 0.0050, 0.0097, 0.0141])
     torch.testing.assert_close(first, recorded, rtol=0.02, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(3)

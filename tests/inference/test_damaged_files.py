@@ -16,7 +16,7 @@ from PIL import Image
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
 
-WEIGHTS = helpers.ROOT / "weights/quick/speckle-lambdanet-u4-m7-0.safetensors"
+WEIGHTS = helpers.ROOT / "weights/paper/speckle-lambdanet-u4-m7-0.safetensors"
 SMALL = skimage.data.chelsea()[100:124, 150:170]
 DEEP = SMALL.astype(np.uint16) * 257
 WITH_ALPHA = np.dstack([SMALL, SMALL[..., 0]])

@@ -8,7 +8,7 @@ from lambdanet.data.images import to_tensor
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import MODELS, create_model, load_weights
 
-WEIGHTS = helpers.ROOT / "weights/quick"
+WEIGHTS = helpers.ROOT / "weights/paper"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (70, 45)], ids=str)

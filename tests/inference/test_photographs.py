@@ -24,7 +24,7 @@ from lambdanet.inference import photographs, targets, trained
 from lambdanet.inference.denoise import denoise, denoise_photograph
 from lambdanet.models import load_weights
 
-FILE = "weights/quick/speckle-lambdanet-u4-m7-0.safetensors"
+FILE = "weights/paper/speckle-lambdanet-u4-m7-0.safetensors"
 NOISES = ("gaussian-01", "gaussian-02", "gaussian-03", "speckle", "salt-and-pepper")
 
 
@@ -66,7 +66,7 @@ def everything(project):
 def noisy(noise="speckle", side=48, x=150):
     """Part of a photograph with a noise of the project: uint8."""
     clean = skimage.data.chelsea()[100 : 100 + side, x : x + side]
-    _, description = load_weights(helpers.ROOT / f"weights/quick/{noise}-lambdanet-0.safetensors")
+    _, description = load_weights(helpers.ROOT / f"weights/paper/{noise}-lambdanet-0.safetensors")
     generator = torch.Generator().manual_seed(3)
     return to_bytes(create_noise(**description["noise"])(to_tensor(clean[None]), generator))[0]
 
@@ -114,16 +114,16 @@ def test_folder_is_denoised_file_by_file_and_the_unreadable_is_named(project):
 @pytest.mark.parametrize(
     ("words", "file", "label"),
     [
-        (("--noise", "gaussian-02"), "gaussian-02-autoencoder", "autoencoder"),
+        (("--noise", "gaussian-03"), "gaussian-03-autoencoder", "autoencoder"),
         (("--noise", "speckle", "--alias", "compact"), "speckle-lambdanet-u4-m7", "lambdanet-u4-m7"),
     ],
 )
 def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, words, file, label):
-    """By results/quick/table2.md: champion of gaussian-02 is the auto-encoder, and so on."""
+    """By results/paper/table2.md: champion of gaussian-03 is the auto-encoder, and so on."""
     save(project / "in.png", noisy(side=24))
     (project / "elsewhere").mkdir()
     os.chdir(project / "elsewhere")
-    weights = project / "weights/quick"
+    weights = project / "weights/paper"
     (line,) = lines("../in.png", "-o", "../out.png", "--weights", weights, *words)
     assert line.startswith(
         f"../out.png: written, by {label} for {words[1]} ({weights}/{file}-0.safetensors, "
@@ -135,25 +135,25 @@ def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, word
 def test_blind_takes_the_denoiser_of_the_noise_that_each_image_has(project):
     for noise in NOISES:
         save(project / "in" / f"{noise}.png", noisy(noise, side=96))
-    said = lines("in", "-o", "out", "--weights", "weights/quick", "--alias", "autoencoder")
+    said = lines("in", "-o", "out", "--weights", "weights/paper", "--alias", "autoencoder")
     assert [line.partition(" (")[0] for line in said] == [
         f"out/{noise}.png: written, by autoencoder for {noise}" for noise in sorted(NOISES)
     ]
     for noise in NOISES:
-        expected = by(f"weights/quick/{noise}-autoencoder-0.safetensors", noisy(noise, side=96))
+        expected = by(f"weights/paper/{noise}-autoencoder-0.safetensors", noisy(noise, side=96))
         np.testing.assert_array_equal(pixels_of(project / "out" / f"{noise}.png"), expected)
 
 
 ONE = f"{FILE} is one denoiser; leave out --noise and --alias, or name a folder"
-QUICK = ("--weights", "weights/quick")
+PAPER = ("--weights", "weights/paper")
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (("--alias", "champion", "--weights", FILE), ONE),
-        (("--noise", "rain", *QUICK), "there is no denoiser for the noise 'rain'; there are gaussian-01, "),
-        (("--alias", "best", *QUICK), "gaussian-01 has no denoiser 'best'; it has champion, "),
+        (("--noise", "rain", *PAPER), "there is no denoiser for the noise 'rain'; there are gaussian-01, "),
+        (("--alias", "best", *PAPER), "gaussian-01 has no denoiser 'best'; it has champion, "),
         (("--weights", "none.safetensors"), "none.safetensors: no such weights file"),
         (("--weights", "in.png"), "in.png: not a readable safetensors file"),
         (("--weights", FILE, "--device", "abacus"), "device 'abacus' is not available"),
@@ -186,10 +186,10 @@ def test_without_weights_it_is_a_denoiser_that_comes_with_the_package(project, w
 def test_weights_that_were_not_scored_are_refused(project):
     (project / "weights").unlink()
     save(project / "in.png", noisy(side=12))
-    shutil.copytree(helpers.ROOT / "weights/quick", "weights/quick")
-    swapped = "weights/quick/speckle-dncnn-0.safetensors"
-    shutil.copy("weights/quick/speckle-lambdanet-0.safetensors", swapped)
-    said = refusal(project, "in.png", "-o", "out.png", *QUICK)
+    shutil.copytree(helpers.ROOT / "weights/paper", "weights/paper")
+    swapped = "weights/paper/speckle-autoencoder-0.safetensors"
+    shutil.copy("weights/paper/speckle-lambdanet-0.safetensors", swapped)
+    said = refusal(project, "in.png", "-o", "out.png", *PAPER)
     assert said == f"{swapped} is not what was scored; run `dvc repro`"
 
 
