@@ -78,15 +78,13 @@ def slot(clone: Path, jobs: int | None = None) -> Iterator[tuple[str, dict[str, 
     found = slots(jobs or int(os.environ.get("LAMBDANET_SLOTS", "0")) or None)
     while not stage.stopping.is_set():
         for name, environment in found:
-            lock = filelock.FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
+            lock = filelock.FileLock(folder / f"{name}.lock", thread_local=False)
             try:
-                lock.acquire()
+                held = lock.acquire(timeout=0)
             except filelock.Timeout:
                 continue
-            try:
+            with held:
                 yield name, environment
-            finally:
-                lock.release()
             return
         stage.stopping.wait(0.3)
     raise stage.StageError("stopped before it began")

@@ -185,14 +185,12 @@ def _held(path: Path, wait: Callable[[], None]) -> Iterator[None]:
     """Hold a lock for the time of the block; `wait` is called if another process holds it."""
     lock = filelock.FileLock(path, thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout:
         wait()
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def experiments(folder: Path) -> dict[str, str]:
