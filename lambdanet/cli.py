@@ -177,22 +177,20 @@ def report(profile: str, in_browser: bool) -> None:
         if not webbrowser.open(page.resolve().as_uri()):
             raise ValueError(f"no browser can be started here; open {page}")
         return
+    show_table(profile)
+
+
+def show_table(profile: str) -> None:
+    """Print a profile's table, where its report is, and commands that work in the current folder."""
     from lambdanet.report import tables
 
-    click.echo(tables.as_text(tables.read_table(folder / "table2.csv")))
-    click.echo("\n".join(next_steps(profile)))
-
-
-def next_steps(profile: str) -> list[str]:
-    """Where a profile's report is, and commands that work in the current folder."""
     name, example = command_name(), Path("docs/images/gaussian-01.png")
     photo = example if example.is_file() else "photo.png"
-    return [
-        f"report: results/{profile}/report.html",
-        f"next:   {name} report --profile {profile} --open",
-        f"        {name} denoise {photo} -o clean.png",
-        f"        {name} ui",
-    ]
+    click.echo(tables.as_text(tables.read_table(Path("results", profile, "table2.csv"))))
+    click.echo(f"report: results/{profile}/report.html")
+    click.echo(f"next:   {name} report --profile {profile} --open")
+    click.echo(f"        {name} denoise {photo} -o clean.png")
+    click.echo(f"        {name} ui")
 
 
 @main.command()

@@ -53,7 +53,9 @@ def run(
         _finish(flows.reproduce, profile, list(stages), jobs, where, limit_hours)
     else:
         click.echo(graph.UP_TO_DATE)
-    _show_results(profile)
+    if Path("results", profile, "table2.csv").is_file():
+        click.echo()
+        cli.show_table(profile)
 
 
 @click.command()
@@ -136,19 +138,6 @@ def _finish(flow: Any, *words: Any) -> None:
         state = flow(*words, return_state=True)
     if not state.is_completed():
         raise ValueError(state.message)
-
-
-def _show_results(profile: str) -> None:
-    """The table of a profile, and where to go on."""
-    if (path := Path("results", profile, "table2.csv")).is_file():
-        from lambdanet.report import tables
-
-        table = tables.read_table(path)
-        scores = table.pivot(index="noise", columns="model", values="psnr")
-        scores = scores.reindex(index=table["noise"].unique(), columns=table["model"].unique())
-        click.echo(f"\nPSNR in dB on {int(table['images'].max()):,} test images")
-        click.echo(scores.to_string(float_format="%.2f", na_rep="not run", index_names=False))
-        click.echo("\n".join(["", *cli.next_steps(profile)]))
 
 
 def _prepare_prefect(needs_server: bool = False, lines: bool = False) -> None:
