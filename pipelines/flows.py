@@ -289,7 +289,7 @@ def train(
             name, settings = graph.training(folder, file, noise, model, seed, overrides)
             experiment = f"{noise}-{model}-{seed}-{key}" if settings else ""
             ended = "unchanged"
-            if not experiment or experiment not in workspace.experiments(clone):
+            if not experiment or not workspace.experiment(clone, experiment):
                 order = _training_order(clone, folder, key, experiment, settings, 3600 * limit_hours)
                 ended = run_stage.with_options(tags=tags(name))(name, order)
                 if experiment:

@@ -193,15 +193,14 @@ def _held(path: Path, wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def experiments(folder: Path) -> dict[str, str]:
-    """The DVC experiments that a clone has: name to git reference."""
-    refs = git(folder, "for-each-ref", "--format=%(refname)", "refs/exps")
-    return {ref.rpartition("/")[2]: ref for ref in refs.split() if re.match(r"refs/exps/\w{2}/\w{38}/", ref)}
+def experiment(folder: Path, name: str) -> str:
+    """The git reference of a DVC experiment of a clone; empty where there is none."""
+    return git(folder, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}")
 
 
 def remove_experiment(folder: Path, name: str) -> None:
     """Remove a DVC experiment from a clone, if it is there."""
-    if reference := experiments(folder).get(name):
+    if reference := experiment(folder, name):
         git(folder, "update-ref", "-d", reference)
 
 
@@ -212,7 +211,7 @@ def deliver_experiment(folder: Path, name: str, *, everywhere: bool) -> None:
         AwayError: origin does not answer after several attempts.
         ValueError: it refuses.
     """
-    reference = experiments(folder)[name]
+    reference = experiment(folder, name)
     if everywhere and "origin" in git(folder, "remote").split():
         _with_origin(folder, "push", "--quiet", "--force", "origin", reference)
     git(folder, "push", "--quiet", "--force", "clone", reference)

@@ -205,7 +205,7 @@ def test_what_needs_origin_is_tried_again_while_it_is_away(project, monkeypatch,
     monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
     monkeypatch.setattr(placement, "while_wanted", contextlib.nullcontext)  # this is no Dask worker
     monkeypatch.setattr(workspace, "FETCH_WAITS", ())
-    monkeypatch.setattr(workspace, "experiments", lambda _folder: {"experiment": "HEAD"})
+    monkeypatch.setattr(workspace, "experiment", lambda _folder, _name: "HEAD")
     monkeypatch.setenv("LAMBDANET_CLONE", str(project))
     order = flows.Order(project, 60, sign=str(project / "sign"), commit=40 * "0", key="key")
     for call in (
