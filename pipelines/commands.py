@@ -43,17 +43,16 @@ def run(
         wanted = graph.load(file, stages)
     if wanted.to_run() and _has_networks():
         checking.check([profile])  # each network and noise, which loads torch
-    if dry_run:
+    if not wanted.to_run():
+        click.echo(graph.UP_TO_DATE)
+    elif dry_run:
         click.echo("\n".join(_plan(wanted, profile)))
-        return
-    if wanted.to_run():
+    else:
         _prepare_prefect(needs_server=where != placement.LOCAL)
         from pipelines import flows
 
         _finish(flows.reproduce, profile, list(stages), jobs, where, limit_hours)
-    else:
-        click.echo(graph.UP_TO_DATE)
-    if Path("results", profile, "table2.csv").is_file():
+    if not dry_run and Path("results", profile, "table2.csv").is_file():
         click.echo()
         cli.show_table(profile)
 
@@ -124,8 +123,6 @@ def _has_networks() -> bool:
 def _plan(wanted: graph.Graph, profile: str) -> list[str]:
     """What would be run, why, and how long it took when it was last run."""
     took, stages = terminal.seconds(profile), wanted.to_run()
-    if not stages:
-        return [graph.UP_TO_DATE]
     about = {name: f"about {timedelta(seconds=took[name])}" for name in stages if name in took}
     lines = [f"{name}: {wanted.why(name)} ({about.get(name, 'no estimate')})" for name in stages]
     total = f"at least {timedelta(seconds=sum(took[name] for name in about))} one after the other"
