@@ -15,10 +15,7 @@ from lambdanet.doctor import BAD, LOCKED, NOTE, OK, Finding
 from pipelines import cluster, exchange, workspace
 
 # With Python they decide a result's bytes, or what DVC and Prefect make of it.
-DECIDING = (
-    "torch", "torchvision", "llvmlite", "numpy", "scipy", "scikit-image", "pandas", "safetensors", "pillow",
-    "dvc", "prefect", "mlflow",
-)  # fmt: skip
+DECIDING = (*run_log.PACKAGES, "scipy", "pandas", "safetensors", "pillow")
 
 
 def installed() -> dict[str, str]:
