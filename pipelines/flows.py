@@ -231,7 +231,7 @@ def run_all(
         # Of a stage that has ended, no future is kept: Dask would run it again if its worker were lost.
         states[name], ended[name] = _ending(name, running.pop(name))
         end(name, ended[name])
-    return {name: ended[name] for name in stages}
+    return ended
 
 
 def _ending(name: str, future: PrefectFuture) -> tuple[State, str]:
