@@ -89,23 +89,23 @@ def png(records):
     return made
 
 
-def python_3(records):
-    return python(records, python_3_pickle)
+def python_3(records, key=str):
+    return python(records, lambda part: python_3_pickle(part, key))
 
 
 FORMS = {
     "binary": binary,
     "python 2": python,
     "python 3": python_3,
-    "python 3, keys of bytes": lambda records: python(
-        records, lambda part: python_3_pickle(part, str.encode)
-    ),
+    "python 3, keys of bytes": lambda records: python_3(records, str.encode),
     "png": png,
 }
 
 
-def assert_is_tiny(images, records):
+def assert_is_tiny(source, records):
     """What every form must give: images in the order of their records as byte strings."""
+    images, origin = cifar10.load(str(source), source.parent)
+    assert origin == "CIFAR-10"
     for split, each in records.items():
         ordered = np.stack(sorted(each, key=lambda record: record.tobytes()))
         assert images[split].dtype == np.uint8
@@ -114,18 +114,11 @@ def assert_is_tiny(images, records):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_arrays(form, records, tmp_path):
+def test_every_form_gives_the_same_arrays_also_from_the_innermost_folder(form, records, tmp_path):
     members = dict(reversed(FORMS[form](records).items()))
-    source = helpers.tar(tmp_path / "source", members)
-    images, origin = cifar10.load(str(source), tmp_path)
-    assert origin == "CIFAR-10"
-    assert_is_tiny(images, records)
-
-
-def test_folder_may_be_the_innermost_one(records, tmp_path):
-    for form, inner in ((python, "cifar-10-batches-py"), (binary, "cifar-10-batches-bin"), (png, "cifar10")):
-        source = helpers.folder(tmp_path / inner, form(records)) / inner
-        assert_is_tiny(cifar10.load(str(source), tmp_path)[0], records)
+    assert_is_tiny(helpers.tar(tmp_path / "source", members), records)
+    (inner,) = helpers.folder(tmp_path / "unpacked", members).iterdir()
+    assert_is_tiny(inner, records)
 
 
 def test_pickle_is_not_executed(records, tmp_path, refused):
@@ -136,7 +129,7 @@ def test_pickle_is_not_executed(records, tmp_path, refused):
         return pickle.dumps(pickle.loads(python_3_pickle(part)) | {"more": helpers.Bomb(marker)}, 4)
 
     beside = python(records, pickled) | {"batches.meta": pickle.dumps(helpers.Bomb(marker))}
-    assert_is_tiny(cifar10.load(str(helpers.tar(tmp_path / "a", beside)), tmp_path)[0], records)
+    assert_is_tiny(helpers.tar(tmp_path / "a", beside), records)
     bomb = one_changed(python, "test_batch", lambda _content: pickle.dumps(helpers.Bomb(marker)))
     source = helpers.tar(tmp_path / "b", bomb(records))
     assert "does not hold pixels and labels" in refused(WANTED, source)
@@ -161,10 +154,6 @@ def flipped(position):
     return flip
 
 
-def png_first(change):
-    return one_changed(png, "0000.png", change)
-
-
 def labelled(change):
     def changed(content):
         batch = pickle.loads(content)
@@ -174,9 +163,7 @@ def labelled(change):
 
 
 def moved_class(records):
-    members = png(records)
-    name = next(each for each in members if "/airplane/" in each)
-    return {each.replace("airplane", "bicycle") if each == name else each: members[each] for each in members}
+    return {name.replace("airplane", "bicycle"): content for name, content in png(records).items()}
 
 
 def without_one(records):
@@ -202,8 +189,8 @@ DAMAGED = {  # maker, a part of the message
     "label 10": (labelled(lambda labels: [10, *labels[1:]]), "pixels and labels"),
     "negative label": (labelled(lambda labels: [-1, *labels[1:]]), "pixels and labels"),
     "fewer labels": (labelled(lambda labels: labels[1:]), "pixels and labels"),
-    "png of another size": (png_first(lambda b: LOW), "(32, 33) RGB"),
-    "jpeg named png": (png_first(lambda b: b"\xff\xd8\xff\xe0garbage"), "a PNG cannot be read"),
+    "png of another size": (one_changed(png, "0000.png", lambda b: LOW), "(32, 33) RGB"),
+    "jpeg named png": (one_changed(png, "0000.png", lambda b: b"\xff\xd8\xff\xe0"), "a PNG cannot be read"),
     "unknown class": (moved_class, "'bicycle' is not a class of CIFAR-10"),
     "neither form": (lambda records: {"a/readme.txt": b"hello"}, "holds neither CIFAR-10 batches nor"),
 }
