@@ -63,6 +63,16 @@ def cases(name, changes):
     CASES.update({f"{name}, {which}": change for which, change in changes.items()})
 
 
+def setting(**attributes):
+    """Set attributes of a call, or of a part of the network."""
+
+    def change(one):
+        for name, value in attributes.items():
+            setattr(one, name, value)
+
+    return change
+
+
 images = functools.partial(helpers.images, seed=1)
 
 
@@ -136,14 +146,6 @@ cases("images", {
 
 # Normalisations.
 of_norm = functools.partial(of_part, nn.BatchNorm2d)
-
-
-def setting(**attributes):
-    def change(norm):
-        for name, value in attributes.items():
-            setattr(norm, name, value)
-
-    return change
 
 
 def other_mode(norm):
@@ -283,10 +285,8 @@ cases("parameters", {
 
 @case
 def parameters_in_one_memory(call):
-    found = list(call.model.parameters())
-    whole = torch.cat([one.detach().flatten() for one in found])
-    for parameter, part in zip(found, whole.split([one.numel() for one in found]), strict=True):
-        parameter.data = part.view_as(parameter)
+    whole = nn.utils.parameters_to_vector(call.model.parameters())
+    nn.utils.vector_to_parameters(whole, call.model.parameters())
 
 
 @case
@@ -337,13 +337,10 @@ def default_type():
 
 # What torch does around the call.
 cases("within", {
-    name: (lambda call, within=within: setattr(call, "within", within))
-    for name, within in {
-        "no_grad": torch.no_grad, "inference_mode": torch.inference_mode,
-        "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-        "autocast of float16": lambda: torch.autocast("cpu", torch.float16),
-        "another default type": default_type,
-    }.items()
+    "no_grad": setting(within=torch.no_grad), "inference_mode": setting(within=torch.inference_mode),
+    "autocast": setting(within=lambda: torch.autocast("cpu", torch.bfloat16)),
+    "autocast of float16": setting(within=lambda: torch.autocast("cpu", torch.float16)),
+    "another default type": setting(within=default_type),
 })  # fmt: skip
 
 
@@ -359,7 +356,7 @@ cases("context", {
 
 
 def run(how):
-    CASES[how.__name__.replace("_", " ")] = lambda call: setattr(call, "how", how)
+    CASES[how.__name__.replace("_", " ")] = setting(how=how)
     return how
 
 
@@ -399,7 +396,7 @@ for name, how in {
     "traced": lambda call: torch.jit.trace(frozen(call), call.noisy, check_trace=False)(images(6, 3, 8, 8)),
     "exported": lambda call: torch.export.export(frozen(call), (call.noisy,)).module()(call.noisy),
 }.items():
-    CASES[name] = lambda call, how=how: setattr(call, "how", how)
+    CASES[name] = setting(how=how)
 
 
 @run
