@@ -12,6 +12,8 @@ os.environ["LAMBDANET_TRACKING"] = "off"  # what is about MLflow switches it on
 os.environ.pop("LAMBDANET_CIFAR10", None)
 os.environ.pop("LAMBDANET_BSDS500", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ["GIT_AUTHOR_NAME"] = os.environ["GIT_COMMITTER_NAME"] = "t"
+os.environ["GIT_AUTHOR_EMAIL"] = os.environ["GIT_COMMITTER_EMAIL"] = "t@localhost"
 # For compiled kernels: one folder for all of pytest-xdist's processes.
 if not (cache := os.environ.get("LAMBDANET_TESTS_CACHE")):
     cache = os.environ["LAMBDANET_TESTS_CACHE"] = tempfile.mkdtemp(prefix="lambdanet-tests-")

@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import csv
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,12 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import requests
 import skimage.data
 import torch
+import torch.nn.functional as F
 import yaml
+from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
+from lambdanet import cli
 from lambdanet.data.corruption import corrupt
 from lambdanet.data.noise import create_noise
 from lambdanet.inference.denoise import denoise_photograph
@@ -112,10 +118,23 @@ def images(*shape, seed=0, dtype=torch.float32):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def read_yaml(path):
+    return yaml.safe_load(path.read_text())
+
+
+def write_yaml(path, raw):
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def read_csv(path):
+    """A dict for each row."""
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def write_config(folder, params=PARAMS, profile=PROFILE):
     """params.yaml and profile.yaml."""
-    for name, raw in (("params.yaml", params), ("profile.yaml", profile)):
-        (folder / name).write_text(yaml.safe_dump(raw, sort_keys=False))
+    write_yaml(folder / "params.yaml", params)
+    write_yaml(folder / "profile.yaml", profile)
 
 
 def write_project(folder, params=PARAMS, profile=PROFILE, size=16):
@@ -153,28 +172,25 @@ def run(stage, words, folder, code=None, **environment):
     return process.returncode, out, err
 
 
-# Runs the stage of argv[1], after what was put in front of this; as code for `start`.
-RUN_STAGE = """
+def python(*words, before=(), **how):
+    """Python with these words, as its own process run to its end; how it ended, and its output as text."""
+    command = [*before, sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, **how)
+
+
+def lambdanet(*words, **how):
+    """The command with these words, in this process; how it ended, and its output."""
+    return CliRunner().invoke(cli.main, list(map(str, words)), **how)
+
+
+# Code for `start`: makes the words those of the stage; what runs it may have more in front of it.
+OF_STAGE = """
 import runpy, sys
 from pathlib import Path
 sys.argv = sys.argv[1:]
 sys.path.insert(0, str(Path(sys.argv[0]).parent))
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-# In front of code for `start`: from there on root, too, may only do what the modes of its files allow.
-AS_A_USER = """
-import ctypes, os
-if os.geteuid() == 0:
-    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
-    if "LOW" not in os.environ:
-        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-            assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
-        os.environ["LOW"] = "1"
-        import sys
-        os.execv(sys.executable, sys.orig_argv)  # the bounding set counts from here
-"""
+RUN_STAGE = f'{OF_STAGE}runpy.run_path(sys.argv[0], run_name="__main__")\n'
 
 
 def wait_for_line(process, text):
@@ -211,6 +227,28 @@ def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def served(address, folder, *words, **environment):
+    """A server that is Python with these words, and writes `log`: its process, once it answers."""
+    with (folder / "log").open("a") as log:
+        how = {"env": os.environ | environment, "stdout": log, "stderr": log, "start_new_session": True}
+        process = subprocess.Popen([sys.executable, *words], cwd=folder, **how)
+
+    def answers():
+        assert process.poll() is None, (folder / "log").read_text()
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(address, timeout=5).ok
+        return False
+
+    try:
+        wait_until(answers)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextlib.contextmanager
@@ -319,6 +357,22 @@ def reach(model):
         pixels = gradient[0].abs().sum(0).nonzero()
         seen.append((at - pixels.min().item(), pixels.max().item() - at))
     return tuple(map(max, zip(*seen, strict=True)))
+
+
+def lambda_layer(queries, content, values, embedding):
+    """Equations 1 to 4 of Bello 2021, a pixel at a time: (n, heads * v, h, w).
+
+    Of queries (n, heads, k, h, w), the content lambda (n, k, v), values (n, u, v, h, w) and the embedding
+    of relative positions (k, u, m, m).
+    """
+    m, (_, _, v, h, w) = embedding.shape[-1], values.shape
+    padded = F.pad(values, 4 * (m // 2,))
+    z = values.new_empty(*queries.shape[:2], v, h, w)
+    for row, column in np.ndindex(h, w):
+        window = padded[..., row : row + m, column : column + m]
+        position = torch.einsum("kuij,nuvij->nkv", embedding, window)
+        z[..., row, column] = queries[..., row, column] @ (content + position)
+    return z.flatten(1, 2)
 
 
 def with_history(model, seed=0):

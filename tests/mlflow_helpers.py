@@ -14,7 +14,6 @@ from lambdanet.config import RunKey
 from lambdanet.inference.catalogue import Denoiser
 from lambdanet.models import count_parameters, create_model, save_weights
 from lambdanet.tracking import export, mlflow_runs, registry
-from lambdanet.tracking.mlflow_runs import Training
 
 NOISES = {"gaussian-01": helpers.GAUSSIAN, "speckle": {"name": "speckle", "variance": 0.1}}
 NETWORKS = {
@@ -144,7 +143,7 @@ def trained(folder, model="dncnn", noise="gaussian-01", profile="tiny", config=N
         "parameters": count_parameters(network), "images": 8,
         "clean_sha256": CLEAN, "noisy_sha256": NOISY, "weights_sha256": digest,
     } | scores  # fmt: skip
-    return Training(
+    return mlflow_runs.Training(
         key=run_key, description=description(run_key, config), history=rows(3), scores=scores,
         weights_sha256=digest, weights=weights, train_images=32, dataset="patches",
     )  # fmt: skip

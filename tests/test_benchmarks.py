@@ -9,6 +9,7 @@ import pytest
 import skimage.metrics
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 from benchmarks import denoisers, formulas, gpu, measuring, peers, pictures, recipes, report, sizes
 from benchmarks.baselines import variants
@@ -158,28 +159,32 @@ def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packa
     assert (output.dtype, output.shape) == (np.float64, (64, 64, 3))
 
 
-def circular(x, kernel):
-    """(h, w, c) and (3, 3, c, out) to (h, w, out); the image goes on at the opposite edge."""
-    shifts = np.ndindex(3, 3)
-    return sum(np.roll(x, (1 - i, 1 - j), (0, 1)) @ kernel[i, j] for i, j in shifts)
+def circular(inputs, outputs):
+    """A convolution for which the image continues at its opposite edge."""
+    made = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="circular", bias=False)
+    nn.init.normal_(made.weight, std=0.3)
+    return made
 
 
+@torch.no_grad()
 def test_scicos_dncnn_is_read_without_scico(tmp_path, monkeypatch):
     msgpack = pytest.importorskip("msgpack")
-    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    blocks = [(circular(4, 4), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(2)]
+    layers = [circular(1, 4), nn.ReLU(), *blocks[0], *blocks[1], circular(4, 1)]
+    model = helpers.with_history(nn.Sequential(*layers))
 
-    def packed(values):
-        return msgpack.ExtType(1, msgpack.packb((values.shape, "float32", values.tobytes())))
+    def packed(tensor):
+        return msgpack.ExtType(1, msgpack.packb((tensor.shape, "float32", tensor.numpy().tobytes())))
 
-    sizes = ((1, 4), (4, 4), (4, 4), (4, 1))
-    kernels = [rng.normal(0, 0.3, (3, 3, *each)).astype("f4") for each in sizes]
-    norms = [dict(zip(("scale", "bias", "mean", "var"), rng.random((4, 4), "f4"), strict=True)) for _ in "ab"]
-    weights, statistics = {}, {}
-    for i, norm in enumerate(norms):
-        learned, seen = ({name: norm[name] for name in pair} for pair in (("scale", "bias"), ("mean", "var")))
-        weights[f"ConvBNBlock_{i}"] = {"Conv_0": {"kernel": kernels[1 + i]}, "BatchNorm_0": learned}
-        statistics[f"ConvBNBlock_{i}"] = {"BatchNorm_0": seen}
-    weights |= {"conv_start": {"kernel": kernels[0]}, "conv_end": {"kernel": kernels[3]}}
+    def kernel(convolution):
+        return {"kernel": convolution.weight.permute(2, 3, 1, 0)}
+
+    weights, statistics = {"conv_start": kernel(layers[0]), "conv_end": kernel(layers[-1])}, {}
+    for i, (convolution, norm, _) in enumerate(blocks):
+        learned = {"scale": norm.weight, "bias": norm.bias}
+        weights[f"ConvBNBlock_{i}"] = {"Conv_0": kernel(convolution), "BatchNorm_0": learned}
+        statistics[f"ConvBNBlock_{i}"] = {"BatchNorm_0": {"mean": norm.running_mean, "var": norm.running_var}}
     folder = tmp_path / "scico/data/flax"
     folder.mkdir(parents=True)
     (tmp_path / "scico/__init__.py").write_text("raise AssertionError('it is imported')")
@@ -187,17 +192,10 @@ def test_scicos_dncnn_is_read_without_scico(tmp_path, monkeypatch):
     (folder / "dncnn17M.mpk").write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path)
 
-    noisy = rng.random((9, 7, 3))
-    output = denoisers.scico(25 / 255)(noisy)
-    for channel in range(3):
-        x = noisy[..., channel, None]
-        y = np.maximum(circular(x, kernels[0]), 0)
-        for kernel, norm in zip(kernels[1:3], norms, strict=True):
-            y = (circular(y, kernel) - norm["mean"]) / np.sqrt(norm["var"] + 1e-5)
-            y = np.maximum(norm["scale"] * y + norm["bias"], 0)
-        expected = (x - circular(y, kernels[3]))[..., 0]
-        assert np.std(expected - x[..., 0]) > 0.1
-        np.testing.assert_allclose(output[..., channel], expected, rtol=0, atol=1e-5)
+    noisy = helpers.images(3, 1, 9, 7)
+    output = denoisers.scico(25 / 255)(noisy[:, 0].permute(1, 2, 0).double().numpy())
+    assert model(noisy).std() > 0.1
+    np.testing.assert_allclose(output.transpose(2, 0, 1), (noisy - model(noisy))[:, 0], rtol=0, atol=1e-5)
 
 
 def test_multiply_adds_are_those_of_the_layers():

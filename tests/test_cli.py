@@ -1,4 +1,3 @@
-import csv
 import hashlib
 import json
 import re
@@ -10,24 +9,13 @@ from pathlib import Path
 
 import helpers
 import pytest
-import yaml
-from click.testing import CliRunner
 from helpers import ROOT, one_line
 from PIL import Image
 
 from lambdanet import checking, cli
-from lambdanet.cli import main
 from pipelines import cluster, commands, graph
 
 PROFILE = "sample/profile.yaml"
-
-
-def read(path):
-    return yaml.safe_load(path.read_text())
-
-
-def write(path, raw):
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
 @pytest.fixture
@@ -35,9 +23,9 @@ def project(tmp_path):
     """The project's params.yaml and its sample, with fewer images."""
     (tmp_path / "sample").mkdir()
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    raw = read(ROOT / PROFILE)
+    raw = helpers.read_yaml(ROOT / PROFILE)
     raw["datasets"]["photos"] = {"dataset": "photos", "train": 40, "test": 20}
-    write(tmp_path / PROFILE, raw)
+    helpers.write_yaml(tmp_path / PROFILE, raw)
     return tmp_path
 
 
@@ -45,14 +33,14 @@ def project(tmp_path):
 def lambdanet(project, monkeypatch):
     """Run the command in the project's folder."""
     monkeypatch.chdir(project)
-    return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
+    return helpers.lambdanet
 
 
 def test_trains_and_scores_without_dvc(project, lambdanet):
     done = lambdanet("train", "speckle", "autoencoder", "--epochs", 2, "--out", "runs/a")
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in (project / "runs").iterdir()) == ["a", "a.log.json"]
-    rows = list(csv.DictReader((project / "runs/a/history.csv").read_text().splitlines()))
+    rows = helpers.read_csv(project / "runs/a/history.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert json.loads((project / "runs/a/model.json").read_text())["training"]["epochs"] == 2
     done = lambdanet("evaluate", "runs/a/weights.safetensors", "speckle")
@@ -71,9 +59,9 @@ def test_the_parameters_are_checked_with_the_folders_of_photographs(project, mon
     assert [line.partition("profile.yaml")[0] for line in checking.check()] == ["", "quick/", "sample/"]
     monkeypatch.chdir(project)
     assert checking.check() == checking.check(["sample"]) == VALID
-    raw = read(project / PROFILE)
+    raw = helpers.read_yaml(project / PROFILE)
     raw["datasets"]["photos"]["dataset"] = "photographs"
-    write(project / PROFILE, raw)
+    helpers.write_yaml(project / PROFILE, raw)
     with pytest.raises(ValueError, match=r"photos: dataset is 'photographs', neither one of photos, "):
         checking.check()
     (project / "photographs").mkdir()
@@ -98,21 +86,21 @@ WRONG = [
 
 @pytest.mark.parametrize(("file", "path", "value", "says"), WRONG)
 def test_what_is_wrong_in_the_parameters_is_named(project, monkeypatch, file, path, value, says):
-    write(project / file, helpers.changed(read(project / file), path, value))
+    helpers.write_yaml(project / file, helpers.changed(helpers.read_yaml(project / file), path, value))
     monkeypatch.chdir(project)
     with pytest.raises(ValueError, match=re.escape(says)):
         checking.check()
 
 
 def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet):
-    raw = read(project / PROFILE)
+    raw = helpers.read_yaml(project / PROFILE)
     raw["datasets"]["few"] = {"dataset": "photos", "train": 16, "test": 12}
     raw["pairs"]["few"] = {"dataset": "few", "noise": "gaussian-25"}
     raw["ablations"]["dncnn-blind"]["dataset"] = "few"
-    write(project / PROFILE, raw)
+    helpers.write_yaml(project / PROFILE, raw)
     done = lambdanet("train", "gaussian-25", "dncnn-blind", "--epochs", 1, "--out", "runs/a")
     assert done.exit_code == 0, done.output
-    assert read(project / "runs/a/model.json")["noise"]["name"] == "blind-gaussian"
+    assert helpers.read_yaml(project / "runs/a/model.json")["noise"]["name"] == "blind-gaussian"
     scores = json.loads(lambdanet("evaluate", "runs/a/weights.safetensors", "gaussian-25").stdout)
     assert scores["images"] == 12
 
@@ -192,8 +180,7 @@ for words in json.loads(sys.argv[1]):
     assert not {"torch", "mlflow", "dvc", "prefect"} & set(sys.modules), words
 """
     before = sorted(project.rglob("*"))
-    command = [sys.executable, "-c", code, json.dumps([words for words, _, _ in MISTAKES])]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    done = helpers.python("-c", code, json.dumps([words for words, _, _ in MISTAKES]), cwd=project)
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stderr.splitlines()]
     expected = [[status, f"error: {start}"] for _, status, start in MISTAKES]
@@ -216,8 +203,7 @@ def test_the_device_is_also_that_of_the_environment(project, lambdanet, monkeypa
     ],
 )
 def test_outside_of_a_project_it_says_so(tmp_path, words, said):
-    command = [sys.executable, "-m", "lambdanet", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = helpers.python("-m", "lambdanet", *words, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said.format(folder=tmp_path)}\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -228,7 +214,7 @@ def test_report_prints_the_table_and_commands_that_work_here(lambdanet, project,
     results.symlink_to(ROOT / "results")
     done = lambdanet("report", "--profile", "paper")
     assert done.exit_code == 0, done.output
-    rows = list(csv.DictReader((results / "paper/table2.csv").read_text().splitlines()))
+    rows = helpers.read_csv(results / "paper/table2.csv")
     for row, line in zip(rows, done.stdout.splitlines()[1:], strict=False):
         run = [f"{float(row['psnr']):.2f}", f"{int(row['parameters']):,}"] if row["psnr"] else ["not", "run"]
         assert {row["model"], *run} <= set(line.split())
@@ -250,7 +236,7 @@ def test_status_counts_runs_and_stages(monkeypatch):
     reasons = {"sample/dvc.yaml:train@a": "", "sample/dvc.yaml:train@b": "", "sample/dvc.yaml:plot": ""}
     found = graph.Graph(dict.fromkeys(reasons, frozenset()), reasons)
     monkeypatch.setattr(graph, "load", lambda _file: found)
-    lines = CliRunner().invoke(main, ["status"]).output.splitlines()
+    lines = helpers.lambdanet("status").output.splitlines()
     assert re.fullmatch(r"Table 2: \d+ of 20 runs are trained here, \d+ scored", lines[0])
     assert re.fullmatch(r"ablations: \d+ of 8 runs are trained here, \d+ scored", lines[1])
     assert lines[2] == "out of date: 2 train, 1 plot"
@@ -322,7 +308,7 @@ def test_a_host_that_is_not_this_machine_is_named(host):
 def test_help_names_every_command():
     installed = Path(sys.executable).with_name("lambdanet")
     done = subprocess.run([installed, "--help"], capture_output=True, text=True)
-    for command in main.commands.keys() | cli.IN_PIPELINES:
+    for command in cli.main.commands.keys() | cli.IN_PIPELINES:
         assert f"  {command} " in done.stdout
 
 

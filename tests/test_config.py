@@ -5,11 +5,9 @@ import re
 import helpers
 import pytest
 import report_helpers
-import yaml
 from helpers import PARAMS, PROFILE, changed
 
 from lambdanet import config
-from lambdanet.config import Download, RunKey, Training
 from lambdanet.models import create_model
 
 
@@ -34,7 +32,7 @@ def load(tmp_path, monkeypatch):
 
 
 def test_the_papers_profile_is_table_1(paper):
-    table1 = Training(**report_helpers.TABLE_1)
+    table1 = config.Training(**report_helpers.TABLE_1)
     no_decay = dataclasses.replace(table1, weight_decay=0.0)
     assert {name: paper.training(name) for name in paper.models} == {
         "lambdanet": table1,
@@ -42,7 +40,7 @@ def test_the_papers_profile_is_table_1(paper):
         "autoencoder": dataclasses.replace(no_decay, epochs=300, batch_size=160, decay=1.0),
         "dncnn": dataclasses.replace(no_decay, epochs=200),
     }
-    assert paper.download() == Download(dataset="cifar10", train=50_000, test=10_000, seed=0)
+    assert paper.download() == config.Download(dataset="cifar10", train=50_000, test=10_000, seed=0)
     assert not any(entry.hyperparameters for entry in paper.profile.train.values())
     assert {run.key.seed for run in paper.runs} == {0, 1, 2}
 
@@ -75,7 +73,7 @@ def test_an_ablation_is_trained_on_one_noise_and_tested_on_another(load):
     entry = PROFILE["ablations"]["loss-bce"] | {"noise": "speckle", "seeds": [4]}
     one = load(profile=PROFILE | {"ablations": {"loss-bce": entry}})
     (run,) = one.ablation_runs
-    assert run.key == RunKey("tiny", "gaussian-01", "loss-bce", 4)
+    assert run.key == config.RunKey("tiny", "gaussian-01", "loss-bce", 4)
     assert run.noise["name"] == "speckle"
     assert (str(run.noisy), str(run.folder)) == (
         "runs/tiny/data/patches/gaussian-01", "runs/tiny/models/ablations/loss-bce/4"
@@ -84,9 +82,9 @@ def test_an_ablation_is_trained_on_one_noise_and_tested_on_another(load):
 
 def test_a_run_is_resolved_with_all_its_paths(load):
     run = load().run("speckle", "dncnn", "3")
-    assert run.key == RunKey("tiny", "speckle", "dncnn", 3)
+    assert run.key == config.RunKey("tiny", "speckle", "dncnn", 3)
     assert (run.model, run.noise) == (helpers.DNCNN, {"name": "speckle", "variance": 0.1})
-    assert run.settings == Training(**helpers.TRAIN | {"epochs": 2})
+    assert run.settings == config.Training(**helpers.TRAIN | {"epochs": 2})
     assert (run.threads, run.train_images, run.levels) == (1, 32, False)
     assert {f.name: str(getattr(run, f.name)) for f in dataclasses.fields(run)[7:]} == {
         "clean": "runs/tiny/data/patches/clean",
@@ -104,7 +102,7 @@ def test_a_profile_changes_a_models_hyperparameters(load):
     one = load(profile=PROFILE | {"train": train})
     assert one.model("dncnn") == helpers.DNCNN | {"width": 9}
     assert one.params.models["dncnn"] == helpers.DNCNN
-    assert one.training("dncnn") == Training(**helpers.TRAIN | {"epochs": 2})
+    assert one.training("dncnn") == config.Training(**helpers.TRAIN | {"epochs": 2})
 
 
 @pytest.mark.parametrize(
@@ -152,7 +150,7 @@ def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
     helpers.write_config(tmp_path)
     (tmp_path / "small").mkdir()
     small = PROFILE | {"profile": "small", "root": "..", "file": "small/profile.yaml"}
-    (tmp_path / "small/profile.yaml").write_text(yaml.safe_dump(small))
+    helpers.write_yaml(tmp_path / "small/profile.yaml", small)
     found = {name: str(path) for name, path in config.profiles().items()}
     assert found == {"tiny": "profile.yaml", "small": "small/profile.yaml"}
     one = config.load(config.find("small"))  # without a link to params.yaml
@@ -161,7 +159,7 @@ def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
         config.find("huge")
     (tmp_path / "copy").mkdir()
     copy = PROFILE | {"root": "..", "file": "copy/profile.yaml"}
-    (tmp_path / "copy/profile.yaml").write_text(yaml.safe_dump(copy))
+    helpers.write_yaml(tmp_path / "copy/profile.yaml", copy)
     with pytest.raises(ValueError, match=r"profile is 'tiny', must be 'copy', the name of its folder$"):
         config.load("copy/profile.yaml")
     helpers.write_config(tmp_path, profile=PROFILE | {"profile": "small"})

@@ -1,9 +1,6 @@
 """`lambdanet demo`; its page is driven in Chromium where that, playwright and gradio are installed."""
 
-import os
 import shutil
-import subprocess
-import sys
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -45,30 +42,17 @@ def test_large_grey_and_transparent_photographs_are_shown(mode):
 def served(tmp_path):
     """The address of a page in another process, which writes to tmp_path/temporary only."""
     pytest.importorskip("gradio")
-    port = helpers.free_port()
-    for name in ("temporary", "here"):
-        (tmp_path / name).mkdir()
-    code = "import sys; from lambdanet.cli import main; main(['demo', '--port', sys.argv[1]])"
-    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "HOME": str(tmp_path / "here")}
-    with open(tmp_path / "log", "w") as log:
-        how = {"cwd": tmp_path / "here", "env": environment, "stdout": log, "stderr": log}
-        process = subprocess.Popen([sys.executable, "-c", code, str(port)], **how)
-    address = f"http://127.0.0.1:{port}/"
-
-    def answers():
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        try:
-            return urllib.request.urlopen(address).status == 200
-        except OSError:
-            return False
-
-    helpers.wait_until(answers)
-    yield address
-    process.terminate()
-    assert process.wait(helpers.PATIENCE) == 0
-    assert (tmp_path / "log").read_text().splitlines()[0] == f"{address[:-1]}, until Ctrl-C"
-    assert list((tmp_path / "temporary").iterdir()) == []
-    assert list((tmp_path / "here").iterdir()) == []
+    port, here, temporary = str(helpers.free_port()), tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    address, environment = f"http://127.0.0.1:{port}/", {"TMPDIR": str(temporary), "HOME": str(here)}
+    with helpers.served(address, here, "-m", "lambdanet", "demo", "--port", port, **environment) as process:
+        yield address
+        process.terminate()
+        assert process.wait(helpers.PATIENCE) == 0
+    assert (here / "log").read_text().splitlines()[0] == f"{address[:-1]}, until Ctrl-C"
+    assert list(temporary.iterdir()) == []
+    assert [path.name for path in here.iterdir()] == ["log"]
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
-import yaml
-from helpers import ROOT
+from helpers import ROOT, read_yaml
 from PIL import Image
 
 from lambdanet import cli
@@ -90,15 +89,18 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+FILE = r"`((?:lambdanet|pipelines|stages|tests|deploy|benchmarks|schemas)/[\w./-]*\w/?)`"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_relative_link_leads_to_a_file_and_a_heading(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page, spans=True)):
-        if re.match(r"[a-z]+:", target):
-            continue
+def test_relative_links_and_files_that_are_named_lead_to_a_file_and_a_heading(page):
+    prose = prose_of(page, spans=True)
+    for target in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", prose):
         name, _, anchor = target.partition("#")
         file = (page.parent / name).resolve() if name else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+    assert [name for name in re.findall(FILE, prose) if not (ROOT / name).exists()] == []
 
 
 def test_every_module_that_a_page_runs_exists():
@@ -107,15 +109,11 @@ def test_every_module_that_a_page_runs_exists():
     assert [name for name in named if not importlib.util.find_spec(name)] == []
 
 
-def test_every_page_is_in_the_readme():
+def test_readme_is_short_begins_with_a_command_and_names_every_page():
     readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150
+    assert readme.splitlines().index("```") < 30
     assert [page.name for page in ROOT.glob("docs/*.md") if f"](docs/{page.name})" not in readme] == []
-
-
-def test_readme_is_short_and_begins_with_a_command():
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 150
-    assert lines.index("```") < 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -143,13 +141,6 @@ def test_words_in_code_are_technical_english(folder):
         for match in re.finditer(rf"\b(?:{word})\b", words_of(module), re.IGNORECASE)
     }
     assert found == {}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_are_named_are_there(page):
-    pattern = r"`((?:lambdanet|pipelines|stages|tests|deploy|benchmarks|schemas)/[\w./-]*\w/?)`"
-    named = re.findall(pattern, prose_of(page, spans=True))
-    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -209,7 +200,7 @@ def test_readmes_python_denoises(monkeypatch):
 
 
 def test_citation_names_this_version_and_the_paper():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = read_yaml(ROOT / "CITATION.cff")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["version"] == project["version"]
     assert citation["references"][0]["title"] == "Image Denoising Using LambdaNetworks"

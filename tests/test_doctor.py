@@ -5,9 +5,9 @@ import os
 import sys
 
 import pytest
-from click.testing import CliRunner
+from helpers import lambdanet
 
-from lambdanet import cli, doctor
+from lambdanet import doctor
 
 
 def lines(tmp_path, monkeypatch, **trials):
@@ -62,7 +62,7 @@ def test_what_is_missing_fails_crashes_or_comes_after_a_crash_is_named(tmp_path,
 def test_its_exit_status_says_whether_something_is_bad(monkeypatch, level, status):
     found = doctor.Finding(level, "something", "do this")
     monkeypatch.setattr(doctor, "diagnose", lambda _fix, _begin: iter([found]))
-    result = CliRunner().invoke(cli.main, ["doctor"])
+    result = lambdanet("doctor")
     assert result.exit_code == status
     assert result.output == f"{level:<5} something: do this\n"
 

@@ -6,18 +6,19 @@ loads its own alone.
 """
 
 import ast
+import contextlib
 import functools
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from helpers import ROOT
+from dvc.repo import Repo
+from dvc.repo.index import Index
+from helpers import ROOT, read_yaml
 
 from lambdanet import config
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 MARK = "Not a dependency in DVC: "
 REGISTRY = "lambdanet/models/__init__.py"
 # How the same is computed: recorded with each result as the device is, not hashed.
@@ -90,7 +91,7 @@ def files(dep):
 def cases():
     """Each stage with the network that it is of; none for those that take all networks."""
     networks = {path.stem for path in (ROOT / "lambdanet/models").glob("[a-z]*.py")}
-    table = config.Table(**yaml.safe_load((ROOT / "params.yaml").read_text())["table"])
+    table = config.Table(**read_yaml(ROOT / "params.yaml")["table"])
     of = {"train-lambdanet": ["lambdanet"], "train": table.baselines, "ablate": sorted(networks)}
     return [(stage, code) for stage in STAGES for code in of.get(stage, [None])]
 
@@ -128,24 +129,14 @@ def test_only_plot_writes_into_git():
 
 @pytest.fixture(scope="module", params=["", "sample", "quick"], ids=lambda folder: folder or "paper")
 def resolved(request):
-    """A profile as DVC resolves it, and as `config` does."""
-    code = (
-        "import json; from dvc.repo import Repo; from dvc.repo.index import Index\n"
-        f"stages = Index.from_file(Repo(), {str(Path(request.param, 'dvc.yaml'))!r}).stages\n"
-        "root = lambda path: path.replace(chr(92), '/')\n"
-        "print(json.dumps({s.name: {'cmd': s.cmd, 'outs': [o.fs_path for o in s.outs],"
-        " 'deps': [d.fs_path for d in s.deps], 'params': {root(d.def_path): list(d.params) for d in s.params}"
-        "} for s in stages}))"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        return yaml.safe_load(done.stdout), config.load(Path(request.param, "profile.yaml"))
+    """A profile's stages as DVC resolves them, by name, and the profile as `config` does."""
+    with contextlib.chdir(ROOT), Repo() as repo:
+        stages = Index.from_file(repo, str(Path(request.param, "dvc.yaml"))).stages
+        return {one.name: one for one in stages}, config.load(Path(request.param, "profile.yaml"))
 
 
-def below(path):
-    return Path(path).relative_to(ROOT).as_posix()
+def below(paths):
+    return [Path(one.fs_path).relative_to(ROOT).as_posix() for one in paths]
 
 
 def test_dvc_and_config_have_the_same_stages_and_paths(resolved):
@@ -156,14 +147,14 @@ def test_dvc_and_config_have_the_same_stages_and_paths(resolved):
         kind = "train-lambdanet" if run.key.model in loaded.params.table.lambdanets else "train"
         name = f"{kind}@{run.key.name}" if of_table else f"ablate@{run.key.model}"
         expected[name] = [run.folder if of_table else run.folder.parent]  # an ablation's is of all its seeds
-        assert {run.clean.as_posix(), run.noisy.as_posix()} <= set(map(below, stages[name]["deps"]))
+        assert {run.clean.as_posix(), run.noisy.as_posix()} <= set(below(stages[name].deps))
     for noise in [*loaded.params.table.noises, "ablations"]:
         name = "evaluate-ablations" if noise == "ablations" else f"evaluate@{noise}"
         expected[name] = [loaded.folders.of(kind, noise) for kind in ("scores", "samples")]
     expected |= {f"download@{name}": [loaded.data(name)] for name in loaded.profile.datasets}
     for name, pair in loaded.profile.pairs.items():
         expected[f"corrupt@{name}"] = [loaded.data(pair.dataset, pair.noise)]
-    outs = {name: [below(out) for out in stage["outs"]] for name, stage in stages.items()}
+    outs = {name: below(stage.outs) for name, stage in stages.items()}
     del outs["register"]
     assert outs == {name: [path.as_posix() for path in paths] for name, paths in expected.items()}
 

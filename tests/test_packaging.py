@@ -1,8 +1,6 @@
 """The wheel holds every module once, under the name that it is imported by, and the weights of `load`."""
 
 import re
-import subprocess
-import sys
 import zipfile
 
 import helpers
@@ -14,8 +12,7 @@ BASE = "torch numpy pillow safetensors click filelock psutil pydantic ruamel-yam
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    done = subprocess.run(words, cwd=helpers.ROOT, capture_output=True, text=True)
+    done = helpers.python("-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=helpers.ROOT)
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("*.whl")
     return zipfile.ZipFile(path)

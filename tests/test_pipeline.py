@@ -1,6 +1,5 @@
 """The real dvc.yaml, every stage, at a tiny size, by stock `dvc repro` in a temporary clone."""
 
-import csv
 import json
 import os
 import re
@@ -15,8 +14,6 @@ import mlflow_helpers
 import numpy as np
 import pytest
 import skimage.data
-import yaml
-from dvc_helpers import DVC
 from PIL import Image
 
 from lambdanet.data.images import to_bytes, to_tensor
@@ -24,6 +21,7 @@ from lambdanet.inference.denoise import denoise
 from lambdanet.models import load_weights
 from lambdanet.tracking import mlflow_runs
 
+DVC = (sys.executable, "-m", "dvc")
 NOISES = ("gaussian-01", "speckle")
 MODELS = {"lambdanet-u4-m7": "train-lambdanet", "autoencoder": "train"}
 RUNS = [f"{noise}-{model}-0" for noise in NOISES for model in MODELS]
@@ -70,27 +68,21 @@ class Clone:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
         shutil.rmtree(folder / "quick")
-        raw = self.read("params.yaml")
+        raw = helpers.read_yaml(folder / "params.yaml")
         raw["models"] |= {"lambdanet-u4-m7": SMALL}
         raw["table"] = {"noises": [*NOISES], "lambdanets": ["lambdanet-u4-m7"], "baselines": ["autoencoder"]}
-        self.write("params.yaml", raw)
-        self.write("sample/profile.yaml", PROFILE)
-        # The paper's profile, so that DVC has another graph beside; it is not run.
-        self.write("profile.yaml", PROFILE | {"profile": "paper", "root": ".", "file": "profile.yaml"})
+        helpers.write_yaml(folder / "params.yaml", raw)
+        helpers.write_yaml(folder / "sample/profile.yaml", PROFILE)
+        # So that DVC has another graph beside; it is not run.
+        paper = {"profile": "paper", "root": ".", "file": "profile.yaml"}
+        helpers.write_yaml(folder / "profile.yaml", PROFILE | paper)
         (folder / "dvc.lock").unlink()
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
             self.git(*command)
         self.git("update-index", "--skip-worktree", "sample/dvc.lock")
 
-    def read(self, name):
-        return yaml.safe_load((self.folder / name).read_text())
-
-    def write(self, name, raw):
-        (self.folder / name).write_text(yaml.safe_dump(raw, sort_keys=False))
-
     def git(self, *words):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-        return self.run("git", *identity, *words)
+        return self.run("git", *words)
 
     def run(self, *words):
         environment = os.environ | {
@@ -107,7 +99,7 @@ class Clone:
     def mlflow(self):
         """What the clone's MLflow holds now: of a copy, as MLflow keeps a file open that was replaced."""
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-            shutil.copy(self.folder / "mlflow.db", folder)
+            shutil.copy(folder / "mlflow.db", folder)
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
             return mlflow_helpers.state(mlflow_runs.connect(), "sample")
 
@@ -148,7 +140,7 @@ def test_mlflow_holds_one_whole_run_of_each_training(clone):
     results = clone.folder / RESULTS
     for name in RUNS:
         run = runs[name]
-        history = list(csv.DictReader((results / "histories" / f"{name}.csv").read_text().splitlines()))
+        history = helpers.read_csv(results / "histories" / f"{name}.csv")
         metrics = {key: [value[:2] for value in values] for key, values in run["metrics"].items()}
         for key in ("loss", "monitored_psnr", "learning_rate"):
             assert metrics[key] == [(int(row["epoch"]), float(row[key])) for row in history]
@@ -197,12 +189,12 @@ def test_lost_mlflow_is_restored_by_register_alone(clone):
 
 def test_results_hold_every_run_with_true_values(clone):
     results = clone.folder / "results/sample"
-    rows = list(csv.DictReader((results / "table2.csv").read_text().splitlines()))
+    rows = helpers.read_csv(results / "table2.csv")
     assert [f"{row['noise']}-{row['model']}-0" for row in rows] == RUNS
     for row, run_key in zip(rows, RUNS, strict=True):
         score = json.loads((results / "scores" / f"{run_key}.json").read_text())
         assert float(row["psnr"]) == pytest.approx(score["psnr"], abs=1e-5)
-        history = list(csv.DictReader((results / "histories" / f"{run_key}.csv").read_text().splitlines()))
+        history = helpers.read_csv(results / "histories" / f"{run_key}.csv")
         assert len(history) == PROFILE["train"][row["model"]]["epochs"]
     assert {row["paper_psnr"] for row in rows} == {""}  # these are not the paper's images
     report = (results / "report.html").read_text()
@@ -225,14 +217,14 @@ def test_metrics_and_plots_are_shown_by_dvc(clone):
 
 @pytest.mark.slow
 def test_changed_noise_reruns_its_own_stages_and_what_collects_them(clone):
-    raw = clone.read("params.yaml")
+    raw = helpers.read_yaml(clone.folder / "params.yaml")
     raw["noises"]["speckle"]["variance"] = 0.2
-    clone.write("params.yaml", raw)
+    helpers.write_yaml(clone.folder / "params.yaml", raw)
     # One stage scores all ablations, and depends on all stored images.
     own = {"corrupt@speckle", "evaluate@speckle", "evaluate-ablations", *COLLECTED}
     assert clone.repro() == own | trainings("speckle")
     raw["noises"]["speckle"]["variance"] = 0.1
-    clone.write("params.yaml", raw)
+    helpers.write_yaml(clone.folder / "params.yaml", raw)
     assert clone.repro() <= COLLECTED  # the rest comes from DVC's run-cache
     assert clone.git("status", "--porcelain", "--", ":!params.yaml") == ""
 
@@ -254,14 +246,14 @@ def test_a_changed_module_reruns_what_it_decides_and_no_more(clone, module, stag
 
 
 def test_changed_ablation_reruns_itself_and_what_collects_ablations(clone):
-    raw = clone.read("sample/profile.yaml")
+    raw = helpers.read_yaml(clone.folder / "sample/profile.yaml")
     raw["ablations"]["channels-d8"]["hyperparameters"]["d"] = 12
     raw["ablations"]["base"]["study"] = "keys"  # how it is shown, not how it is trained
-    clone.write("sample/profile.yaml", raw)
+    helpers.write_yaml(clone.folder / "sample/profile.yaml", raw)
     assert clone.repro() == {"ablate@channels-d8", "evaluate-ablations", *COLLECTED}
     assert clone.repro() == set()
     raw["levels"] = ["base"]  # how it is scored
-    clone.write("sample/profile.yaml", raw)
+    helpers.write_yaml(clone.folder / "sample/profile.yaml", raw)
     assert clone.repro() == {"evaluate-ablations", *COLLECTED}
     assert "&id" not in (clone.folder / "sample/dvc.lock").read_text()
 
@@ -272,7 +264,7 @@ def test_an_experiment_of_either_profile_changes_its_settings(clone):
     for profile, target in (("sample/", "sample/dvc.yaml:train"), ("", "train")):
         target = f"{target}@speckle-autoencoder-0"
         clone.run(*DVC, "exp", "run", "-S", f"{profile}profile.yaml:{setting}", target)
-        name = clone.read(f"{profile}profile.yaml")["profile"]
+        name = helpers.read_yaml(clone.folder / f"{profile}profile.yaml")["profile"]
         trained = clone.folder / f"runs/{name}/models/speckle/autoencoder-0/model.json"
         assert json.loads(trained.read_text())["training"]["learning_rate"] == 0.02
     clone.git("checkout", "-q", "sample/profile.yaml", "profile.yaml")

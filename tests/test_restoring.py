@@ -9,7 +9,6 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import PROFILE
 from report_helpers import HISTORY, MEASURES
 from skimage.io import imsave
 
@@ -46,10 +45,10 @@ def made(once, tmp_path, monkeypatch):
 def once(tmp_path_factory):
     """A project with the outputs of three runs, and the report and weights of these."""
     folder = tmp_path_factory.mktemp("made")
-    document = PROFILE["ablations"]["loss-bce"] | {"study": "split"}
+    document = helpers.PROFILE["ablations"]["loss-bce"] | {"study": "split"}
     params = helpers.changed(helpers.PARAMS, ("studies", "split"), {"title": "A", "document": True})
-    ablations = {"levels": ["cnn-bce"], "ablations": PROFILE["ablations"] | {"cnn-bce": document}}
-    helpers.write_config(folder, params, PROFILE | ablations)
+    ablations = {"levels": ["cnn-bce"], "ablations": helpers.PROFILE["ablations"] | {"cnn-bce": document}}
+    helpers.write_config(folder, params, helpers.PROFILE | ablations)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         loaded = config.load("profile.yaml")

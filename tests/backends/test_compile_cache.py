@@ -1,8 +1,6 @@
 """Compiled kernels on disk: used by the next process, and only where they are what was asked for; fences."""
 
-import subprocess
-import sys
-
+import helpers
 import pytest
 from llvmlite import ir
 
@@ -35,8 +33,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def computed(*words):
-    command = [sys.executable, "-c", COMPILING, *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    return helpers.python("-c", COMPILING, *words, check=True).stdout.splitlines()[-1]
 
 
 def test_next_process_takes_the_compiled_kernels_and_gets_the_same_bytes(cache):

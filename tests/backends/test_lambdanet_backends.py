@@ -1,9 +1,8 @@
 """LambdaNet's faster backends against the plain network in float64, and which one a network takes when."""
 
-import subprocess
-import sys
 from statistics import median
 
+import helpers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -205,7 +204,7 @@ for name in ("fused", "winograd"):
 
 
 def test_without_llvmlite_lambdanet_is_portable_and_dncnn_is_its_layers():
-    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    done = helpers.python("-c", WITHOUT, check=True)
     first, *refused = done.stdout.splitlines()
     assert first == "portable True True"
     for name, line in zip(("fused", "winograd"), refused, strict=True):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import helpers
@@ -24,10 +22,8 @@ def interpreted():
     """What each function gives for each of its cases, all in one process: Triton asks once for its mode."""
     cases = [["normalisation", one] for one in NORMALISED] + [["convolution", one] for one in CONVOLVED]
     cases += [["network", [True]], ["network", [False]]]
-    done = subprocess.run(
-        [sys.executable, SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(helpers.ROOT)},
-    )  # fmt: skip
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(helpers.ROOT)}
+    done = helpers.python(SCRIPT, input=json.dumps(cases), env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     return lambda *case: found[cases.index([*case])]

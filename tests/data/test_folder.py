@@ -8,7 +8,6 @@ from PIL import Image
 
 from lambdanet.config import Download
 from lambdanet.data import datasets, folder, imagefile
-from lambdanet.data.imagefile import Photograph
 from lambdanet.data.patches import cut
 
 NAMES = ["a.jpg", "b.JPG", "c.png", "d.webp", "e.bmp", "trip/f.jpeg", "trip/day 2/g.png"]
@@ -86,7 +85,7 @@ def test_16_bits_are_rounded_to_8(tmp_path):
     values = np.random.default_rng(0).integers(0, 1 << 16, (16, 16, 3), dtype=np.uint16)
     values[0, 0], values[0, 1] = (0, 128, 129), (65535, 65406, 65407)
     for name in ("deep.png", "too.png"):
-        imagefile.write_png(tmp_path / name, Photograph(values))
+        imagefile.write_png(tmp_path / name, imagefile.Photograph(values))
     patch = load(tmp_path, train=1, test=1, patches=1)[0]["train"][0]
     np.testing.assert_array_equal(patch, np.rint(values / 257).astype(np.uint8))
     assert patch[0, :2].tolist() == [[0, 0, 1], [255, 254, 255]]

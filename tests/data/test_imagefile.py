@@ -12,7 +12,6 @@ from helpers import encoded
 from PIL import Image, ImageCms
 
 from lambdanet.data import imagefile
-from lambdanet.data.imagefile import Photograph
 
 RNG = np.random.default_rng(0)
 LOSSLESS = {"a.webp": {"lossless": True}}
@@ -144,7 +143,7 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path, dtype, channels, size):
 def test_grey_is_the_mean_of_what_a_network_made_of_it(tmp_path, dtype):
     white = np.iinfo(dtype).max
     rgb = np.array([[[0, 1, 2], [white, white, white - 3], [white, white, white]]], dtype)
-    imagefile.write_png(tmp_path / "a.png", Photograph(rgb, grey=True))
+    imagefile.write_png(tmp_path / "a.png", imagefile.Photograph(rgb, grey=True))
     equal(imagefile.read(tmp_path / "a.png"), np.array([[[1], [white - 1], [white]]], dtype))
 
 
@@ -196,7 +195,7 @@ def test_the_colour_profile_is_kept(tmp_path, suffix, depth):
     Image.fromarray(noise(9, 7, 3)).save(source, icc_profile=profile)
     photograph = imagefile.read(source)
     if depth == 16:
-        photograph = Photograph(photograph.rgb.astype(np.uint16) * 257, icc=photograph.icc)
+        photograph = imagefile.Photograph(photograph.rgb.astype(np.uint16) * 257, icc=photograph.icc)
     imagefile.write_png(out, photograph)
     with Image.open(out) as written:
         assert written.info["icc_profile"] == profile
@@ -279,7 +278,7 @@ def test_exif_is_kept_without_the_orientation(tmp_path, suffix):
     read = saved(tmp_path / f"a.{suffix}", Image.fromarray(pixels), exif=camera(6).tobytes())
     assert read.rgb.shape == (8, 16, 3)
     for rgb in (read.rgb, read.rgb.astype(np.uint16)):
-        imagefile.write_png(tmp_path / "b.png", Photograph(rgb, exif=read.exif))
+        imagefile.write_png(tmp_path / "b.png", imagefile.Photograph(rgb, exif=read.exif))
         with Image.open(tmp_path / "b.png") as image:
             exif = image.getexif()
         assert dict(exif.items()) | {0x8769: 0} == {0x010F: "Maker", 0x8769: 0}

@@ -6,9 +6,8 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from lambdanet import backends, cli
+from lambdanet import backends
 from lambdanet.inference.denoise import denoise
 from lambdanet.models import MODELS, create_model, load_weights, save_weights
 
@@ -30,16 +29,12 @@ def written(folder, hyperparameters):
     return folder / "w.safetensors"
 
 
-def run(*words):
-    return CliRunner().invoke(cli.main, ["models", "onnx", *map(str, words)])
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnxruntime_gives_what_the_network_gives(tmp_path, name):
     onnx, onnxruntime = (pytest.importorskip(package) for package in ("onnx", "onnxruntime"))
     pytest.importorskip("onnxscript")
     weights, path = written(tmp_path, NETWORKS[name]), tmp_path / "new/model.onnx"
-    done = run(weights, "-o", path)
+    done = helpers.lambdanet("models", "onnx", weights, "-o", path)
     assert done.exit_code == 0, done.output
     assert done.output.startswith(f"{path}: written, opset 20, of {weights}; differs from the network by at")
     assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
@@ -75,7 +70,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path):
         ("rain", "there is no denoiser 'rain'; name one of photographs, gaussian-01, "),
         (tmp_path / "none.safetensors", f"{tmp_path}/none.safetensors: no such weights file"),
     ):
-        done = run(name, "-o", tmp_path / "m.onnx")
+        done = helpers.lambdanet("models", "onnx", name, "-o", tmp_path / "m.onnx")
         assert (done.exit_code, done.output.count("\n")) == (1, 1)
         assert done.output.startswith(f"error: {says}")
     assert helpers.contents(tmp_path) == before

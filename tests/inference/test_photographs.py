@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from click.testing import CliRunner
 from helpers import pixels_of
 from PIL import Image
 
 import lambdanet
-from lambdanet.cli import main
 from lambdanet.data.images import to_bytes, to_tensor
 from lambdanet.data.noise import create_noise
 from lambdanet.inference import photographs, targets, trained
@@ -37,13 +35,9 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*words):
-    return CliRunner().invoke(main, ["denoise", *map(str, words)])
-
-
 def lines(*words):
     """Those of a run that ends well."""
-    done = run(*words)
+    done = helpers.lambdanet("denoise", *words)
     assert done.exit_code == 0, done.output
     return done.stdout.splitlines()
 
@@ -51,7 +45,7 @@ def lines(*words):
 def refusal(project, *words):
     """The one line of a run that fails, after a look that it wrote nothing."""
     before = everything(project)
-    done = run(*words)
+    done = helpers.lambdanet("denoise", *words)
     assert done.exit_code in (1, 2), done.output  # 2: words that make no sense together
     assert done.output.startswith("error: ")
     assert done.output.count("\n") == 1
@@ -89,26 +83,6 @@ def test_denoises_a_photograph_as_the_network_of_the_file_does(project):
     clean = skimage.data.chelsea()[100:145, 150:187]
     error, before = (np.mean((one - clean.astype(float)) ** 2) for one in (output, noisy()[:45, :37]))
     assert error < 0.4 * before
-
-
-def test_folder_is_denoised_file_by_file_and_the_unreadable_is_named(project):
-    pictures = {"a.jpg": {"quality": 95}, "b.webp": {"lossless": True}, "d.BMP": {}, "e.jpeg": {}}
-    for name, options in pictures.items():
-        save(project / "in" / name, noisy(side=20), **options)
-    (project / "in/c.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    (project / "in/notes.txt").write_text("no picture")
-    (project / "in/sub").mkdir()
-    (project / "in/._a.jpg").write_bytes(b"of macOS")
-    done = run("in", "-o", "out", "--weights", FILE)
-    assert done.exit_code == 1
-    left, *said, bad, fourth, fifth, last = done.output.splitlines()
-    assert left == "in: not taken: notes.txt, sub/"
-    assert said == [f"out/{name}.png: written, by {FILE}" for name in "ab"]
-    assert bad.startswith("error: in/c.png: cannot be read as an image (")
-    assert [fourth, fifth] == [f"out/{name}.png: written, by {FILE}" for name in "de"]
-    assert last == "error: 1 of 5 files could not be denoised"
-    assert sorted(path.name for path in (project / "out").iterdir()) == ["a.png", "b.png", "d.png", "e.png"]
-    np.testing.assert_array_equal(pixels_of(project / "out/b.png"), by(FILE, noisy(side=20)))
 
 
 @pytest.mark.parametrize(
@@ -226,22 +200,17 @@ def test_names_that_are_no_text_are_shown_escaped(project):
     assert os.listdir(os.fsencode(project / "out")) == [b"caf\xe9.png"]
 
 
-def test_standard_input_and_output(project):
+def test_standard_input_and_output_and_a_pipe_which_is_read_once(project):
     pixels, words = noisy(side=12), ["denoise", "-", "-o", "-", "--weights", FILE]
-    save(project / "in.png", pixels)
-    done = CliRunner().invoke(main, words, input=(project / "in.png").read_bytes())
+    content = helpers.encoded(pixels, "PNG")
+    done = helpers.lambdanet(*words, input=content)
     assert done.stderr == f"standard output: written, by {FILE}\n"
     np.testing.assert_array_equal(pixels_of(io.BytesIO(done.stdout_bytes)), by(FILE, pixels))
-    done = CliRunner().invoke(main, words, input=b"no image")
+    done = helpers.lambdanet(*words, input=b"no image")
     assert (done.exit_code, b"PNG\r" in done.stdout_bytes) == (1, False)
     assert "error: standard input: cannot be read as an image (" in done.output
-
-
-def test_a_pipe_is_read_once(project):
-    pixels = noisy(side=12)
-    save(project / "in.png", pixels)
     read, write = os.pipe()
-    os.write(write, (project / "in.png").read_bytes())
+    os.write(write, content)
     os.close(write)
     lines(f"/dev/fd/{read}", "-o", "out.png", "--weights", FILE)
     os.close(read)
@@ -257,8 +226,7 @@ def test_closed_streams_are_as_if_they_were_empty(project):
     done = run_shell(["sh", "-c", f"{script} <&-", "-"])
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: standard input: cannot be read as an image (")
-    done = run_shell(["sh", "-c", f"{script} >&- 2>&-", "in.png"])
-    assert done.returncode == 0
+    assert run_shell(["sh", "-c", f"{script} >&- 2>&-", "in.png"]).returncode == 0
     np.testing.assert_array_equal(pixels_of(project / "out.png"), by(FILE, pixels))
 
 

@@ -1,21 +1,17 @@
 """`lambdanet.load`: the same kind out as in, and the values of the network and of `lambdanet denoise`."""
 
 import functools
-import subprocess
-import sys
 
 import helpers
 import numpy as np
 import pytest
 import skimage.data
 import torch
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import lambdanet
-from lambdanet.cli import main
 from lambdanet.data import imagefile
 from lambdanet.inference import bundled, trained
 from lambdanet.inference.denoise import denoise
@@ -82,8 +78,8 @@ def test_tensor_gives_a_tensor_of_its_kind(denoiser, dtype, shape):
 def test_values_are_those_of_the_command(denoiser, tmp_path, dtype, channels):
     image = picture(channels, dtype)
     imagefile.write_png(tmp_path / "in.png", imagefile.from_values(image))
-    words = ["denoise", str(tmp_path / "in.png"), "-o", str(tmp_path / "out.png"), "--weights", str(FILE)]
-    assert CliRunner().invoke(main, words).exit_code == 0
+    words = ("denoise", tmp_path / "in.png", "-o", tmp_path / "out.png", "--weights", FILE)
+    assert helpers.lambdanet(*words).exit_code == 0
     written = imagefile.to_values(imagefile.read(tmp_path / "out.png"))
     assert written.dtype == dtype
     np.testing.assert_array_equal(denoiser(image), written)
@@ -190,9 +186,7 @@ assert (clean.shape, clean.dtype) == ((30, 21, 3), np.uint8)
 others = "dvc prefect mlflow pandas skimage scipy pydantic click matplotlib torchvision pooch"
 print([name for name in others.split() if name in sys.modules])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    done = helpers.python("-c", code, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

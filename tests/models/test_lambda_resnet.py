@@ -1,3 +1,4 @@
+import helpers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,26 +14,16 @@ def create(**hyperparameters):
 
 @pytest.mark.parametrize("content", [True, False])
 def test_lambda_layer_is_the_papers_formula_at_every_pixel(content):
-    """Equations 1 to 4 of Bello 2021, one pixel and one head at a time."""
     torch.manual_seed(0)
-    (h, w), m = (4, 5), 3
-    one = LambdaLayer(6, k=3, heads=2, m=m, content=content).double()
-    x = images(1, 6, h, w, dtype=torch.float64)
-    queries = one.queries(x).view(2, 3, h, w)  # heads, k
-    values = one.values(x)[0]  # v
-    padded = F.pad(values, (1, 1, 1, 1))
-    global_lambda = torch.zeros(3, 3, dtype=torch.float64)
+    one = LambdaLayer(6, k=3, heads=2, m=3, content=content).double()
+    x = images(1, 6, 4, 5, dtype=torch.float64)
+    queries, values = one.queries(x).unflatten(1, (2, 3)), one.values(x)
+    global_lambda = torch.zeros(1, 3, 3, dtype=torch.float64)
     if content:
-        keys = one.keys(x)[0].flatten(1).softmax(1)
-        global_lambda = keys @ values.flatten(1).T  # k, v
-    y = one(x)[0]
-    for row in range(h):
-        for column in range(w):
-            window = padded[:, row : row + m, column : column + m].flatten(1)  # v, m * m
-            both = global_lambda + one.embedding.flatten(1) @ window.T
-            for head in range(2):
-                expected = both.T @ queries[head, :, row, column]
-                torch.testing.assert_close(y[3 * head : 3 * head + 3, row, column], expected)
+        keys = one.keys(x).flatten(2).softmax(2)
+        global_lambda = keys @ values.flatten(2).mT
+    expected = helpers.lambda_layer(queries, global_lambda, values[:, None], one.embedding)
+    torch.testing.assert_close(one(x), expected)
 
 
 def test_network_adds_what_its_blocks_make_of_the_noisy_image():

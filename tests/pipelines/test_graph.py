@@ -5,7 +5,7 @@ import re
 
 import pytest
 import scratch
-import yaml
+from helpers import write_yaml
 
 from pipelines import graph
 
@@ -43,7 +43,7 @@ def test_what_dvc_does_not_exchange_is_local(project):
     stages = {name: {"cmd": f"touch {name}", "deps": ["source"], "outs": out} for name, out in outs.items()}
     stages["lonely"] = {"cmd": "touch lonely", "outs": ["lonely"]}
     stages["always"] = stages["kept"] | {"cmd": "touch always", "outs": ["always"], "always_changed": True}
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    write_yaml(project / "dvc.yaml", {"stages": stages})
     assert graph.load().local == {"shown", "old", "lonely", "always"}
 
 

@@ -7,12 +7,10 @@ import re
 import signal
 import socketserver
 import sqlite3
-import subprocess
-import sys
 
 import pytest
 import scratch
-from helpers import serving
+from helpers import python, serving
 
 from pipelines import cluster, terminal
 
@@ -164,9 +162,9 @@ def test_a_package_that_is_not_installed_is_one_line(project, package):
     words = ["models", "list"] if package == "mlflow" else ["run"]
     (project / "mlflow.db").touch()
     lacks = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = {words}"
-    command = [sys.executable, "-c", f"{lacks}; runpy.run_module('lambdanet', run_name='__main__')"]
+    code = f"{lacks}; runpy.run_module('lambdanet', run_name='__main__')"
     environment = scratch.environment(project, MLFLOW_TRACKING_URI="")
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    done = python("-c", code, cwd=project, env=environment)
     said = f"error: the package {package} is not installed; in a clone `make setup` installs all\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 

@@ -10,9 +10,7 @@ from report_helpers import row
 from scipy import stats
 
 from lambdanet import config
-from lambdanet.config import RunKey
 from lambdanet.report import figures, runs, studies
-from lambdanet.report.runs import Study
 
 SHORT = {"epochs": 25}
 SEEDS = [26.7, 26.9, 26.8]  # s = 0.1
@@ -28,7 +26,7 @@ SPREAD = row("lambdanet", SEEDS)
 
 
 def channels(*entries):
-    return Study(name="channels", title="d", axis="d", base=BASE, rows=list(entries))
+    return runs.Study(name="channels", title="d", axis="d", base=BASE, rows=list(entries))
 
 
 def test_rows_of_a_study_have_the_base_at_its_place():
@@ -64,7 +62,7 @@ def test_sentences_say_what_came_out_and_whether_it_is_more_than_chance():
 
 def test_settings_of_one_network_are_compared_and_networks_only_where_trained_alike():
     bce = entry("bce", [27.9, 27.91], train={"loss": "bce"})
-    question = Study(name="loss", title="loss", base=entry("base", [26.8, 26.81]), rows=[bce])
+    question = runs.Study(name="loss", title="loss", base=entry("base", [26.8, 26.81]), rows=[bce])
     assert "that it is better: holds." in studies.sentences(question, [])[1]
     other = entry("d32", [27.9, 27.91], d=32, train={"loss": "bce"})
     said = studies.sentences(dataclasses.replace(question, rows=[other]), [])[1]
@@ -87,7 +85,7 @@ def test_a_study_of_another_network_has_no_lambdanet_for_its_base(monkeypatch):
     assert set(bases.values()) == {"base", None}
     one = autoencoder("slow", [24.73], learning_rate=0.001)
     two = autoencoder("fast", [25.91], learning_rate=0.003)
-    question = Study(name="autoencoder", title="", rows=[one, two])
+    question = runs.Study(name="autoencoder", title="", rows=[one, two])
     said = studies.sentences(question, [BASE, SPREAD, one, two])
     assert said[1] == (
         "fast is 1.18 dB above the next, slow; that it is better: inconclusive "
@@ -135,7 +133,7 @@ def test_a_documents_numbers_stand_beside_its_own_images_only():
     def split(dataset):
         data = {"dataset": dataset, "images": 40_000, "noise": {"name": "gaussian", "sigma": 0.1}}
         of = {"study": "split", "document": True, "data": data, "hyperparameters": {"name": "cnn"}}
-        return Study(name="split", title="A CNN", rows=[row("cnn-bce", [26.0], **of)])
+        return runs.Study(name="split", title="A CNN", rows=[row("cnn-bce", [26.0], **of)])
 
     theirs, other = split("cifar10-split"), split("photos")
     assert studies.table(theirs, [])["reference"].tolist() == [17.737]
@@ -183,7 +181,9 @@ def test_how_trainings_end_is_compared_with_those_of_as_many_epochs():
     falling = np.geomspace(0.01, 0.005, 300)
     uneven = falling * np.exp(np.where(np.arange(300) % 2, 0.002, 0))
     histories = {
-        RunKey("paper", noise, "autoencoder", seed): pd.DataFrame({"epoch": range(len(loss)), "loss": loss})
+        config.RunKey("paper", noise, "autoencoder", seed): pd.DataFrame(
+            {"epoch": range(len(loss)), "loss": loss}
+        )
         for noise, seed, loss in [
             ("gaussian-01", 0, falling), ("gaussian-01", 1, uneven), ("speckle", 0, falling[:40])
         ]

@@ -1,4 +1,3 @@
-import csv
 import json
 import shutil
 
@@ -154,7 +153,7 @@ def test_corrupt_writes_noisy_images(stage, project):
 def test_train_and_evaluate_write_true_values(stage, project):
     assert stage("train", TRAIN, project)[0] == 0
     assert stage("evaluate", WORDS["evaluate"], project) == (0, [])
-    history = list(csv.DictReader((project / helpers.OUT / "history.csv").read_text().splitlines()))
+    history = helpers.read_csv(project / helpers.OUT / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert float(history[1]["loss"]) < float(history[0]["loss"])
     assert [float(row["learning_rate"]) for row in history] == [0.01, 0.0099]

@@ -1,15 +1,10 @@
 import contextlib
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 
 import helpers
 import mlflow_helpers
 import pytest
-import requests
 import torch
 
 from lambdanet import files
@@ -32,8 +27,18 @@ def tracking(monkeypatch):
     monkeypatch.setattr(live, "WAIT_SECONDS", helpers.PATIENCE)  # the machine may be busy with other tests
 
 
-def begin(folder):
-    return Log(folder / "log.json", torch.device("cpu"), **DETAILS)
+@contextlib.contextmanager
+def training(folder, **options):
+    """Begin a training that is followed: its log, and a function that logs its epochs up to one."""
+    log = Log(folder / "log.json", torch.device("cpu"), **DETAILS)
+    with live.follow(log.path, **options) as tell:
+
+        def train(last, first=1):
+            for row in mlflow_helpers.rows(last)[first - 1 :]:
+                log.epoch(row, 0.5)
+                tell()
+
+        yield log, train
 
 
 def statuses(client):
@@ -45,19 +50,12 @@ def steps(client, key="loss"):
     return [step for one in found for step, _, _ in one.get(key, [])]
 
 
-def train(log, tell, epochs, first=1):
-    for row in mlflow_helpers.rows(epochs)[first - 1 :]:
-        log.epoch(row, 0.5)
-        tell()
-
-
 def test_a_training_is_logged_while_it_runs(client, tmp_path):
-    log = begin(tmp_path)
-    with live.follow(log.path) as tell:
-        train(log, tell, 2)
+    with training(tmp_path) as (log, train):
+        train(2)
         helpers.wait_until(lambda: steps(client) == [1, 2])
         assert statuses(client) == ["RUNNING"]
-        train(log, tell, 3, first=3)
+        train(3, first=3)
         log.finish("e" * 64)
     assert statuses(client) == ["FINISHED"]
     for key in mlflow_helpers.EPOCH_METRICS:
@@ -68,9 +66,8 @@ def test_a_training_is_logged_while_it_runs(client, tmp_path):
 
 def test_the_same_training_again_ends_its_own_run(client, tmp_path):
     for ended in (["FINISHED"], ["FINISHED", "FINISHED"]):
-        log = begin(tmp_path)
-        with live.follow(log.path) as tell:
-            train(log, tell, 1)
+        with training(tmp_path) as (log, train):
+            train(1)
             helpers.wait_until(lambda: "RUNNING" in statuses(client))
             log.finish("e" * 64)
         assert statuses(client) == ended
@@ -81,14 +78,12 @@ def test_the_same_training_again_ends_its_own_run(client, tmp_path):
     [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")],
 )
 def test_how_a_training_ended_is_logged_and_its_run_resumed(client, tmp_path, error, status):
-    log = begin(tmp_path)
-    with contextlib.suppress(BaseException), live.follow(log.path) as tell:
-        train(log, tell, 2)
+    with contextlib.suppress(BaseException), training(tmp_path) as (_, train):
+        train(2)
         raise error
     assert statuses(client) == [status]
-    log = begin(tmp_path)
-    with live.follow(log.path) as tell:
-        train(log, tell, 3, first=3)
+    with training(tmp_path) as (log, train):
+        train(3, first=3)
         log.finish("e" * 64)
     assert (statuses(client), steps(client)) == (["FINISHED"], [1, 2, 3])
 
@@ -99,14 +94,13 @@ def test_what_is_over_before_patience_is_left_to_register(client, tmp_path, monk
     monkeypatch.setenv("LAMBDANET_TRACKING", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for error in (None, ValueError()):
-        log = begin(tmp_path)
-        with contextlib.suppress(ValueError), live.follow(log.path, patience=3600) as tell:
-            train(log, tell, 2)
+        with contextlib.suppress(ValueError), training(tmp_path, patience=3600) as (_, train):
+            train(2)
             if error:
                 raise error
     assert statuses(client) == []
-    with live.follow(log.path, patience=0.1) as tell:
-        train(log, tell, 2)
+    with training(tmp_path, patience=0.1) as (_, train):
+        train(2)
         helpers.wait_until(lambda: steps(client) == [1, 2])
 
 
@@ -122,9 +116,8 @@ def test_a_log_without_a_training_of_now_makes_no_run(client, tmp_path):
 
 def test_whatever_mlflow_raises_costs_one_line(client, tmp_path, capsys):
     client.delete_experiment(mlflow_runs.experiment_id(client, "tiny"))
-    log = begin(tmp_path)
-    with live.follow(log.path) as tell:
-        train(log, tell, 3)
+    with training(tmp_path) as (_, train):
+        train(3)
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("the experiment lambdanet/tiny was deleted in MLflow; bring it back with ")
     assert said.endswith(f"; {live.CATCHING_UP}")
@@ -134,11 +127,10 @@ def test_a_server_that_never_answers_is_not_waited_for(client, tmp_path, monkeyp
     monkeypatch.setattr(live, "WAIT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-        log = begin(tmp_path)
-        with live.follow(log.path) as tell:
-            tell()
+        with training(tmp_path) as (_, train):
+            train(1)
             connection, _ = server.accept()  # MLflow waits for an answer now, for 20 seconds
-            train(log, tell, 3)
+            train(3, first=2)
         assert capsys.readouterr().err == f"MLflow answers too slowly; {live.CATCHING_UP}\n"
         connection.close()
     for thread in threading.enumerate():
@@ -185,27 +177,14 @@ def test_a_server_that_is_not_there_costs_a_stage_one_line(tmp_path, untracked):
 
 @contextlib.contextmanager
 def mlflow_server(folder, port):
-    """A server as `make up` starts it, killed in the end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--default-artifact-root", str(folder / "mlartifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 7 more, for nothing here
-    with open(folder / "server.log", "a") as log:
-        how = {"cwd": folder, "env": environment, "start_new_session": True}
-        process = subprocess.Popen(command, stdout=log, stderr=log, **how)
-
-    def answers():
-        assert process.poll() is None, (folder / "server.log").read_text()
-        with contextlib.suppress(requests.ConnectionError):
-            return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
-        return False
-
-    try:
-        helpers.wait_until(answers)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """A server as `make up` starts it, killed in the end; gives its address."""
+    address = f"http://127.0.0.1:{port}"
+    words = ["-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    words += ["--default-artifact-root", str(folder / "mlartifacts")]
+    without = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 7 more processes, for nothing here
+    with helpers.served(f"{address}/health", folder, *words, **without):
+        yield address
 
 
 @pytest.mark.slow
@@ -213,13 +192,13 @@ def test_one_store_behind_a_server_and_without_it(client, tmp_path, monkeypatch,
     """`make up`, a training whose server dies, then `make repro`, and `make up` again: one run, one model."""
     mlflow_helpers.trace_once(monkeypatch)
     helpers.write_config(tmp_path)
-    here, port, log = mlflow_runs.uri(), helpers.free_port(), begin(tmp_path)
+    here, port = mlflow_runs.uri(), helpers.free_port()
     with mlflow_server(tmp_path, port) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         one = mlflow_helpers.trained(tmp_path, "autoencoder")
         assert mlflow_helpers.register(mlflow_runs.connect(), one).version == "1"
-        with live.follow(log.path) as tell:
-            train(log, tell, 1)
+        with training(tmp_path) as (log, train):
+            train(1)
             helpers.wait_until(lambda: steps(client).count(1) == 2)  # the other's history has an epoch 1 too
             log.epoch(mlflow_helpers.rows(2)[1], 0.5)
         assert capsys.readouterr().err == ""

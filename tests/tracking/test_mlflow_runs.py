@@ -12,7 +12,6 @@ import mlflow_helpers
 import pytest
 
 from lambdanet.tracking import mlflow_runs
-from lambdanet.tracking.mlflow_runs import Training, UnreachableError
 
 RECORD, RUN_KEY = mlflow_helpers.RECORD, mlflow_helpers.RUN_KEY
 DESCRIPTION = mlflow_helpers.description(RUN_KEY, helpers.DNCNN)
@@ -27,7 +26,7 @@ def log_training(client, training):
 def of(epochs, status="RUNNING", **changes):
     """The training as it stands after so many epochs."""
     finished = status == "FINISHED"
-    training = Training(
+    training = mlflow_runs.Training(
         key=RUN_KEY, description=DESCRIPTION, history=mlflow_helpers.rows(epochs, images=32), status=status,
         record=RECORD if finished else RECORD | {"finished": None},
         weights_sha256="e" * 64 if finished else None,
@@ -219,15 +218,17 @@ def test_a_database_without_its_driver_or_server_is_one_line_without_the_passwor
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     why = r"(its database's driver is not installed \(No module named 'psycopg|.*refused).*"
     said = f"{re.escape(uri.replace('secret', '***'))} cannot be used: {why}"
-    with pytest.raises(UnreachableError, match=rf"^MLflow at {said}$") as caught:
+    with pytest.raises(mlflow_runs.UnreachableError, match=rf"^MLflow at {said}$") as caught:
         mlflow_runs.connect()
     assert "secret" not in str(caught.value)
 
 
-def python(code, folder):
+def python(code, folder, *before):
     """Run code as a user's process in a folder: (status, stdout, stderr)."""
     path = os.pathsep.join([str(helpers.ROOT), *map(str, TESTS)])
-    return helpers.run("train", [], folder, code, PYTHONPATH=path)
+    environment = os.environ | {"PYTHONPATH": path}
+    done = helpers.python("-c", code, before=before, cwd=folder, env=environment)
+    return done.returncode, done.stdout, done.stderr
 
 
 TESTS = (helpers.ROOT / "tests", helpers.ROOT / "tests/tracking")
@@ -299,6 +300,8 @@ def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
     assert len(list(folder.glob("mlartifacts/tiny/models/*/artifacts/extra_files/weights.safetensors"))) == 2
 
 
+# So that root, too, may only do what the modes of its files allow.
+AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 # Reads, and then tries to write.
 READ = """
 from lambdanet.tracking import mlflow_runs
@@ -316,7 +319,7 @@ except ValueError as error:
 def test_what_is_not_writable_can_be_read(tmp_path, what):
     mlflow_helpers.write_database(tmp_path / "mlflow.db")
     (tmp_path / what).chmod(0o555 if what == "." else 0o444)
-    status, out, err = python(helpers.AS_A_USER + READ, tmp_path)
+    status, out, err = python(READ, tmp_path, *AS_A_USER)
     (tmp_path / what).chmod(0o755)
     refused = "MLflow at sqlite:///mlflow.db cannot be used: attempt to write a readonly database"
     assert (status, out.splitlines(), err) == (0, ["1", refused], "")

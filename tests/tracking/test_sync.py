@@ -1,14 +1,12 @@
 import dataclasses
+import functools
 import json
 
 import helpers
 import mlflow_helpers
 import pytest
-from click.testing import CliRunner
-from helpers import one_line
 
 from lambdanet import config, files
-from lambdanet.cli import main
 from lambdanet.inference import catalogue
 from lambdanet.tracking import mlflow_runs, registry, sync
 
@@ -44,8 +42,7 @@ def grid(tmp_path_factory):
     return [mlflow_helpers.trained(folder, model, config=config, psnr=psnr) for model, psnr in PSNR.items()]
 
 
-def run(*words):
-    return CliRunner().invoke(main, ["models", *words])
+run = functools.partial(helpers.lambdanet, "models")
 
 
 def choose(*words):
@@ -144,7 +141,7 @@ def test_a_pinned_or_rejected_version_stays_so_until_it_is_unpinned(client, proj
     none = {"autoencoder -> none", "lambdanet -> none"}
     assert choose("unpin", "gaussian-01") == new | none | {"dncnn -> version 4"}
     assert run("pin", "gaussian-01").exit_code == 2
-    assert "has no version 9; it has 1, 2, 3, 4" in one_line(run("pin", "gaussian-01", "9"))
+    assert "has no version 9; it has 1, 2, 3, 4" in helpers.one_line(run("pin", "gaussian-01", "9"))
 
 
 def test_register_without_a_server_warns_and_other_commands_fail(stage, project, grid, client, monkeypatch):
@@ -158,7 +155,7 @@ def test_register_without_a_server_warns_and_other_commands_fail(stage, project,
     receipt = project / "runs/tiny/receipt.json"
     assert json.loads(receipt.read_text()) == {"registered": {}, "why": why}
     for command in (["sync", "--profile", "tiny"], ["list"]):
-        assert one_line(run(*command)) == f"error: {why}\n"
+        assert helpers.one_line(run(*command)) == f"error: {why}\n"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
     assert stage("register", ["profile.yaml"], project)[0] == 0
     digests = {one.key.name: one.weights_sha256 for one in grid}

@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 import inspect
 import json
@@ -14,12 +13,10 @@ import torch.nn.functional as F
 from helpers import AUTOENCODER, DNCNN, GAUSSIAN, LAMBDANET, TRAIN
 
 from lambdanet import backends, config, files, models
-from lambdanet.config import Training
 from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation import metrics
 from lambdanet.inference.denoise import denoise
-from lambdanet.models import create_model, load_weights, save_weights
 from lambdanet.run_log import read_records
 from lambdanet.training import checkpoint, experiment, loop
 from lambdanet.training.loop import Pairs, learning_rate, train
@@ -29,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def settings(**changes):
-    return Training(**TRAIN | {"epochs": 3} | changes)
+    return config.Training(**TRAIN | {"epochs": 3} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +49,7 @@ def run(data, tmp_path):
 
 
 def weight_bytes(model, path):
-    save_weights(path, model, {"model": LAMBDANET})
+    models.save_weights(path, model, {"model": LAMBDANET})
     return path.read_bytes()
 
 
@@ -143,7 +140,7 @@ def test_a_plain_loop_gives_the_same_bytes(run, data, name, kind, rest, fresh):
     with backends.forced(backends.CHANNELS_LAST):
         model, _ = run(AUTOENCODER, how, seed=7)
     torch.manual_seed(7)
-    plain = create_model(**AUTOENCODER).to(memory_format=torch.channels_last)
+    plain = models.create_model(**AUTOENCODER).to(memory_format=torch.channels_last)
     optimizer = kind(plain.parameters(), lr=0.01, weight_decay=0.1, **rest)
     noise, generator = create_noise(**GAUSSIAN), torch.Generator()
     for epoch in range(3):
@@ -184,9 +181,9 @@ def test_middle_of_large_test_images_is_monitored(name, tmp_path, monkeypatch):
     np.save(run.clean / "test.npy", clean)
     np.save(run.noisy / "test.npy", noisy)
     experiment.train_run(dataclasses.replace(run, settings=settings(epochs=1)), device="cpu")
-    (row,) = csv.DictReader(run.history.read_text().splitlines())
+    (row,) = helpers.read_csv(run.history)
     x, y = (to_tensor(images[:, 5:69, 18:82]) for images in (clean, noisy))
-    mse = (denoise(load_weights(run.weights)[0], y).clamp(0, 1) - x).square().mean().item()
+    mse = (denoise(models.load_weights(run.weights)[0], y).clamp(0, 1) - x).square().mean().item()
     assert float(row["monitored_psnr"]) == pytest.approx(-10 * np.log10(mse), abs=1e-3)
 
 
@@ -258,13 +255,8 @@ LONG = helpers.changed(helpers.PROFILE, ("train", "dncnn", "epochs"), 100_000)
 OUT, CHECKPOINTS = (f"runs/tiny/{kind}/gaussian-01/dncnn-0" for kind in ("models", "checkpoints"))
 LOG = "runs/tiny/logs/gaussian-01/dncnn-0.json"
 WORDS = helpers.train_words("dncnn")
-
-
 DRIVER = """
-import functools, json, os, runpy, signal, sys
-from pathlib import Path
-sys.argv = sys.argv[1:]
-sys.path.insert(0, str(Path(sys.argv[0]).parent))
+import functools, json, os, signal
 import entry
 from lambdanet import files
 from lambdanet.run_log import Log
@@ -334,7 +326,7 @@ def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(tmp_path):
     assert (status, err.count("epoch ")) == (0, 40), err
     uninterrupted = helpers.contents(one_go / OUT)
     assert set(uninterrupted) == set(RESULTS)
-    status, _, err = helpers.run("train", WORDS, project, DRIVER)
+    status, _, err = helpers.run("train", WORDS, project, helpers.OF_STAGE + DRIVER)
     assert status == 0, err
     ends = json.loads((project / "ends.json").read_text())
     assert {moment: end for moment, end in ends.items() if end != -signal.SIGKILL} == {"never": 0}
