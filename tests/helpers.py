@@ -175,7 +175,7 @@ def run(stage, words, folder, code=None, **environment):
 def python(*words, before=(), **how):
     """Python with these words, as its own process run to its end; how it ended, and its output as text."""
     command = [*before, sys.executable, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, **how)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, **how)
 
 
 def lambdanet(*words, **how):
