@@ -124,6 +124,8 @@ def test_folder_of_damaged_files(tmp_path):
     assert (len(said), last) == (len(names), f"error: {len(bad)} of {len(names)} files could not be denoised")
     assert 20 < len(written) < len(names) - 20
     assert sorted(f"out/{path.name}" for path in (tmp_path / "out").iterdir()) == written
+    stems = [line.partition("/")[2].partition(".")[0] for line in said]
+    assert stems == sorted(stems)
     assert {"out/0.png", "out/zz.png"} < set(written)
     for name in written:
         assert imagefile.read(tmp_path / name).frames == 1
