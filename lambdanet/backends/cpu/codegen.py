@@ -43,25 +43,21 @@ class Kernel:
         self.build.ret_void()
 
     # Places: an array's name and an offset in floats.
-    def sum(self, *terms: Offset | tuple[ir.Value, int]) -> Offset:
-        """Add offsets; (value, stride) stands for their product."""
+    def sum(self, *terms: Offset | tuple[Offset, int]) -> Offset:
+        """Add offsets; (offset, stride) stands for their product."""
         constant, total = 0, None
         for term in terms:
-            if isinstance(term, int):
-                constant += term
+            offset, stride = term if isinstance(term, tuple) else (term, 1)
+            if isinstance(offset, int):
+                constant += offset * stride
                 continue
-            value = self.build.mul(term[0], LONG(term[1])) if isinstance(term, tuple) else term
+            value = self.build.mul(offset, LONG(stride)) if isinstance(term, tuple) else offset
             total = value if total is None else self.build.add(total, value)
         if total is None:
             return constant
         return self.build.add(total, LONG(constant)) if constant else total
 
-    @staticmethod
-    def scaled(offset: Offset, stride: int) -> Offset | tuple[ir.Value, int]:
-        """An offset times a stride, as a term of `sum`."""
-        return offset * stride if isinstance(offset, int) else (offset, stride)
-
-    def at(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+    def at(self, array: str, *place: Offset | tuple[Offset, int]) -> ir.Value:
         """The pointer to a place."""
         offset = self.sum(*place)
         index = LONG(offset) if isinstance(offset, int) else offset
@@ -76,19 +72,19 @@ class Kernel:
         self.arrays[other] = self.build.asm(kind, "", "=r,0", [self.arrays[array]], False)
         return other
 
-    def get(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+    def get(self, array: str, *place: Offset | tuple[Offset, int]) -> ir.Value:
         """One number."""
         return self.build.load(self.at(array, *place), typ=FLOAT, align=4)
 
-    def put(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
+    def put(self, value: ir.Value, array: str, *place: Offset | tuple[Offset, int]) -> None:
         """Write one number."""
         self.build.store(value, self.at(array, *place), align=4)
 
-    def load(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+    def load(self, array: str, *place: Offset | tuple[Offset, int]) -> ir.Value:
         """A vector of consecutive values; the place is a multiple of the lanes."""
         return self.build.load(self.at(array, *place), typ=self.vector, align=4 * self.lanes)
 
-    def store(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
+    def store(self, value: ir.Value, array: str, *place: Offset | tuple[Offset, int]) -> None:
         """Write a vector; the place is a multiple of the lanes."""
         self.store_to(value, self.at(array, *place))
 
@@ -103,11 +99,11 @@ class Kernel:
             written.set_metadata("nontemporal", self.module.add_metadata([ir.IntType(32)(1)]))
             self.streams = True
 
-    def splat(self, array: str, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+    def splat(self, array: str, *place: Offset | tuple[Offset, int]) -> ir.Value:
         """One value in all lanes."""
         return self.broadcast(self.get(array, *place))
 
-    def gather(self, array: str, stride: int, *place: Offset | tuple[ir.Value, int]) -> ir.Value:
+    def gather(self, array: str, stride: int, *place: Offset | tuple[Offset, int]) -> ir.Value:
         """A value of each lane's image, `stride` floats apart."""
         result = ir.Constant(self.vector, ir.Undefined)
         for lane in range(self.lanes):
@@ -115,9 +111,7 @@ class Kernel:
             result = self.build.insert_element(result, scalar, ir.IntType(32)(lane))
         return result
 
-    def scatter(
-        self, value: ir.Value, array: str, stride: int, *place: Offset | tuple[ir.Value, int]
-    ) -> None:
+    def scatter(self, value: ir.Value, array: str, stride: int, *place: Offset | tuple[Offset, int]) -> None:
         """Write each lane's value to its image."""
         for lane in range(self.lanes):
             scalar = self.build.extract_element(value, ir.IntType(32)(lane))
@@ -140,7 +134,7 @@ class Kernel:
         """A number in all lanes."""
         return ir.Constant(self.vector, [ir.Constant(FLOAT, value)] * self.lanes)
 
-    def store_sum(self, value: ir.Value, array: str, *place: Offset | tuple[ir.Value, int]) -> None:
+    def store_sum(self, value: ir.Value, array: str, *place: Offset | tuple[Offset, int]) -> None:
         """Write the sum over the lanes, added in a fixed order."""
         while value.type.count > 1:
             half = value.type.count // 2

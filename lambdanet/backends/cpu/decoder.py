@@ -50,11 +50,11 @@ def write_feature_sums(k: Kernel, size: Size) -> None:
         sums = k.registers(count)
         with k.loop(size.pixels) as n:
             for i, total in enumerate(sums):
-                total.add(k.load("features", (n, channels * L), k.scaled(first, L), i * L))
+                total.add(k.load("features", (n, channels * L), (first, L), i * L))
         for i, total in enumerate(sums):
             k.store_sum(total.get(), "sums", first, i)
             mean = k.mul(k.splat("sums", first, i), k.constant(1 / (size.pixels * L)))
-            k.store(mean, "centres", k.scaled(first, L), i * L)
+            k.store(mean, "centres", (first, L), i * L)
 
     clear(k, "lane_products", channels * channels)
     with rows(k, size.pixels, size.row) as pixels:
@@ -192,7 +192,7 @@ def _hidden_gradient(k: Kernel, size: Size, n: Offset, place: Offset) -> None:
                 total = k.mul(weights[0], dc[3 * p])
                 for i in (1, 2):
                     total = k.fma(weights[i], dc[3 * p + i], total)
-                of_unit = k.sum((p * hidden + j) * L, k.scaled(unit, L))
+                of_unit = k.sum((p * hidden + j) * L, (unit, L))
                 k.store(k.where_positive(a[p][j], total), "da", (n, hidden * L), of_unit)
                 k.store(k.at_least(a[p][j], k.constant(0.0)), "r", (place, hidden * L), of_unit)
 
@@ -227,7 +227,7 @@ def write_feature_gradient(k: Kernel, size: Size) -> None:
                             sums[p * count + j].fma(weight, values[p])
             for j in range(count):
                 for p in range(PIXELS):
-                    place = k.sum((n, channels * L), (p * channels + j) * L, k.scaled(channel, L))
+                    place = k.sum((n, channels * L), (p * channels + j) * L, (channel, L))
                     k.store(sums[p * count + j].get(), "gradient", place)
 
 
@@ -243,7 +243,7 @@ def _affine(k: Kernel, size: Size, n: Offset, unit: Offset, units: int) -> list[
     with k.loop(channels) as i:
         f = [k.load("features", (n, channels * L), (i, L), p * channels * L) for p in range(PIXELS)]
         for j in range(units):
-            weight = k.splat("w1", k.scaled(unit, channels), j * channels, i)
+            weight = k.splat("w1", (unit, channels), j * channels, i)
             for p in range(PIXELS):
                 sums[p][j].fma(weight, f[p])
     return [[total.get() for total in row] for row in sums]
@@ -270,7 +270,7 @@ def add_outer(
     for i, high in k.chunks(count_a, SIDE):
         for j, wide in k.chunks(count_b, across, start=k.multiple(i, across) if triangle else 0):
             places = [
-                k.sum(k.scaled(i, count_b * L), p * count_b * L, k.scaled(j, L), q * L)
+                k.sum((i, count_b * L), p * count_b * L, (j, L), q * L)
                 for p in range(high)
                 for q in range(wide)
             ]
@@ -292,13 +292,13 @@ def sum_lanes(k: Kernel, source: str, target: str, count: int) -> None:
 
 def values(k: Kernel, array: str, count: int) -> Callable[[Offset, Offset], ir.Value]:
     """A function of a pixel and of which of its `count` vectors."""
-    return lambda n, i: k.load(array, k.scaled(n, count * k.lanes), k.scaled(i, k.lanes))
+    return lambda n, i: k.load(array, (n, count * k.lanes), (i, k.lanes))
 
 
 def in_row(k: Kernel, array: str, count: int, start: Offset) -> Callable[[Offset, Offset], ir.Value]:
     """As `values`, of an array of a row of pixels only, which begins at `start`."""
     L = k.lanes
-    return lambda n, i: k.load(array, (n, count * L), (start, -count * L), k.scaled(i, L))
+    return lambda n, i: k.load(array, (n, count * L), (start, -count * L), (i, L))
 
 
 def _features(k: Kernel, size: Size) -> Callable[[Offset, Offset], ir.Value]:

@@ -114,14 +114,14 @@ def _into_lanes(k: Kernel, source: str, target: str, count: int) -> None:
         else:
             found = [k.gather(source, count, n, i) for i in range(some)]
         for i, value in enumerate(found):
-            k.store(value, target, k.scaled(n, k.lanes), i * k.lanes)
+            k.store(value, target, (n, k.lanes), i * k.lanes)
 
 
 def write_leave(k: Kernel, pixels: int) -> None:
     """Output (3, h, w) in lanes -> result (lanes, 3, h, w)."""
     count = 3 * pixels
     for n, some in k.chunks(count, k.lanes):
-        values = [k.load("output", k.scaled(n, k.lanes), i * k.lanes) for i in range(some)]
+        values = [k.load("output", (n, k.lanes), i * k.lanes) for i in range(some)]
         if some == k.lanes:  # an image's line of the cache at once, or the images would fight for its place
             for i, row in enumerate(k.transposed(values)):
                 k.build.store(row, k.at("result", n, i * count), align=4)

@@ -38,7 +38,7 @@ def write_mix(k: Kernel, size: Size) -> None:
             for c in range(4):
                 x = [k.load("image", c * size.pixels * L, (n, L), p * L) for p in range(TOGETHER)]
                 for j in range(count):
-                    place = k.sum((head, 4 * v * L), k.scaled(first, 4 * L), (4 * j + c) * L)
+                    place = k.sum((head, 4 * v * L), (first, 4 * L), (4 * j + c) * L)
                     content = k.load("heads_content", place)
                     for p in range(TOGETHER):
                         sums[p][j].fma(x[p], content)
@@ -46,10 +46,10 @@ def write_mix(k: Kernel, size: Size) -> None:
                 place = k.sum((n, size.heads * terms * L), (head, terms * L), (i, L))
                 t = [k.load("t", place, p * size.heads * terms * L) for p in range(TOGETHER)]
                 for j in range(count):
-                    weight = k.splat("mix", k.scaled(first, terms), j * terms, i)
+                    weight = k.splat("mix", (first, terms), j * terms, i)
                     for p in range(TOGETHER):
                         sums[p][j].fma(weight, t[p])
-            place = k.sum((n, size.heads * v * L), (head, v * L), k.scaled(first, L))
+            place = k.sum((n, size.heads * v * L), (head, v * L), (first, L))
             for p in range(TOGETHER):
                 for j in range(count):
                     k.store(sums[p][j].get(), "features", place, (p * size.heads * v + j) * L)
@@ -58,7 +58,7 @@ def write_mix(k: Kernel, size: Size) -> None:
 def write_mix_backward(k: Kernel, size: Size) -> None:
     """gradient, t, image, mix, lane_mix -> d_t; d_mix (v, 4 u), d_heads_content (heads, v, 4) in lanes."""
     L, v, heads, terms = k.lanes, size.v, size.heads, size.terms
-    image = (4, lambda n, c: k.load("image", k.scaled(c, size.pixels * L), (n, L)))
+    image = (4, lambda n, c: k.load("image", (c, size.pixels * L), (n, L)))
     clear(k, "d_heads_content", heads * v * 4)
     clear(k, "lane_mix", v * terms)
     with rows(k, size.pixels, size.row) as pixels:
@@ -73,7 +73,7 @@ def write_mix_backward(k: Kernel, size: Size) -> None:
                         weight = k.splat("mix", (j, terms), first, i)
                         for p in range(PIXELS):
                             sums[p][i].fma(weight, z[p])
-                place = k.sum((n, terms * L), k.scaled(first, L))
+                place = k.sum((n, terms * L), (first, L))
                 for p in range(PIXELS):
                     for i in range(count):
                         k.store(sums[p][i].get(), "d_t", place, (p * terms + i) * L)

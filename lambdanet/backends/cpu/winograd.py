@@ -429,7 +429,7 @@ def _outer_product(k: Kernel, block: Unit, left: str, right: str, target: str, s
 
     with k.loop(POINTS) as point, k.loop(outputs, 0, wide) as column:
         for first, high in k.chunks(inputs, ROWS):
-            where = k.sum((point, inputs * outputs), (column, inputs), k.scaled(first, wide))
+            where = k.sum((point, inputs * outputs), (column, inputs), (first, wide))
             places = [k.sum(where, r * wide + c * k.lanes) for r in range(high) for c in range(count)]
             sums = [k.registers(1, k.load(target, place))[0] for place in places]
             lines, columns = k.sum((point, _pitch(inputs)), first), k.sum((point, _pitch(outputs)), column)
