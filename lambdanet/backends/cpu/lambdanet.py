@@ -295,8 +295,8 @@ class Step(torch.autograd.Function):
 
         def back(outputs: list, gradients: list, *more: Tensor) -> list[Tensor]:
             """Through a part of the algebra: add to `grads`, return the gradients of `more`."""
-            with torch.enable_grad():
-                total = Given.apply(gradients, *outputs)
+            with _graph():  # a sum of products: to take gradients itself, torch loads sympy
+                total = sum((one * given).sum() for one, given in zip(outputs, gradients, strict=True))
             found = torch.autograd.grad(total, [*p.values(), *more], allow_unused=True, retain_graph=True)
             for name, value in zip(p, found, strict=False):
                 if value is not None:
@@ -336,22 +336,6 @@ def _graph() -> Iterator[None]:
     """
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(Tensor.detach, Tensor.detach):
         yield
-
-
-class Given(torch.autograd.Function):
-    """A number whose gradients by some tensors are given: torch loads sympy if it is given them itself."""
-
-    @staticmethod
-    def forward(ctx: Any, gradients: list[Tensor], *outputs: Tensor) -> Tensor:
-        """0, with these gradients by these outputs."""
-        ctx.gradients = gradients
-        return outputs[0].new_zeros(())
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, _one: Tensor) -> tuple[Tensor | None, ...]:
-        """What was given."""
-        return None, *ctx.gradients
 
 
 def run(model: torch.nn.Module, noisy: Tensor) -> Tensor:
