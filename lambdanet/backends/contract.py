@@ -7,10 +7,7 @@ the plain network runs instead, or raises what it raises.
 """
 
 import functools
-import itertools
-import operator
-import weakref
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +55,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a network while nothing in it changes.
+    """What is known of a network.
 
     Attributes:
         training: its mode.
@@ -70,60 +67,16 @@ class Facts:
     training: bool
     kind: tuple[torch.dtype, torch.device]
     learns: bool
-    written: frozenset[int] | None
-
-
-class Snapshot:
-    """All that a network holds, to notice any change in it: the facts are found again then.
-
-    `nn.Module` tells nobody of a change. So each call compares, by identity, what stands in each part's
-    attributes and in the dicts among them (parts, parameters, statistics, hooks), each part's type, and of
-    each tensor what changes in place: dtype, device, shape, memory, strides and whether it wants a gradient.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        """Look at a network that fits."""
-        self.parts = list(model.modules())[1:]  # not the network: what refers to it would keep it
-        self.types = list(map(type, self.parts))
-        attributes = [vars(part) for part in (model, *self.parts)]
-        inner = [value for one in attributes for value in one.values() if isinstance(value, dict)]
-        self.empty = [one for one in inner if not one]
-        self.full = attributes + [one for one in inner if one]
-        self.held = list(itertools.chain.from_iterable(map(dict.values, self.full)))
-        self.tensors = [one for one in self.held if isinstance(one, Tensor)]
-        self.states = self._states()
-
-    def holds(self) -> bool:
-        """Whether nothing has changed."""
-        found = list(itertools.chain.from_iterable(map(dict.values, self.full)))
-        return (
-            len(found) == len(self.held)
-            and all(map(operator.is_, found, self.held))
-            and not any(self.empty)
-            and list(map(type, self.parts)) == self.types
-            and self._states() == self.states
-        )
-
-    def _states(self) -> list:
-        tensors = self.tensors
-        return [*map(STATE, tensors), *map(Tensor.data_ptr, tensors), *map(Tensor.stride, tensors)]
-
-
-# Not layout: torch refuses to give a tensor the memory of one of another layout.
-STATE = operator.attrgetter("dtype", "device", "shape", "requires_grad")
-_known: MutableMapping[nn.Module, tuple[Snapshot, Facts]] = weakref.WeakKeyDictionary()
+    written: set[int] | None
 
 
 def facts_of(model: nn.Module, is_built: Check) -> Facts | None:
-    """The facts of a network, from an earlier call where nothing has changed; None: it does not fit.
+    """The facts of a network; None: it does not fit.
 
     Args:
         model: any network.
         is_built: checks its structure.
     """
-    known = _known.get(model)
-    if known and known[0].holds():
-        return known[1]
     parameters = list(model.parameters())
     buffers = [one for _, one in model.named_buffers(remove_duplicate=False)]
     hooked = any(vars(part).get(name) for part in model.modules() if part is not model for name in HOOKS)
@@ -141,11 +94,7 @@ def facts_of(model: nn.Module, is_built: Check) -> Facts | None:
         and all(one.is_contiguous() and not one.requires_grad for one in buffers)
     )
     learns = any(one.requires_grad for one in parameters)
-    facts = Facts(
-        model.training, (first.dtype, first.device), learns, frozenset(written) if movable else None
-    )
-    _known[model] = Snapshot(model), facts
-    return facts
+    return Facts(model.training, (first.dtype, first.device), learns, written if movable else None)
 
 
 def is_plain_call(noisy: object) -> bool:

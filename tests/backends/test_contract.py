@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from learning import selected
 
 from lambdanet import backends
 from lambdanet.backends import contract
@@ -119,23 +118,3 @@ def test_any_shape_is_as_the_plain_network_takes_it(count, monkeypatch):
     options = {"derandomize": True, "deadline": None, "database": None}
     some = settings(max_examples=count, suppress_health_check=list(HealthCheck), **options)
     some(given(drawn_calls())(check))()
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", KERNELS)
-def test_what_is_known_of_a_network_does_not_outlive_a_change(name, training):
-    def chosen(which, known):
-        call = contract_cases.Call(contract_cases.network(name, training), contract_cases.images(4, 3, 8, 8))
-        if known:
-            assert selected(call.model, call.noisy) == KERNELS[name]
-        try:
-            contract_cases.CASES[which](call)
-        except (RuntimeError, TypeError, ValueError) as error:
-            return type(error)
-        return selected(call.model, call.noisy)
-
-    with torch.set_grad_enabled(training):
-        found = {which: [chosen(which, known) for known in (True, False)] for which in contract_cases.CASES}
-    assert not {which: pair for which, pair in found.items() if pair[0] != pair[1]}
-    names = [pair[0] for pair in found.values()]
-    assert min(names.count(KERNELS[name]), names.count(backends.REFERENCE)) > 10
