@@ -6,9 +6,8 @@ enough; the mean of x x' under the same weights gives the keys' gradient without
 logits W x, d mean(x_c') / d W_c = mean(x_c' x_c) - mean(x_c') mean(x_c).
 """
 
+from lambdanet.backends.algebra import PAIRS
 from lambdanet.backends.cpu.codegen import Kernel, accumulators
-
-PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]
 
 
 def write_moments(k: Kernel, pixels: int, keys: int, *, first_only: bool = False) -> None:
