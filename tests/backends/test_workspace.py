@@ -9,33 +9,33 @@ import torch
 
 from lambdanet.backends.cpu import workspace
 from lambdanet.backends.cpu.parallel import parallel_for
-from lambdanet.backends.cpu.workspace import BLOCK, THREAD, Array, Workspaces
+from lambdanet.backends.cpu.workspace import BLOCK, THREAD, Array, Loan
 
 
 def test_a_workspace_goes_back_and_is_given_again():
-    kept, made = Workspaces(), iter(range(9))
-    first = kept.borrow("kind", made.__next__)
-    second = kept.borrow("kind", made.__next__)
+    kept, made = {}, iter(range(9))
+    first = Loan(kept, "kind", made.__next__)
+    second = Loan(kept, "kind", made.__next__)
     assert (first.workspace, second.workspace) == (0, 1)
     del first
-    other = kept.borrow("other kind", made.__next__)
-    again = kept.borrow("kind", made.__next__)
+    other = Loan(kept, "other kind", made.__next__)
+    again = Loan(kept, "kind", made.__next__)
     assert (other.workspace, again.workspace) == (2, 0)
 
 
 def test_few_are_kept_the_last_ones():
-    kept = Workspaces()
+    kept = {}
     for kind in range(workspace.MOST + 2):
-        kept.borrow(kind, lambda kind=kind: kind)
+        Loan(kept, kind, lambda kind=kind: kind)
     assert list(kept) == list(range(2, workspace.MOST + 2))
 
 
 def test_threads_never_share_one():
-    kept, taken, interval = Workspaces(), set(), sys.getswitchinterval()
+    kept, taken, interval = {}, set(), sys.getswitchinterval()
 
     def work(_):
         for turn in range(3000):
-            loan = kept.borrow(turn % 3, object)
+            loan = Loan(kept, turn % 3, object)
             assert id(loan.workspace) not in taken
             taken.add(id(loan.workspace))
             taken.remove(id(loan.workspace))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lambdanet.backends.cpu import codegen, winograd
 from lambdanet.backends.cpu.parallel import parallel_for
 from lambdanet.backends.cpu.winograd import MOST_TILES, POINTS, ROWS, TILE, Shape
-from lambdanet.backends.cpu.workspace import THREAD, Array, Loan, Workspaces, empty, zeros
+from lambdanet.backends.cpu.workspace import THREAD, Array, Loan, empty, zeros
 
 FILTER = torch.from_numpy(winograd.FILTER).float()
 
@@ -167,7 +167,7 @@ class Machine:
     def _call(self, direction: str, which: str, arrays: dict[str, Tensor]) -> Loan:
         """Run a kernel on every thread; the workspace that it worked in."""
         kernels, takes = compiled(direction, self.channels, self.lanes), takes_of(direction, which)
-        loan = kernels.free.borrow(self.threads, functools.partial(kernels.workspace, self.threads))
+        loan = Loan(kernels.free, self.threads, functools.partial(kernels.workspace, self.threads))
         arrays = loan.workspace | arrays | {"n": self.sizes}
         sizes = self.count, self.h, self.w, self.units
         contracts = _contracts(direction, self.shapes[which], *sizes) | kernels.contracts
@@ -267,7 +267,7 @@ class Kernels:
             if (direction, which) != ("backward", "summed")
         }
         self.functions = codegen.compile_kernels(bodies, lanes, repr((direction, channels, lanes)))
-        self.free = Workspaces()
+        self.free = {}
         sizes = {"inside": winograd.BORDERED * channels} | dict.fromkeys("vm", winograd.length(channels))
         if direction == "backward":
             sizes |= {"outside": sizes["inside"], "s": sizes["v"]}

@@ -20,7 +20,7 @@ from lambdanet.backends import algebra
 from lambdanet.backends.algebra import Moments, symmetric
 from lambdanet.backends.cpu import codegen, decoder, lambda_layer, mixing, moments
 from lambdanet.backends.cpu.parallel import parallel_for
-from lambdanet.backends.cpu.workspace import BLOCK, THREAD, Array, Loan, Workspaces, empty, zeros
+from lambdanet.backends.cpu.workspace import BLOCK, THREAD, Array, Loan, empty, zeros
 
 TAKES = {  # the arrays that a kernel takes, in order; `arrays_of` has their contracts
     "enter": "images mask image",
@@ -156,7 +156,7 @@ class Fused:
         self.to_spectra, self.from_spectra = map(torch.from_numpy, lambda_layer.filter_tables(layer))
         self.down = algebra.window(problem.h, problem.m)
         self.across = algebra.window(problem.w, problem.m)
-        self.free = Workspaces()
+        self.free = {}
 
     def run(self, names: str, workspace: "Workspace", arrays: dict[str, Tensor]) -> None:
         """Run kernels one after the other for every block, the blocks shared out among torch's threads.
@@ -391,7 +391,7 @@ def _begin(
     images = _by_block(noisy, lanes)
     blocks = len(images)
     kind = blocks, torch.get_num_threads()
-    loan = fused.free.borrow(kind, functools.partial(Workspace, fused, *kind))
+    loan = Loan(fused.free, kind, functools.partial(Workspace, fused, *kind))
     mask = torch.ones_like(images[:, :, 0, 0, 0])
     mask.view(-1)[len(noisy) :] = 0
     arrays = loan.workspace.arrays | fused.tables | {

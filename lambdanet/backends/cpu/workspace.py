@@ -61,19 +61,11 @@ def empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
-class Workspaces(dict):
-    """The workspaces that are free, by kind; several threads may ask at once."""
-
-    def borrow(self, kind: Hashable, make: Callable[[], Any]) -> "Loan":
-        """A workspace of this kind, made where none is free."""
-        return Loan(self, kind, make)
-
-
 class Loan:
     """A workspace, which is free again when nothing refers to this loan any more."""
 
-    def __init__(self, free: Workspaces, kind: Hashable, make: Callable[[], Any]) -> None:
-        """Take a free one, or make it."""
+    def __init__(self, free: dict[Hashable, Any], kind: Hashable, make: Callable[[], Any]) -> None:
+        """Take a workspace of this kind out of the free ones, or make it; several threads may at once."""
         self.free, self.kind = free, kind
         self.workspace = free.pop(kind, None)  # in one step: no other thread can take it too
         if self.workspace is None:
