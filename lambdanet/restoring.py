@@ -105,9 +105,8 @@ def _row(config: Config, run: Run, name: str, description: dict, entry: dict) ->
 
 
 def _restore_log(path: Path, record: dict | None) -> None:
-    there = run_log.read_records(path)
-    if record and not any(one.get("weights_sha256") == record["weights_sha256"] for one in there):
-        files.write_json(path, [record, *there])
+    if record and not run_log.find_record(path, record["weights_sha256"]):
+        files.write_json(path, [record, *run_log.read_records(path)])
 
 
 def _restore_training(run: Run, stored: Path, history: Path) -> None:
