@@ -25,12 +25,17 @@ def clipped_gaussian(images: Tensor, generator: torch.Generator, *, sigma: float
 
 
 def blind_gaussian(images: Tensor, generator: torch.Generator, *, low: float, high: float) -> Tensor:
-    """The same with a sigma of each image's own, uniform from `low` to `high` (Zhang et al. 2017, III-D)."""
-    if low >= high:
-        raise ValueError(f"low is {low}, must be below high ({high})")
-    share = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype)
-    sigma = (low + (high - low) * share).view(-1, *[1] * (images.ndim - 1))
-    return (images + sigma * _standard_normal(images, generator)).clamp(0, 1)
+    """Clipped, with a sigma of each image's own, uniform from `low` to `high` (Zhang et al. 2017, III-D)."""
+    return _blind(images, generator, low, high).clamp(0, 1)
+
+
+def blind_gaussian_half_clipped(
+    images: Tensor, generator: torch.Generator, *, low: float, high: float
+) -> Tensor:
+    """The same, but half of the images, chosen at random, are not clipped, as in published tables."""
+    noisy = _blind(images, generator, low, high)
+    clipped = _uniform(images, generator) < 0.5
+    return torch.where(clipped, noisy.clamp(0, 1), noisy)
 
 
 def speckle(images: Tensor, generator: torch.Generator, *, variance: float) -> Tensor:
@@ -50,12 +55,13 @@ def salt_and_pepper(images: Tensor, generator: torch.Generator, *, amount: float
 
 NOISES: dict[str, Callable[..., Tensor]] = {
     "blind-gaussian": blind_gaussian,
+    "blind-gaussian-half-clipped": blind_gaussian_half_clipped,
     "clipped-gaussian": clipped_gaussian,
     "gaussian": gaussian,
     "salt-and-pepper": salt_and_pepper,
     "speckle": speckle,
 }
-LEAVING = ("gaussian",)  # those whose images may leave [0, 1]
+LEAVING = ("blind-gaussian-half-clipped", "gaussian")  # those whose images may leave [0, 1]
 
 
 def create_noise(name: str, **parameters: float) -> Noise:
@@ -77,6 +83,19 @@ def create_noise(name: str, **parameters: float) -> Noise:
     noise = functools.partial(function, **parameters)
     noise(torch.zeros(1), torch.Generator())  # the function's own checks speak now, not in mid-training
     return noise
+
+
+def _blind(images: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
+    if low >= high:
+        raise ValueError(f"low is {low}, must be below high ({high})")
+    sigma = low + (high - low) * _uniform(images, generator)
+    return images + sigma * _standard_normal(images, generator)
+
+
+def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A number from [0, 1) for each image, in the images' shape but for sides of 1."""
+    share = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype)
+    return share.view(-1, *[1] * (images.ndim - 1))
 
 
 def _standard_normal(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ PAPER = {
     # not the paper's
     "clipped-gaussian": [{"sigma": 25 / 255}],
     "blind-gaussian": [{"low": 1 / 255, "high": 55 / 255}],
+    "blind-gaussian-half-clipped": [{"low": 1 / 255, "high": 55 / 255}],
 }
 CASES = [(name, parameters) for name, cases in PAPER.items() for parameters in cases]
 every = pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
@@ -32,6 +33,15 @@ def test_blind_gaussian_draws_a_sigma_for_each_image():
     assert sigmas.max() < 0.205
     deciles = torch.quantile(sigmas, torch.linspace(0.1, 0.9, 9))
     torch.testing.assert_close(deciles, 0.02 + 0.18 * torch.linspace(0.1, 0.9, 9), atol=0.02, rtol=0)
+
+
+def test_half_of_the_images_are_not_clipped_and_are_else_the_same():
+    levels = {"low": 0.1, "high": 0.2}
+    images = flat(0.1, 1000)
+    half = create_noise("blind-gaussian-half-clipped", **levels)(images, generator())
+    clipped = create_noise("blind-gaussian", **levels)(images, generator())
+    assert torch.equal(half.clamp(0, 1), clipped)
+    assert 450 < (half.amin((1, 2, 3)) == 0).sum() < 550
 
 
 def generator(seed=0):
@@ -142,8 +152,8 @@ def test_stored_noise_is_the_noise_rounded(name, parameters):
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("poisson", {"rate": 1}, "unknown noise 'poisson'; choose one of blind-gaussian, clipped-gaussian, "
-         "gaussian, salt-and-pepper, speckle"),
+        ("poisson", {"rate": 1}, "unknown noise 'poisson'; choose one of blind-gaussian, "
+         "blind-gaussian-half-clipped, clipped-gaussian, gaussian, salt-and-pepper, speckle"),
         ("gaussian", {}, "noise 'gaussian' takes sigma; given: none"),
         ("speckle", {"variance": 0.1, "clip": True}, "noise 'speckle' takes variance; given: variance, clip"),
         ("salt-and-pepper", {"amount": 1.01}, "amount is 1.01, must be at most 1"),
