@@ -99,7 +99,7 @@ class Clone:
     def mlflow(self):
         """What the clone's MLflow holds now: of a copy, as MLflow keeps a file open that was replaced."""
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-            shutil.copy(folder / "mlflow.db", folder)
+            shutil.copy(self.folder / "mlflow.db", folder)
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
             return mlflow_helpers.state(mlflow_runs.connect(), "sample")
 
