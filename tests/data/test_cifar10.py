@@ -163,7 +163,9 @@ def labelled(change):
 
 
 def moved_class(records):
-    return {name.replace("airplane", "bicycle"): content for name, content in png(records).items()}
+    members = png(records)
+    name = next(each for each in members if "/airplane/" in each)
+    return {each.replace("airplane", "bicycle") if each == name else each: members[each] for each in members}
 
 
 def without_one(records):

@@ -61,8 +61,7 @@ def commit(folder):
 
 
 def git(folder, *words):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-    done = subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
+    done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -75,9 +74,7 @@ def environment(folder, **more):
         "LAMBDANET_PROFILE": "paper",
         "PREFECT_HOME": str(home),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost",
-        "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@localhost",
-    }  # fmt: skip
+    }
     return _inherited() | own | SERVER | more
 
 
