@@ -9,6 +9,7 @@ reads SCICO's DnCNN: `pip install --no-deps scico==0.0.7`. All that takes about 
 """
 
 import functools
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from statistics import mean, median
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks import peers
 from benchmarks.tables import Table, command
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIGMAS = (15, 25, 50)  # of 255
 SIDE = 256
 COUNT = 3  # photographs of a table
+SCIKIT_IMAGE = "scikit-image"
 NOISY, SCICO, BM3D = "noisy", "SCICO: DnCNN, 17 layers, each channel by itself", "BM3D"
 ABOUT = (
     "{count} photographs of {source}, {side} x {side}, with Gaussian noise of {sigma} of 255, clipped to 8 "
@@ -72,6 +75,11 @@ NOTES_CBSD68 = [
     "CBM3D and DnCNN for one sigma: https://github.com/cszn/DnCNN/issues/4, by DnCNN's first author. "
     "CDnCNN-B and FFDNet: Zhang et al. 2018 (https://arxiv.org/abs/1710.04026), as later papers quote it.",
 ]
+STORED = {"PNG": "", "JPEG, colours at full resolution": "4:4:4", "JPEG, at half of it": "4:2:0"}
+ABOUT_STORED = (
+    "What is left of the noise where a noisy photograph was stored as JPEG of quality 90 by Pillow: "
+    "`photographs` on the {count} photographs of scikit-image above, sigma {sigma}; means of PSNR (dB)."
+)
 PACKAGES = {"pywt": "PyWavelets", "cv2": "opencv-python-headless", "bm3d": "bm3d"}
 
 Denoise = Callable[[np.ndarray], np.ndarray]  # (h, w, 3), black 0, white 1; noise may go beyond
@@ -89,6 +97,9 @@ def measure(quick: bool = False) -> Iterator[Table]:
                 about = ABOUT.format(count=len(clean), source=source, side=side, sigma=sigma)
                 rows, seconds = compare(methods(sigma), clean, sigma)
                 yield Table(f"Denoisers, {source}, sigma {sigma}", about, rows, NOTES, seconds)
+            if source == SCIKIT_IMAGE:
+                about = ABOUT_STORED.format(count=len(clean), sigma=SIGMAS[1])
+                yield Table("Noise in JPEG", about, stored(clean, SIGMAS[1]))
         if files:
             yield from cbsd68(files, quick)
     finally:
@@ -130,6 +141,34 @@ def compare(
         row = {"method": name, "PSNR": mean(psnrs), "SSIM": mean(ssims)}
         rows.append(row | {"s/megapixel": median(seconds[name]) / megapixels if name != NOISY else None})
     return rows, seconds
+
+
+def stored(clean: list[np.ndarray], sigma: float) -> list[dict]:
+    """A row for each of `STORED`: what `photographs` makes of noisy photographs that were stored so.
+
+    Args:
+        clean: uint8, (h, w, 3) each.
+        sigma: of the noise that is put on, of 255.
+    """
+    denoise, rows = trained.load(bundled.find(bundled.PHOTOGRAPHS), device="cpu"), []
+    for name, colours in STORED.items():
+        noisy = [_as_jpeg(add_noise(one, sigma, seed=i), colours) for i, one in enumerate(clean)]
+        found = {"noisy": noisy, "denoised": [denoise(one) for one in noisy]}
+        psnrs = {
+            key: mean(score(*pair)[0] for pair in zip(clean, images, strict=True))
+            for key, images in found.items()
+        }
+        rows.append({"stored as": name} | psnrs)
+    return rows
+
+
+def _as_jpeg(image: np.ndarray, colours: str) -> np.ndarray:
+    """An image as JPEG brings it back, with the colours subsampled so; "" leaves it as it is."""
+    if not colours:
+        return image
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=90, subsampling=colours)
+    return np.asarray(Image.open(file))
 
 
 def cbsd68(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
@@ -274,9 +313,7 @@ def _opencv(cv2: object, sigma: float) -> Denoise:
 
 def images(files: dict[str, bytes], side: int, count: int) -> dict[str, list[np.ndarray]]:
     """Clean photographs, uint8, (side, side, 3), by where they come from; `files` of BSDS500, or none."""
-    found = {
-        "scikit-image": [photos.photograph(name, side) for name in (*photos.TEST, *photos.TRAIN)[:count]]
-    }
+    found = {SCIKIT_IMAGE: [photos.photograph(name, side) for name in (*photos.TEST, *photos.TRAIN)[:count]]}
     if files:
         names = sorted(name for name in files if name.startswith("val/"))
         names = [names[at] for at in np.linspace(0, len(names) - 1, count).round().astype(int)]
