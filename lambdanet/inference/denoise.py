@@ -32,13 +32,15 @@ class AnySize(nn.Module):
     def __init__(self, network: nn.Module, description: dict) -> None:
         super().__init__()
         self.network = network.cpu().requires_grad_(False)
-        self.leaves_range = leaves_range(description)
+        # A tensor, not a constant: networks that differ in it alone have one traced program.
+        limits = [-torch.inf, torch.inf] if leaves_range(description) else [0.0, 1.0]
+        self.register_buffer("limits", torch.tensor(limits))
         self.stride = getattr(network, "stride", 1)
         self.eval()
 
     def forward(self, noisy: Tensor) -> Tensor:
         h, w = noisy.shape[-2:]
-        noisy = noisy if self.leaves_range else noisy.clamp(0, 1)
+        noisy = noisy.clamp(self.limits[0], self.limits[1])
         if self.stride > 1:
             noisy = F.pad(noisy, (0, -w % self.stride, 0, -h % self.stride), mode="reflect")
         return self.network(noisy)[..., :h, :w].clamp(0, 1)

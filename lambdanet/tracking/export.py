@@ -69,7 +69,7 @@ class Builder:
         """
         network, description = load_weights(weights)
         portable = Portable(network, description)
-        architecture = json.dumps([description["model"], portable.leaves_range], sort_keys=True)
+        architecture = json.dumps(description["model"], sort_keys=True)
         if architecture not in self._programs:
             like = self.folder / uuid.uuid4().hex
             _trace(portable, like)

@@ -100,15 +100,18 @@ def test_a_program_clips_images_if_its_network_learned_from_clipped_ones(noise):
     torch.testing.assert_close(export.Portable(network, {"noise": {"name": noise}})(noisy), expected)
 
 
-def test_networks_that_differ_in_weights_only_are_traced_once(tmp_path, monkeypatch):
+def test_networks_that_differ_in_weights_and_clipping_only_are_traced_once(tmp_path, monkeypatch):
     traced, trace = [], export._trace
     monkeypatch.setattr(export, "_trace", lambda *words: traced.append(trace(*words)))
     noisy, builder = torch.from_numpy(images(1, 33, 31)), export.Builder(tmp_path / "traced")
-    for seed in (0, 1):
-        one = mlflow_helpers.trained(tmp_path, "dncnn", seed=seed)
+    for seed, noise in enumerate(("speckle", "gaussian-01", "speckle")):
+        one = mlflow_helpers.trained(tmp_path, "dncnn", noise, seed=seed)
         builder.build(one.weights, tmp_path / f"{seed}", run_id="r", model_id=f"m{seed}")
         program = torch.export.load(tmp_path / f"{seed}" / export.PROGRAM).module()
-        expected = denoise(load_weights(one.weights)[0], noisy).clamp(0, 1)
+        network, description = load_weights(one.weights)
+        seen = noisy.clamp(0, 1) if noise == "speckle" else noisy
+        assert description["noise"]["name"] == noise.partition("-")[0]
+        expected = denoise(network, seen).clamp(0, 1)
         torch.testing.assert_close(program(noisy), expected, rtol=0, atol=1e-5)
         assert mlflow.models.Model.load(str(tmp_path / f"{seed}")).model_id == f"m{seed}"
     assert len(traced) == 1
