@@ -1,4 +1,4 @@
-"""Train one denoiser on one noise: the loop, its data, its schedule."""
+"""Train one denoiser on one noise: the loop and its data."""
 
 import contextlib
 import hashlib
@@ -137,7 +137,7 @@ def train(
             order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count)).to(device)
             for step in range(done % steps, steps):
                 generator.manual_seed(_seed(seed, epoch, step))
-                optimizers.set_rate(optimizer, learning_rate(settings, done, steps), device)
+                optimizers.set_rate(optimizer, optimizers.learning_rate(settings, done, steps), device)
                 loss = learn(order[step * size : (step + 1) * size])
                 done += 1
                 if progress.step(loss):  # a minute has passed
@@ -145,7 +145,7 @@ def train(
                 if interruption:
                     break
             if done % steps == 0:
-                rate = learning_rate(settings, done - 1, steps)
+                rate = optimizers.learning_rate(settings, done - 1, steps)
                 history.append(_row(epoch, rate, loss_sum / count, model, monitor))
                 loss_sum.zero_()
                 progress.epoch(history[-1])
@@ -154,17 +154,6 @@ def train(
                 progress.note(f"stopped in epoch {epoch + 1}; the checkpoint is written, run again to resume")
                 sys.exit(128 + interruption.signal)
     return model.eval(), history
-
-
-def learning_rate(settings: Training, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of one step, counted from 0 over all epochs."""
-    if settings.schedule == "exponential":
-        return settings.learning_rate * settings.decay ** (step // steps_per_epoch)
-    total = settings.epochs * steps_per_epoch
-    warmup = settings.warmup * total
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / (warmup + 1)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 def _monitored(pairs: Pairs, count: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The optimizers by name, and their learning rate."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from lambdanet.backends.cuda import graphs
+from lambdanet.config import Training
 
 
 class Adam:
@@ -63,6 +65,17 @@ def create(name: str, model: nn.Module, weight_decay: float, device: torch.devic
     if on_gpu:
         return torch.optim.Adam(parameters, weight_decay=weight_decay, fused=True, **on_gpu)
     return Adam(parameters, weight_decay)
+
+
+def learning_rate(settings: Training, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step, counted from 0 over all epochs."""
+    if settings.schedule == "exponential":
+        return settings.learning_rate * settings.decay ** (step // steps_per_epoch)
+    total = settings.epochs * steps_per_epoch
+    warmup = settings.warmup * total
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 def set_rate(optimizer: Optimizer, rate: float, device: torch.device) -> None:

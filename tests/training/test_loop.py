@@ -19,7 +19,8 @@ from lambdanet.evaluation import metrics
 from lambdanet.inference.denoise import denoise
 from lambdanet.run_log import read_records
 from lambdanet.training import checkpoint, experiment, loop
-from lambdanet.training.loop import Pairs, learning_rate, train
+from lambdanet.training.loop import Pairs, train
+from lambdanet.training.optimizers import learning_rate
 from lambdanet.training.progress import Progress
 
 CPU = torch.device("cpu")
