@@ -38,18 +38,22 @@ class Archive:
             raise ValueError(f"{what}: dvc remote add --local --default NAME URL")
         self.folder, (self.fs, path) = folder, found
         self.at = f"{path}/lambdanet-state/{re.sub('[^A-Za-z0-9@./-]+', '-', key)}.tar"
-        self.exists = self.fs.exists(self.at)
+        # Of a push that ended between removing the old one and renaming the new one, the new one is left.
+        self.there = next((one for one in (self.at, f"{self.at}.part") if self.fs.exists(one)), "")
 
     def fetch(self) -> int:
         """Bring what is not here, or is longer there; returns the number of files."""
-        if not self.exists:
+        if not self.there:
             return 0
         with tempfile.NamedTemporaryFile() as copy:
-            self.fs.get_file(self.at, copy.name)
-            with tarfile.open(copy.name) as archive:
-                wanted = [one for one in archive if _STATE.fullmatch(one.name) and self._lacks(one)]
-                for one in wanted:  # not with their old times: they count as written here
-                    files.write_bytes(self.folder / one.name, archive.extractfile(one).read())
+            self.fs.get_file(self.there, copy.name)
+            try:
+                with tarfile.open(copy.name) as archive:
+                    wanted = [one for one in archive if _STATE.fullmatch(one.name) and self._lacks(one)]
+                    for one in wanted:  # not with their old times: they count as written here
+                        files.write_bytes(self.folder / one.name, archive.extractfile(one).read())
+            except tarfile.ReadError:  # the first push ended in its middle
+                return 0
         return len(wanted)
 
     def _lacks(self, member: tarfile.TarInfo) -> bool:

@@ -52,10 +52,31 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
     assert not (project / "runs/small/scores/speckle/1").exists()
 
 
+def test_a_push_that_is_killed_loses_no_checkpoint(project, tmp_path):
+    checkpoint = write(project, checkpoints="one")
+    exchange.Archive(project, "key").push(0, "checkpoints")
+    checkpoint.unlink()
+    (whole,) = (tmp_path / "remote").rglob("key.tar")
+    part = whole.rename(whole.with_suffix(".tar.part"))  # ended before it got its name
+    assert exchange.Archive(project, "key").fetch() == 1
+    assert checkpoint.read_text() == "one"
+
+    checkpoint.unlink()
+    part.write_bytes(part.read_bytes()[:700])  # ended in the middle of the first one
+    assert exchange.Archive(project, "key").fetch() == 0
+    assert not checkpoint.exists()
+    write(project, checkpoints="two")
+    exchange.Archive(project, "key").push(0, "checkpoints")
+    checkpoint.unlink()
+    assert exchange.Archive(project, "key").fetch() == 1
+    assert checkpoint.read_text() == "two"
+    assert not part.exists()
+
+
 def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):
     shutil.rmtree(project / ".dvc/tmp", ignore_errors=True)
     assert exchange.run("a", project, "key", lambda: stage.run("a"), print) == "done"
-    assert exchange.Archive(project, "key").exists
+    assert exchange.Archive(project, "key").there
 
 
 @pytest.mark.parametrize("error", [TypeError("x"), stage.StageError("a failed"), KeyboardInterrupt()])
@@ -79,7 +100,7 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
     write(project, checkpoints="one")
     with pytest.raises(stage.StageError, match="nothing failed"):
         exchange.run("a", project, "key", lambda: stage.run("nothing"), print)
-    assert exchange.Archive(project, "key").exists  # with a new connection
+    assert exchange.Archive(project, "key").there  # with a new connection
 
 
 FULL = f"{900 * 'a'} - [Errno 28] No space left on device: {900 * 'b'}"
