@@ -110,8 +110,8 @@ class Training:
         A setting with a default stands there only where it differs, so that a setting which is added later
         changes no file of a training that does not use it.
         """
-        values = dataclasses.asdict(self)
-        return values if self.optimizer != "adam" else {k: v for k, v in values.items() if k != "optimizer"}
+        values, fields = dataclasses.asdict(self), dataclasses.fields(self)
+        return {one.name: values[one.name] for one in fields if values[one.name] != one.default}
 
 
 @checked

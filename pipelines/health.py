@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from lambdanet import run_log, yaml12
 from lambdanet.doctor import BAD, LOCKED, NOTE, OK, Finding
-from pipelines import cluster, exchange, workspace
+from pipelines import cluster, graph, workspace
 
 # With Python they decide a result's bytes, or what DVC and Prefect make of it.
 DECIDING = (*run_log.PACKAGES, "scipy", "pandas", "safetensors", "pillow")
@@ -96,9 +96,10 @@ def _mended(path: Path) -> Finding:
 
 def _remote() -> Finding:
     try:
-        exchange.Archive(Path(), "")
-    except ValueError:
-        return Finding(OK, "no DVC remote: outputs stay on this machine")
+        if not (found := graph.remote(Path())):
+            return Finding(OK, "no DVC remote: outputs stay on this machine")
+        file_system, path = found
+        file_system.exists(path)
     except Exception as error:  # each file system has its own
         said = f"{type(error).__name__}: {str(error)[:100]}"
         return Finding(BAD, f"the DVC remote does not answer ({said})", "dvc remote list")

@@ -22,8 +22,7 @@ def load(
 
     Returns:
         {"train", "test"}: uint8, (files x patches, size, size, 3), a file's patches in a row; and what
-        the card says of them: the files in the arrays' order, and each one's SHA-256, by which DVC
-        sees that a photograph has changed.
+        the card says of them: the files in the arrays' order, and each one's SHA-256.
 
     Raises:
         ValueError: there is no such folder, it holds too few images, or one of them is broken or

@@ -49,7 +49,7 @@ class TrainedDenoiser:
         Args:
             image: an array, (h, w), or (h, w, c) with c = 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha;
                 uint8, uint16, or float with black 0 and white 1. Or a tensor with the channels first,
-                (c, h, w) or (n, c, h, w), c = 1 or 3, uint8 or float.
+                (c, h, w) or (n, c, h, w), c = 1 or 3, uint8 or float: denoised whole, not in tiles.
             strength: of what the network removes, how much goes: 0 gives the image back, 1 is all.
 
         Returns:
