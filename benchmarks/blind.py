@@ -16,7 +16,7 @@ from benchmarks import pictures
 from lambdanet import config
 from lambdanet.data.images import to_tensor
 from lambdanet.data.noise import create_noise
-from lambdanet.inference import blind, photographs
+from lambdanet.inference import blind, denoise_files
 from lambdanet.models import load_weights
 
 SEED = 17  # another than the one that `blind` uses itself
@@ -32,7 +32,7 @@ def main(profile: str, alias: str, images: int) -> None:
     stored = pictures.stored(loaded.data(loaded.profile.dataset), "test")
     picked = np.linspace(0, len(stored) - 1, min(images, len(stored))).round().astype(int)
     clean = to_tensor(stored[picked])
-    with photographs.denoisers(Path("weights", profile), alias, None) as choices:
+    with denoise_files.denoisers(Path("weights", profile), alias, None) as choices:
         models = [load_weights(weights) for weights in choices.values()]
     noises = {d["cell"]["noise"]: create_noise(**d["noise"]) for _, d in models}
     names, right = list(noises), 0

@@ -322,10 +322,10 @@ def denoise(
         _need_known(noise)
     if weights is None and alias is not None:
         _need_registry()
-    from lambdanet.inference import photographs  # after the words were checked: torch takes seconds
+    from lambdanet.inference import denoise_files  # after the words were checked: torch takes seconds
 
-    with photographs.denoisers(weights, alias, noise) as choices:
-        for line in photographs.denoise_files(planned, choices, device=device, strength=strength):
+    with denoise_files.denoisers(weights, alias, noise) as choices:
+        for line in denoise_files.run(planned, choices, device=device, strength=strength):
             click.echo(line, err=out == targets.STREAM)
 
 

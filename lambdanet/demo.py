@@ -12,7 +12,7 @@ from PIL import Image
 
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
-from lambdanet.inference import bundled, photographs, trained
+from lambdanet.inference import blind, bundled, trained
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -93,7 +93,7 @@ def denoised(path: Path, noise: str, strength: float) -> tuple[Photograph, Photo
     photograph = imagefile.decode(path.read_bytes(), path.name)
     names = bundled.DEFAULTS if noise == BLIND else [noise]
     loaded = {name: load(name) for name in names}
-    name = photographs.best(photograph, loaded) if noise == BLIND else noise
+    name = blind.best(photograph, loaded) if noise == BLIND else noise
     h, w, _ = photograph.rgb.shape
     text = f"{w} x {h} pixels, {8 * photograph.rgb.itemsize} bits; denoiser: {name}, strength {strength:g}"
     if photograph.frames > 1:

@@ -41,6 +41,21 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def read_json(path: Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return content
+
+
 def write_json(path: Path, content: object) -> None:
     """Write indented JSON in the order given; NaN and infinity are errors."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

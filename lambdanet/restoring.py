@@ -14,7 +14,6 @@ from lambdanet.config import Config, Run
 from lambdanet.data.noise import create_noise
 from lambdanet.evaluation import samples
 from lambdanet.models import load_weights, read_description
-from lambdanet.report import tables
 from lambdanet.training.experiment import describe
 
 
@@ -37,7 +36,7 @@ def restore(config: Config) -> Restored:
         ValueError: the report is missing or says nothing of its runs, or weights are not those scored.
     """
     _, results, weights = config.folders
-    kept, done = tables.read_json(results / run_log.TRAININGS), Restored()
+    kept, done = files.read_json(results / run_log.TRAININGS), Restored()
     for run in config.runs:
         if (entry := kept.get(run.key.name)) is None:
             continue
@@ -74,7 +73,7 @@ def export_weights(config: Config) -> int:
         ValueError: weights are missing or are not those that were scored.
     """
     _, results, out = config.folders
-    known, rows = tables.read_json(results / run_log.TRAININGS), []
+    known, rows = files.read_json(results / run_log.TRAININGS), []
     with files.new_folder(out) as new:
         for run in (run for run in config.runs if run.key.name in known):
             entry, ablation = known[run.key.name], run.key.model in config.profile.ablations

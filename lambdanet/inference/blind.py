@@ -5,15 +5,34 @@ that, and it takes away the same again. Compared are the distributions of what w
 middle and bright pixels apart, as noise may depend on brightness. Nothing here knows any noise.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lambdanet.data.noise import Noise
+from lambdanet.data import imagefile
+from lambdanet.data.imagefile import Photograph
+from lambdanet.data.images import to_tensor
+from lambdanet.data.noise import Noise, create_noise
 from lambdanet.inference.denoise import denoise
+from lambdanet.inference.trained import TrainedDenoiser
 
 SEED = 0
 QUANTILES = 33
 LARGEST_SIDE = 256  # pixels; the middle of a larger photograph is enough
+
+
+def best(photograph: Photograph, loaded: dict[str, TrainedDenoiser]) -> str:
+    """The name of the denoiser whose noise the photograph has."""
+    area = middle(*photograph.rgb.shape[:2])
+    rgb = photograph.rgb[area]
+    if photograph.alpha is not None:
+        rgb = imagefile.fill_hidden(rgb, photograph.alpha[area])
+    noisy = to_tensor(rgb[None] / np.iinfo(rgb.dtype).max)
+    misfits = {
+        label: misfit(noisy.to(one.device), one.model, create_noise(**one.description["noise"])).item()
+        for label, one in loaded.items()
+    }
+    return min(misfits, key=misfits.get)
 
 
 @torch.no_grad()

@@ -114,13 +114,13 @@ def _write_table(path: Path, table: pd.DataFrame, shown: pd.DataFrame, digits: s
 def _descriptions(scored: list[Run], scores: dict[RunKey, dict], old: Path) -> dict[RunKey, dict]:
     """How trainings were described when they were made: in their folder, or the old report."""
     path = old / run_log.TRAININGS
-    kept = tables.read_json(path) if path.is_file() else {}
+    kept = files.read_json(path) if path.is_file() else {}
     found = {}
     for run in scored:
         before = kept.get(run.key.name) or {"scores": {}}
         same = before["scores"].get("weights_sha256") == scores[run.key]["weights_sha256"]
         if run.description.is_file():
-            found[run.key] = tables.read_json(run.description)
+            found[run.key] = files.read_json(run.description)
         elif same and before.get("description"):
             found[run.key] = before["description"]
     return found

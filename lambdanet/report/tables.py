@@ -1,11 +1,11 @@
 """Table 2: this run's scores beside the paper's; and how any table is written for readers."""
 
-import json
 from importlib import resources
 from pathlib import Path
 
 import pandas as pd
 
+from lambdanet import files
 from lambdanet.config import Run as Planned
 from lambdanet.config import RunKey
 from lambdanet.report.runs import Row, sample
@@ -25,28 +25,13 @@ DOUBTS = {
 DNCNN_DOUBT = "0.4 to 8 dB under what the paper's released DnCNN weights give"
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object")
-    return content
-
-
 def read_scores(planned: list[Planned]) -> dict[RunKey, dict]:
     """The scores of those runs that have them, in their order.
 
     Raises:
         ValueError: a file is no JSON object.
     """
-    return {run.key: read_json(run.scores) for run in planned if run.scores.is_file()}
+    return {run.key: files.read_json(run.scores) for run in planned if run.scores.is_file()}
 
 
 def read_history(path: Path) -> pd.DataFrame:

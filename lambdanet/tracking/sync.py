@@ -11,7 +11,7 @@ from lambdanet import files
 from lambdanet.config import Config, Run, RunKey
 from lambdanet.inference.catalogue import Denoiser, best_seeds
 from lambdanet.models import read_description
-from lambdanet.report.tables import read_history, read_json
+from lambdanet.report.tables import read_history
 from lambdanet.run_log import TRAININGS, find_record
 from lambdanet.tracking import export, mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
@@ -47,37 +47,31 @@ def from_outputs(config: Config) -> list[Training]:
         ValueError: an output cannot be read, or scores are of other weights.
     """
     return [
-        _training(run.weights, read_history(run.history), read_json(run.scores), run, config)
+        _training(run.weights, read_history(run.history), files.read_json(run.scores), run, config)
         for run in config.runs
         if run.weights.is_file() and run.scores.is_file()
     ]
 
 
-def from_committed(weights: Path, results: Path, config: Config | None = None) -> list[Training]:
+def from_committed(weights: Path, results: Path, config: Config) -> list[Training]:
     """The runs of Table 2 whose weights and scores are in git.
 
     Args:
         weights: folder with a .safetensors file a run; a run without one is left out.
         results: folder of `report.write_report`.
-        config: of their profile; without it, nothing is known of their logs and training images.
+        config: of their profile.
 
     Raises:
         ValueError: a file is missing, cannot be read, or scores are of other weights.
     """
     found = []
-    runs = {run.key.name: run for run in config.table_runs} if config else {}
-    for name, entry in read_json(results / TRAININGS).items():
+    runs = {run.key.name: run for run in config.table_runs}
+    for name, entry in files.read_json(results / TRAININGS).items():
         path = weights / f"{name}.safetensors"
-        if path.is_file() and (not config or name in runs):  # params.yaml may have other models now
+        if path.is_file() and name in runs:  # params.yaml may have other models now
             history = read_history(results / "histories" / f"{name}.csv")
-            found.append(_training(path, history, entry["scores"], runs.get(name), config))
+            found.append(_training(path, history, entry["scores"], runs[name], config))
     return found
-
-
-def catalogue(trained: list[Training]) -> dict[Denoiser, Path]:
-    """The best seed of each noise and model, to choose from, with its weights file."""
-    weights = {one.weights_sha256: one.weights for one in trained}
-    return {best: weights[best.weights_sha256] for best in best_seeds(map(_denoiser, trained))}
 
 
 def publish(trained: list[Training]) -> Published:
@@ -142,9 +136,7 @@ def _denoiser(one: Training) -> Denoiser:
     return Denoiser.of(one.key, one.scores, one.train_images)
 
 
-def _training(
-    weights: Path, history: pd.DataFrame, scores: dict, run: Run | None, config: Config | None
-) -> Training:
+def _training(weights: Path, history: pd.DataFrame, scores: dict, run: Run, config: Config) -> Training:
     description, digest = read_description(weights), files.sha256(weights)
     if digest != scores.get("weights_sha256"):
         raise ValueError(f"{weights} is not what was scored; run `dvc repro`")
@@ -152,10 +144,10 @@ def _training(
         run_key = RunKey(**description["cell"])
     except (KeyError, TypeError):
         raise ValueError(f"{weights} does not say which noise and model it is of") from None
-    record = (run and find_record(run.log, digest)) or {}
+    record = find_record(run.log, digest) or {}
     times = {row["epoch"]: row for row in record.get("history", [])}
-    ablation = config.profile.ablations.get(run_key.model) if config else None
-    images = record.get("data", {}).get("train", {}).get("images") or (run.train_images if run else 0)
+    ablation = config.profile.ablations.get(run_key.model)
+    images = record.get("data", {}).get("train", {}).get("images") or run.train_images
     return Training(
         key=run_key,
         description=description,
@@ -165,7 +157,7 @@ def _training(
         weights_sha256=digest,
         weights=weights,
         study=ablation.study if ablation else "",
-        dataset=config.dataset(run_key.model) if config else "",
+        dataset=config.dataset(run_key.model),
         train_images=images,
         registered=not ablation or config.is_document(run),
     )

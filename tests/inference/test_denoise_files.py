@@ -18,7 +18,7 @@ from PIL import Image
 import lambdanet
 from lambdanet.data.images import to_bytes, to_tensor
 from lambdanet.data.noise import create_noise
-from lambdanet.inference import photographs, targets, trained
+from lambdanet.inference import denoise_files, targets, trained
 from lambdanet.inference.denoise import denoise, denoise_photograph
 from lambdanet.models import load_weights
 
@@ -104,6 +104,19 @@ def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, word
     )
     expected = by(weights / f"{file}-0.safetensors", noisy(side=24))
     np.testing.assert_array_equal(pixels_of(project / "out.png"), expected)
+
+
+def test_a_folder_of_weights_needs_nothing_of_the_pipeline(project):
+    save(project / "in.png", noisy(side=24))
+    words = ["denoise", "in.png", "-o", "out.png", "--weights", "weights/paper", "--noise", "speckle"]
+    code = f"""
+import sys
+from lambdanet import cli
+sys.modules.update(dict.fromkeys(["dvc", "prefect", "mlflow", "pandas", "skimage", "scipy", "matplotlib"]))
+cli.main({words})
+"""
+    done = helpers.python("-c", code, cwd=project)
+    assert done.stdout.startswith("out.png: written, by "), done.stderr
 
 
 def test_blind_takes_the_denoiser_of_the_noise_that_each_image_has(project):
@@ -235,8 +248,8 @@ def test_files_that_differ_in_case_only_do_not_replace_each_other(project, monke
     for name in ("a.png", "b.png"):
         save(project / "in" / name, noisy(side=12))
     planned, _ = targets.plan([project / "in"], project / "out")
-    with photographs.denoisers(project / FILE, "champion", None) as choices:
-        said = photographs.denoise_files(planned, choices, device="cpu")
+    with denoise_files.denoisers(project / FILE, "champion", None) as choices:
+        said = denoise_files.run(planned, choices, device="cpu")
         next(said)
         (project / "out/b.png").hardlink_to(project / "out/a.png")
         same = f"{project}/in/b.png would be written to the file of another image; rename one"

@@ -1,4 +1,4 @@
-"""Use denoisers on people's own photographs: which one, from where, file by file."""
+"""Use denoisers on people's own image files: which one, from where, file by file."""
 
 import contextlib
 import sys
@@ -6,14 +6,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from lambdanet import devices
+from lambdanet import devices, files
+from lambdanet.config import RunKey
 from lambdanet.data import imagefile
 from lambdanet.data.imagefile import Photograph
-from lambdanet.data.images import to_tensor
-from lambdanet.data.noise import create_noise
 from lambdanet.inference import blind, bundled, catalogue, trained
 from lambdanet.inference.catalogue import Denoiser
 from lambdanet.inference.targets import STREAM, identity
@@ -59,13 +57,11 @@ def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Ite
                     choices[label] = registry.fetch(client, denoiser, folder)
             yield choices
     elif weights.is_dir():
-        from lambdanet.tracking import sync
-
         whole = weights.resolve()
         results = whole.parents[1] / "results" / whole.name if len(whole.parts) > 2 else whole
-        if not (scores := results / TRAININGS).is_file():
-            raise ValueError(f"{weights} has no scores ({scores}); name one .safetensors file")
-        paths = sync.catalogue(sync.from_committed(weights, results))
+        if not (results / TRAININGS).is_file():
+            raise ValueError(f"{weights} has no scores ({results / TRAININGS}); name one .safetensors file")
+        paths = committed(weights, results)
         held = {}
         for name in dict.fromkeys(denoiser.noise for denoiser in paths):
             of_noise = catalogue.aliases([denoiser for denoiser in paths if denoiser.noise == name])
@@ -77,7 +73,29 @@ def denoisers(weights: Path | None, alias: str | None, noise: str | None) -> Ite
         yield {str(weights): weights}
 
 
-def denoise_files(
+def committed(weights: Path, results: Path) -> dict[Denoiser, Path]:
+    """The best seed of each noise and model whose weights and scores are in git, with its weights file.
+
+    Args:
+        weights: folder with a .safetensors file a run; a run without one is left out.
+        results: folder of `report.write_report`.
+
+    Raises:
+        ValueError: a file cannot be read, or scores are of other weights.
+    """
+    scored = {}
+    for name, entry in files.read_json(results / TRAININGS).items():
+        path, scores = weights / f"{name}.safetensors", entry["scores"]
+        if path.is_file():
+            if files.sha256(path) != scores["weights_sha256"]:
+                raise ValueError(f"{path} is not what was scored; run `dvc repro`")
+            key = RunKey(**{part: scores[part] for part in ("profile", "noise", "model", "seed")})
+            scored[Denoiser.of(key, scores, 0)] = path
+    paths = {one.weights_sha256: path for one, path in scored.items()}
+    return {one: paths[one.weights_sha256] for one in catalogue.best_seeds(scored)}
+
+
+def run(
     targets: dict[Path, Path], choices: dict[str, Path], *, device: str = "auto", strength: float = 1.0
 ) -> Iterator[str]:
     """Denoise photographs, each with the denoiser that fits it best.
@@ -115,7 +133,7 @@ def denoise_files(
 
 def _denoise_file(path: Path, target: Path, loaded: dict[str, TrainedDenoiser], strength: float) -> str:
     photograph = _read(path)
-    label = next(iter(loaded)) if len(loaded) == 1 else best(photograph, loaded)
+    label = next(iter(loaded)) if len(loaded) == 1 else blind.best(photograph, loaded)
     _write(target, loaded[label].denoise_photograph(photograph, strength=strength))
     frames = f" (the first of {photograph.frames} images in {path})" if photograph.frames > 1 else ""
     return f"{'standard output' if target == STREAM else target}: written, by {label}{frames}"
@@ -133,20 +151,6 @@ def _write(target: Path, photograph: Photograph) -> None:
         sys.stdout.buffer.flush()
     else:
         imagefile.write_png(target, photograph)
-
-
-def best(photograph: Photograph, loaded: dict[str, TrainedDenoiser]) -> str:
-    """The name of the denoiser whose noise the photograph has; see `blind`."""
-    area = blind.middle(*photograph.rgb.shape[:2])
-    rgb = photograph.rgb[area]
-    if photograph.alpha is not None:
-        rgb = imagefile.fill_hidden(rgb, photograph.alpha[area])
-    noisy = to_tensor(rgb[None] / np.iinfo(rgb.dtype).max)
-    misfits = {
-        label: blind.misfit(noisy.to(one.device), one.model, create_noise(**one.description["noise"])).item()
-        for label, one in loaded.items()
-    }
-    return min(misfits, key=misfits.get)
 
 
 def _chosen(held: dict[tuple[str, str], Denoiser], alias: str, noise: str | None) -> Iterable[Denoiser]:
