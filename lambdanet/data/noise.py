@@ -88,7 +88,9 @@ def create_noise(name: str, **parameters: float) -> Noise:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"{key} of noise {name!r} is {value!r}, must be a number above 0")
     noise = functools.partial(function, **parameters)
-    noise(torch.zeros(1, 3, 1, 1), torch.Generator())  # the function's own checks speak now, not in mid-training
+    noise(
+        torch.zeros(1, 3, 1, 1), torch.Generator()
+    )  # the function's own checks speak now, not in mid-training
     return noise
 
 
