@@ -38,8 +38,11 @@ def blind_gaussian(images: Tensor, generator: torch.Generator, *, low: float, hi
 def blind_gaussian_jpeg(images: Tensor, generator: torch.Generator, *, low: float, high: float) -> Tensor:
     """The same; of half of the images, chosen at random, the colours are then stored at half the resolution.
 
-    As JPEG stores them (4:2:0), but without its quantisation. Images are (n, 3, h, w).
+    As JPEG stores them (4:2:0), but without its quantisation. Images are (n, 3, h, w), as a training makes
+    them; `corrupt` stores no such noise.
     """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images are {tuple(images.shape)}, must be (n, 3, h, w): train with fresh noise")
     noisy = blind_gaussian(images, generator, low=low, high=high)
     chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return torch.where(chosen.view(-1, 1, 1, 1), _with_halved_colours(noisy), noisy)
@@ -88,9 +91,7 @@ def create_noise(name: str, **parameters: float) -> Noise:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"{key} of noise {name!r} is {value!r}, must be a number above 0")
     noise = functools.partial(function, **parameters)
-    noise(
-        torch.zeros(1, 3, 1, 1), torch.Generator()
-    )  # the function's own checks speak now, not in mid-training
+    noise(torch.zeros(1, 3, 1, 1), torch.Generator())  # the function's own checks speak now, not later
     return noise
 
 
