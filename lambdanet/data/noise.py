@@ -1,4 +1,4 @@
-"""The paper's five noises (section 3.2) as three functions of an image and named parameters; two more.
+"""The paper's five noises (section 3.2) as three functions of an image and named parameters; three more.
 
 Images are float tensors in [0, 1]. Which of them are clipped was measured on the authors' results:
 Gaussian noise is not, speckle is; salt and pepper needs no clipping.
@@ -9,9 +9,11 @@ import inspect
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Noise = Callable[[Tensor, torch.Generator], Tensor]
+LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
 
 
 def gaussian(images: Tensor, generator: torch.Generator, *, sigma: float) -> Tensor:
@@ -33,6 +35,19 @@ def blind_gaussian(images: Tensor, generator: torch.Generator, *, low: float, hi
     return (images + sigma * _standard_normal(images, generator)).clamp(0, 1)
 
 
+def blind_gaussian_jpeg(images: Tensor, generator: torch.Generator, *, low: float, high: float) -> Tensor:
+    """The same; of half of the images, chosen at random, the colours are then stored at half the resolution.
+
+    As JPEG stores them (4:2:0), but without its quantisation. Images are (n, 3, h, w), as a training makes
+    them; `corrupt` stores no such noise.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images are {tuple(images.shape)}, must be (n, 3, h, w): train with fresh noise")
+    noisy = blind_gaussian(images, generator, low=low, high=high)
+    chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(chosen.view(-1, 1, 1, 1), _with_halved_colours(noisy), noisy)
+
+
 def speckle(images: Tensor, generator: torch.Generator, *, variance: float) -> Tensor:
     """Y = clip(x + x * n), n normal of the given variance (scikit-image's "speckle")."""
     noise = _standard_normal(images, generator)
@@ -50,6 +65,7 @@ def salt_and_pepper(images: Tensor, generator: torch.Generator, *, amount: float
 
 NOISES: dict[str, Callable[..., Tensor]] = {
     "blind-gaussian": blind_gaussian,
+    "blind-gaussian-jpeg": blind_gaussian_jpeg,
     "clipped-gaussian": clipped_gaussian,
     "gaussian": gaussian,
     "salt-and-pepper": salt_and_pepper,
@@ -75,8 +91,16 @@ def create_noise(name: str, **parameters: float) -> Noise:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise ValueError(f"{key} of noise {name!r} is {value!r}, must be a number above 0")
     noise = functools.partial(function, **parameters)
-    noise(torch.zeros(1), torch.Generator())  # the function's own checks speak now, not in mid-training
+    noise(torch.zeros(1, 3, 1, 1), torch.Generator())  # the function's own checks speak now, not later
     return noise
+
+
+def _with_halved_colours(images: Tensor) -> Tensor:
+    """Means of 2 x 2 pixels' differences from the luma, enlarged as libjpeg does, and added to it."""
+    luma = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    halved = F.avg_pool2d(images - luma, 2, ceil_mode=True)
+    enlarged = F.interpolate(halved, scale_factor=2, mode="bilinear")
+    return (luma + enlarged[..., : images.shape[-2], : images.shape[-1]]).clamp(0, 1)
 
 
 def _standard_normal(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,15 +1,18 @@
 import hashlib
 import inspect
+import io
 import re
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.util import random_noise
 
 from lambdanet.data.corruption import corrupt
+from lambdanet.data.images import to_bytes
 from lambdanet.data.noise import NOISES, create_noise
 
 # Each noise as the paper uses it. A new entry of NOISES must be added here to be tested.
@@ -20,9 +23,14 @@ PAPER = {
     # not the paper's
     "clipped-gaussian": [{"sigma": 25 / 255}],
     "blind-gaussian": [{"low": 1 / 255, "high": 55 / 255}],
+    "blind-gaussian-jpeg": [{"low": 1 / 255, "high": 55 / 255}],
 }
 CASES = [(name, parameters) for name, cases in PAPER.items() for parameters in cases]
 every = pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
+# Of these, a value depends on no other.
+by_value = pytest.mark.parametrize(
+    ("name", "parameters"), [one for one in CASES if "jpeg" not in one[0]], ids=str
+)
 
 
 def test_blind_gaussian_draws_a_sigma_for_each_image():
@@ -32,6 +40,24 @@ def test_blind_gaussian_draws_a_sigma_for_each_image():
     assert sigmas.max() < 0.205
     deciles = torch.quantile(sigmas, torch.linspace(0.1, 0.9, 9))
     torch.testing.assert_close(deciles, 0.02 + 0.18 * torch.linspace(0.1, 0.9, 9), atol=0.02, rtol=0)
+
+
+def test_half_of_the_images_have_colours_as_jpeg_stores_them():
+    """Beside Pillow's own JPEG without loss by quantisation, to rounding; sides may be odd."""
+    clean = torch.from_numpy(skimage.data.chelsea()[:201, :301].copy()).permute(2, 0, 1)
+    images = (clean / 255).expand(8, -1, -1, -1)
+    parameters = {"low": 0.1, "high": 0.100001}
+    noisy, stored = (
+        to_bytes(create_noise(name, **parameters)(images, generator()))
+        for name in ("blind-gaussian", "blind-gaussian-jpeg")
+    )
+    changed = [number for number in range(8) if (noisy[number] != stored[number]).any()]
+    assert 0 < len(changed) < 8
+    for number in changed:
+        file = io.BytesIO()
+        Image.fromarray(noisy[number]).save(file, "JPEG", quality=100, subsampling="4:2:0")
+        expected = np.asarray(Image.open(file)).astype(float)
+        assert np.square(stored[number] - expected).mean() < 1 < np.square(noisy[number] - expected).mean()
 
 
 def generator(seed=0):
@@ -63,7 +89,7 @@ def test_same_seed_gives_the_same_bytes_and_leaves_the_images_alone(name, parame
     assert (first.shape, first.dtype) == (images.shape, images.dtype)
 
 
-@every
+@by_value
 def test_images_and_colours_get_noise_of_their_own(name, parameters):
     noisy = create_noise(name, **parameters)(flat(0.5), generator())
     changes = (noisy - 0.5).transpose(0, 1).flatten(1).double()  # (colour, values)
@@ -129,7 +155,7 @@ def test_distribution_is_that_of_scikit_image(name, parameters):
     )
 
 
-@every
+@by_value
 def test_stored_noise_is_the_noise_rounded(name, parameters):
     images = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
     noise = create_noise(name, **parameters)
@@ -142,8 +168,8 @@ def test_stored_noise_is_the_noise_rounded(name, parameters):
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("poisson", {"rate": 1}, "unknown noise 'poisson'; choose one of blind-gaussian, clipped-gaussian, "
-         "gaussian, salt-and-pepper, speckle"),
+        ("poisson", {"rate": 1}, "unknown noise 'poisson'; choose one of blind-gaussian, "
+         "blind-gaussian-jpeg, clipped-gaussian, gaussian, salt-and-pepper, speckle"),
         ("gaussian", {}, "noise 'gaussian' takes sigma; given: none"),
         ("speckle", {"variance": 0.1, "clip": True}, "noise 'speckle' takes variance; given: variance, clip"),
         ("salt-and-pepper", {"amount": 1.01}, "amount is 1.01, must be at most 1"),
