@@ -56,7 +56,12 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_unique)
 Factory = Annotated[dict[Text, Any], AfterValidator(_named)]
 
 # What each data set takes beside the keys that all have, and the defaults; any other name is of a folder.
-DOWNLOADS = {"photos": {}, "cifar10": {}, "cifar10-split": {}, "bsds500": {"patches": 214, "size": 40}}
+DOWNLOADS = {
+    "photos": {},
+    "cifar10": {},
+    "cifar10-split": {},
+    "bsds500": {"patches": 214, "size": 40},
+}
 OF_A_FOLDER = {"size": 64, "patches": 16}
 
 

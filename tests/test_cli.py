@@ -51,12 +51,15 @@ def test_trains_and_scores_without_dvc(project, lambdanet):
     assert scores["psnr"] == pytest.approx(monitored, abs=1e-3)
 
 
-VALID = ["sample/profile.yaml is valid: 20 runs of Table 2, 8 of ablations"]
+TABLE = helpers.read_yaml(ROOT / "params.yaml")["table"]
+RUNS = len(TABLE["noises"]) * len(TABLE["lambdanets"] + TABLE["baselines"])  # of one seed
+ABLATIONS = len(helpers.read_yaml(ROOT / PROFILE)["ablations"])
+VALID = [f"sample/profile.yaml is valid: {RUNS} runs of Table 2, {ABLATIONS} of ablations"]
 
 
 def test_the_parameters_are_checked_with_the_folders_of_photographs(project, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert [line.partition("profile.yaml")[0] for line in checking.check()] == ["", "quick/", "sample/"]
+    assert {line.partition("profile.yaml")[0] for line in checking.check()} >= {"", "quick/", "sample/"}
     monkeypatch.chdir(project)
     assert checking.check() == checking.check(["sample"]) == VALID
     raw = helpers.read_yaml(project / PROFILE)
@@ -237,8 +240,8 @@ def test_status_counts_runs_and_stages(monkeypatch):
     found = graph.Graph(dict.fromkeys(reasons, frozenset()), reasons)
     monkeypatch.setattr(graph, "load", lambda _file: found)
     lines = helpers.lambdanet("status").output.splitlines()
-    assert re.fullmatch(r"Table 2: \d+ of 20 runs are trained here, \d+ scored", lines[0])
-    assert re.fullmatch(r"ablations: \d+ of 8 runs are trained here, \d+ scored", lines[1])
+    assert re.fullmatch(rf"Table 2: \d+ of {RUNS} runs are trained here, \d+ scored", lines[0])
+    assert re.fullmatch(rf"ablations: \d+ of {ABLATIONS} runs are trained here, \d+ scored", lines[1])
     assert lines[2] == "out of date: 2 train, 1 plot"
     assert lines[3].endswith("lambdanet run --profile sample --dry-run")
 

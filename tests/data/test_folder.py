@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lambdanet.config import Download
+from lambdanet.config import DOWNLOADS, Download
 from lambdanet.data import datasets, folder, imagefile
 from lambdanet.data.patches import cut
 
@@ -96,8 +96,7 @@ def test_name_of_nothing_is_refused(name, refused, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("a file, no folder")
     monkeypatch.chdir(tmp_path)
     message = refused(wanted(name))
-    known = "photos, cifar10, cifar10-split, bsds500"
-    assert message == f"dataset is {name!r}, neither one of {known} nor a folder that exists"
+    assert message == f"dataset is {name!r}, neither one of {', '.join(DOWNLOADS)} nor a folder that exists"
 
 
 def test_what_a_folder_lacks_is_named(photographs, refused, tmp_path):

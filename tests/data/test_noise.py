@@ -168,8 +168,7 @@ def test_stored_noise_is_the_noise_rounded(name, parameters):
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("poisson", {"rate": 1}, "unknown noise 'poisson'; choose one of blind-gaussian, "
-         "blind-gaussian-jpeg, clipped-gaussian, gaussian, salt-and-pepper, speckle"),
+        ("poisson", {"rate": 1}, f"unknown noise 'poisson'; choose one of {', '.join(sorted(NOISES))}"),
         ("gaussian", {}, "noise 'gaussian' takes sigma; given: none"),
         ("speckle", {"variance": 0.1, "clip": True}, "noise 'speckle' takes variance; given: variance, clip"),
         ("salt-and-pepper", {"amount": 1.01}, "amount is 1.01, must be at most 1"),

@@ -245,8 +245,7 @@ WRONG = [
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "resnet"}, "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, "
-         "lambdanet, skip-autoencoder, unet"),
+        ({"name": "resnet"}, f"unknown model 'resnet'; choose one of {', '.join(sorted(MODELS))}"),
         ({"name": "lambdanet", "q": 1}, "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, "
          "embedding_std, skip, inner_skip, decoder, side, norm, activation"),
         ({"name": "lambdanet", "activation": "gelu"},

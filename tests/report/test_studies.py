@@ -78,7 +78,7 @@ def test_a_study_of_another_network_has_no_lambdanet_for_its_base(monkeypatch):
     known = config.load(config.find("paper"))
     rows = runs.collect(known, {}, {}, {})
     bases = {one.name: one.base and one.base.name for one in runs.studies(known, rows)}
-    assert {name for name, base in bases.items() if base is None} == {
+    assert {name for name, base in bases.items() if base is None} >= {
         "size", "dncnn", "autoencoder", "autoencoder-settings", "lambda-resnet", "skip-autoencoder",
         "bsds500", "photographs", "split",
     }  # fmt: skip
