@@ -29,7 +29,7 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED)]
 Hyperparameters = dict[Text, Any]  # their values are checked by the network
 
-# How every class here is checked: no unknown keys, no changes later.
+# How what stands in the two files is checked: no unknown keys, no changes later.
 checked = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 
 

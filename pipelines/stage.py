@@ -1,4 +1,4 @@
-"""Run one DVC stage as a process, as on the command line: its outcome, its progress, its signals."""
+"""Run one DVC stage as a process: its progress, its signals, how it ended and whether to try again."""
 
 import contextlib
 import math

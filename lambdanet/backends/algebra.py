@@ -1,7 +1,7 @@
 """LambdaNet's small matrices: what its 1x1 convolutions and normalisations fold into (float64).
 
 Everything here is tiny beside the images and differentiable by autograd; see lambda_layer.py and
-decoder.py for the symbols.
+decoder.py in cpu/ for the symbols.
 """
 
 from dataclasses import dataclass

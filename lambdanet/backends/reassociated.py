@@ -1,7 +1,7 @@
 """LambdaNet re-associated, in plain torch: exact, for any size, by autograd, on devices with float64.
 
 The lambda layer's queries and values are affine in the image's three channels and a constant, so that
-position lambdas become correlations of those channels with 4 heads x u x 4 filters; lambda_layer.py
+position lambdas become correlations of those channels with 4 heads x u x 4 filters; cpu/lambda_layer.py
 has the algebra, which does not change with the implementation. What k and d add is in small matrices.
 """
 

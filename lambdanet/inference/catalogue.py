@@ -1,4 +1,4 @@
-"""Which denoisers there are, and which of them a name stands for."""
+"""Which denoisers there are, and the rule by which one gets an alias such as `champion`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -17,7 +17,7 @@ from lambdanet.models import load_weights
 
 Image = TypeVar("Image", np.ndarray, Tensor)
 
-SMALLEST_TILE = 64  # a multiple of every stride; what is read around it is larger soon
+SMALLEST_TILE = 64  # what is read around a smaller one is larger than it soon
 LARGEST_VALUE = 10  # of floats: noise may leave [0, 1], but not that far
 
 
@@ -97,9 +97,10 @@ class TrainedDenoiser:
                 short = isinstance(error, MemoryError) or "memory" in str(error) or "primitive" in str(error)
                 if not short:
                     raise
-                if tile <= SMALLEST_TILE or getattr(self.model, "halo", None) is None:
+                stride = getattr(self.model, "stride", 1)
+                tile = tile // 2 // stride * stride
+                if tile < SMALLEST_TILE or getattr(self.model, "halo", None) is None:
                     raise MemoryError from None
-            tile //= 2
         return replace(photograph, rgb=denoised if strength == 1 else _mixed(rgb, denoised, strength))
 
     def _array(self, image: np.ndarray) -> np.ndarray:

@@ -140,7 +140,7 @@ def train(
                 optimizers.set_rate(optimizer, optimizers.learning_rate(settings, done, steps), device)
                 loss = learn(order[step * size : (step + 1) * size])
                 done += 1
-                if progress.step(loss):  # a minute has passed
+                if progress.step(loss) and done % steps:  # a minute has passed; an epoch's end is saved below
                     save()
                 if interruption:
                     break

@@ -217,6 +217,21 @@ def test_signal_at_any_step_loses_no_step(run, tmp_path, monkeypatch, caplog, nu
     assert ("belongs to other settings, data or code; not used" in caplog.text) == (rate == 1)
 
 
+def test_a_checkpoint_after_a_minute_never_stands_between_an_epochs_last_step_and_its_row(run, monkeypatch):
+    states, real, step = [], checkpoint.save, Progress.step
+
+    def save(folder, key, steps, state):
+        states.append((steps, len(state["history"]), state["loss_sum"]))
+        real(folder, key, steps, state)
+
+    monkeypatch.setattr(Progress, "step", lambda *words: step(*words) or True)  # as if each took a minute
+    monkeypatch.setattr(checkpoint, "save", save)
+    run(DNCNN)
+    assert [steps for steps, *_ in states] == list(range(1, 25))
+    assert [rows for _, rows, _ in states] == [steps // 8 for steps in range(1, 25)]
+    assert [steps for steps, _, loss in states if not loss] == [8, 16, 24]
+
+
 def key(data, model=DNCNN, noise=GAUSSIAN, how=None, seed=0, noisy=0.0):
     pairs = Pairs(data[0].clean, data[0].noisy + np.float16(noisy))
     return loop._key(model, noise, how or settings(), pairs, data[1], seed, CPU)
