@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import requests
 import skimage.data
 import torch
@@ -327,6 +328,13 @@ def one_line(done):
     assert done.output.startswith("error: ")
     assert done.output.count("\n") == 1
     return done.output
+
+
+def refusal(call, *words, **options):
+    """What a function's error says, which is one line."""
+    with pytest.raises(ValueError, match=r"^.*\Z") as caught:
+        call(*words, **options)
+    return str(caught.value)
 
 
 def lives(pid):

@@ -125,9 +125,8 @@ def test_keys_of_a_download_depend_on_the_data_set(load, dataset, given, patches
 
 @pytest.mark.parametrize("seed", ["x", "-1", "1.5", "", "²", str(2**32)])
 def test_what_is_no_seed_is_named(load, seed):
-    message = f"^the seed is {re.escape(repr(seed))}, must be a whole number from 0 to 4294967295$"
-    with pytest.raises(ValueError, match=message):
-        load().run("speckle", "dncnn", seed)
+    said = helpers.refusal(load().run, "speckle", "dncnn", seed)
+    assert said == f"the seed is {seed!r}, must be a whole number from 0 to 4294967295"
 
 
 @pytest.mark.parametrize(
@@ -145,8 +144,7 @@ def test_looking_up_an_unknown_name_lists_the_known(load, noise, model, message)
 
 def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="unknown profile 'small'; there are none; run this in the project"):
-        config.find("small")
+    assert "unknown profile 'small'; there are none; " in helpers.refusal(config.find, "small")
     helpers.write_config(tmp_path)
     (tmp_path / "small").mkdir()
     small = PROFILE | {"profile": "small", "root": "..", "file": "small/profile.yaml"}
@@ -155,8 +153,7 @@ def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
     assert found == {"tiny": "profile.yaml", "small": "small/profile.yaml"}
     one = config.load(config.find("small"))  # without a link to params.yaml
     assert (one.name, one.address("plot")) == ("small", "small/dvc.yaml:plot")
-    with pytest.raises(ValueError, match=r"unknown profile 'huge'; there are tiny, small$"):
-        config.find("huge")
+    assert helpers.refusal(config.find, "huge") == "unknown profile 'huge'; there are tiny, small"
     (tmp_path / "copy").mkdir()
     copy = PROFILE | {"root": "..", "file": "copy/profile.yaml"}
     helpers.write_yaml(tmp_path / "copy/profile.yaml", copy)
@@ -257,9 +254,7 @@ BAD = [("profile", PROFILE, *one) for one in BAD_PROFILE] + [("params", PARAMS, 
 
 @pytest.mark.parametrize(("file", "raw", "path", "value", "message"), BAD, ids=lambda value: str(value)[:40])
 def test_bad_value_is_named_in_one_line(file, raw, path, value, message, load):
-    with pytest.raises(ValueError, match=rf"^{file}\.yaml: {re.escape(message)}") as caught:
-        load(**{file: changed(raw, path, value)})
-    assert "\n" not in str(caught.value)
+    assert helpers.refusal(load, **{file: changed(raw, path, value)}).startswith(f"{file}.yaml: {message}")
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "profile.yaml"])
@@ -276,10 +271,9 @@ def test_bad_value_is_named_in_one_line(file, raw, path, value, message, load):
 def test_files_that_hold_something_else_are_named_in_one_line(name, content, message, load, tmp_path):
     load()
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{re.escape(name)}\W.*") as caught:
-        config.load("profile.yaml")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    said = helpers.refusal(config.load, "profile.yaml")
+    assert re.match(rf"{re.escape(name)}\W", said)
+    assert message in said
 
 
 @pytest.mark.parametrize(("name", "kind"), [("params", config.Params), ("profile", config.Profile)])

@@ -59,8 +59,7 @@ def test_json_is_indented_and_finite(tmp_path):
     files.write_json(tmp_path / "f", {"b": 1, "a": [0.1]})
     assert (tmp_path / "f").read_text() == '{\n  "b": 1,\n  "a": [\n    0.1\n  ]\n}\n'
     for value in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            files.write_json(tmp_path / "f", {"a": value})
+        assert "not JSON compliant" in helpers.refusal(files.write_json, tmp_path / "f", {"a": value})
 
 
 @pytest.mark.parametrize("array", [helpers.patches(3), helpers.patches(3)[:, ::2].astype(np.float16)])

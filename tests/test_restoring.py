@@ -137,8 +137,7 @@ def test_weights_of_another_training_than_was_scored_are_not_exported(made):
         restoring.export_weights(loaded)
     assert helpers.contents(WEIGHTS) == before
     (RESULTS / "trainings.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"trainings\.json is no JSON object"):
-        restoring.export_weights(loaded)
+    assert "trainings.json is no JSON object" in helpers.refusal(restoring.export_weights, loaded)
 
 
 def test_committed_weights_stay_where_the_training_is_not_here(made):
@@ -158,5 +157,4 @@ def test_weights_that_are_not_those_scored_are_refused(made):
     loss()
     path = WEIGHTS / f"{table.key.name}.safetensors"
     save_weights(path, create_model("cnn"), {"model": {"name": "cnn"}})
-    with pytest.raises(ValueError, match=rf"^{path} is not what {RESULTS} scored$"):
-        restoring.restore(loaded)
+    assert helpers.refusal(restoring.restore, loaded) == f"{path} is not what {RESULTS} scored"

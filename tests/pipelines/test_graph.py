@@ -5,7 +5,7 @@ import re
 
 import pytest
 import scratch
-from helpers import write_yaml
+from helpers import refusal, write_yaml
 
 from pipelines import graph
 
@@ -34,8 +34,7 @@ def test_the_root_s_profile_is_the_one_that_its_profile_yaml_names(project):
     assert graph.dvc_file("paper", project) == "dvc.yaml"
     (project / "profile.yaml").write_text("profile: mine\nout: other\n")
     assert graph.dvc_file("mine", project) == "dvc.yaml"
-    with pytest.raises(ValueError, match=r"^unknown profile 'paper'; there are mine$"):
-        graph.dvc_file("paper", project)
+    assert refusal(graph.dvc_file, "paper", project) == "unknown profile 'paper'; there are mine"
 
 
 def test_what_dvc_does_not_exchange_is_local(project):
@@ -49,20 +48,16 @@ def test_what_dvc_does_not_exchange_is_local(project):
 
 @pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: 'echo ${x}'}}"])
 def test_what_cannot_be_read_is_one_line(project, text):
-    with pytest.raises(ValueError, match="has no stage 'nothing'"):
-        graph.load(targets=["nothing"])
+    assert "has no stage 'nothing'" in refusal(graph.load, targets=["nothing"])
     (project / "dvc.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"^DVC: ") as caught:
-        graph.load()
-    assert "\n" not in str(caught.value)
+    assert refusal(graph.load).startswith("DVC: ")
 
 
 def test_profiles_are_folders(project):
     scratch.profiles(project)
     assert graph.profiles(project) == {"paper": "dvc.yaml", "small": "small/dvc.yaml"}
     assert graph.dvc_file("small") == "small/dvc.yaml"
-    with pytest.raises(ValueError, match="there are paper, small"):
-        graph.dvc_file("large")
+    assert "there are paper, small" in refusal(graph.dvc_file, "large")
     small = [f"{noise}-{model}" for noise in ("gaussian-01", "speckle") for model in ("cnn", "deep-cnn")]
     stages = {f"small/dvc.yaml:train@{one}-0" for one in small}
     assert set(graph.load("small/dvc.yaml", ["train"]).needs) == stages
