@@ -38,6 +38,8 @@ RECORD = {
         "test": {"images": 8, "clean_sha256": CLEAN, "noisy_sha256": NOISY},
     },
 }  # fmt: skip
+_traced = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
+builder = export.Builder(Path(_traced.name))  # traces each architecture once in all tests of this process
 
 
 @functools.cache
@@ -61,10 +63,6 @@ def use_database(folder, monkeypatch):
     # MLflow puts its URI into the environment itself; this takes it out again after the test.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", write_database(folder / "mlflow.db"))
     return mlflow_runs.connect()
-
-
-_traced = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
-builder = export.Builder(Path(_traced.name))  # traces each architecture once in all tests of this process
 
 
 def trace_once(monkeypatch):

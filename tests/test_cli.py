@@ -16,6 +16,8 @@ from lambdanet import checking, cli
 from pipelines import cluster, commands, graph
 
 PROFILE = "sample/profile.yaml"
+VALID = ["sample/profile.yaml is valid: 20 runs of Table 2, 8 of ablations"]
+SERVERS = ("ui --port", "demo --host ::1 --port", "cluster up", "cluster up --host ::1")
 
 
 @pytest.fixture
@@ -49,9 +51,6 @@ def test_trains_and_scores_without_dvc(project, lambdanet):
     assert scores["parameters"] == 47355
     monitored = float(rows[-1]["monitored_psnr"])  # all 20 are monitored
     assert scores["psnr"] == pytest.approx(monitored, abs=1e-3)
-
-
-VALID = ["sample/profile.yaml is valid: 20 runs of Table 2, 8 of ablations"]
 
 
 def test_the_parameters_are_checked_with_the_folders_of_photographs(project, monkeypatch):
@@ -267,9 +266,6 @@ def test_committed_weights_are_those_of_the_committed_scores():
         for path in folder.rglob("*.safetensors"):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             assert digest == trainings[path.stem]["scores"]["weights_sha256"]
-
-
-SERVERS = ("ui --port", "demo --host ::1 --port", "cluster up", "cluster up --host ::1")
 
 
 @pytest.mark.parametrize("words", SERVERS)

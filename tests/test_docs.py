@@ -21,6 +21,7 @@ from PIL import Image
 from lambdanet import cli
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+FILE = r"`((?:lambdanet|pipelines|stages|tests|deploy|benchmarks|schemas)/[\w./-]*\w/?)`"
 # Blocks of commands, by their first line, that cannot be run in a test, and why.
 NOT_RUN = {
     "make repro": "minutes; the tests run each part",
@@ -87,9 +88,6 @@ def anchors(page):
     """GitHub's names of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", prose_of(page, spans=True), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-FILE = r"`((?:lambdanet|pipelines|stages|tests|deploy|benchmarks|schemas)/[\w./-]*\w/?)`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

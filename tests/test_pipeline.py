@@ -28,6 +28,10 @@ RUNS = [f"{noise}-{model}-0" for noise in NOISES for model in MODELS]
 ABLATIONS = ["gaussian-01-base-0", "gaussian-01-channels-d8-0", "gaussian-01-channels-d8-1"]
 ABLATIONS += ["gaussian-01-cnn-bce-0"]
 COLLECTED = {"plot", "register"}
+NETWORK = {f"train@{noise}-autoencoder-0" for noise in NOISES} | {f"evaluate@{noise}" for noise in NOISES}
+NETWORK |= {"evaluate-ablations", *COLLECTED}
+CHANGED = [("report/figures.py", {"plot"})]
+CHANGED += [pytest.param("models/autoencoder.py", NETWORK, marks=pytest.mark.slow)]
 RESULTS = "results/sample"
 SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 4, "heads": 2, "d": 4}
 TRAIN = helpers.TRAIN | {"epochs": 1, "batch_size": 4, "schedule": "cosine", "monitored": 10}
@@ -227,12 +231,6 @@ def test_changed_noise_reruns_its_own_stages_and_what_collects_them(clone):
     helpers.write_yaml(clone.folder / "params.yaml", raw)
     assert clone.repro() <= COLLECTED  # the rest comes from DVC's run-cache
     assert clone.git("status", "--porcelain", "--", ":!params.yaml") == ""
-
-
-NETWORK = {f"train@{noise}-autoencoder-0" for noise in NOISES} | {f"evaluate@{noise}" for noise in NOISES}
-NETWORK |= {"evaluate-ablations", *COLLECTED}
-CHANGED = [("report/figures.py", {"plot"})]
-CHANGED += [pytest.param("models/autoencoder.py", NETWORK, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("module", "stages"), CHANGED)

@@ -23,6 +23,7 @@ PAPER = {
 }
 CASES = [(name, parameters) for name, cases in PAPER.items() for parameters in cases]
 every = pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
+salted = create_noise("salt-and-pepper", amount=0.05)
 
 
 def test_blind_gaussian_draws_a_sigma_for_each_image():
@@ -70,9 +71,6 @@ def test_images_and_colours_get_noise_of_their_own(name, parameters):
     assert torch.corrcoef(changes).fill_diagonal_(0).abs().max() < 0.015
     of_images = (noisy - 0.5)[:20].flatten(1).double()
     assert torch.corrcoef(of_images).fill_diagonal_(0).abs().max() < 0.1
-
-
-salted = create_noise("salt-and-pepper", amount=0.05)
 
 
 def short_digest(values):

@@ -24,6 +24,8 @@ from lambdanet.models import load_weights
 
 FILE = "weights/paper/speckle-lambdanet-u4-m7-0.safetensors"
 NOISES = ("gaussian-01", "gaussian-02", "gaussian-03", "speckle", "salt-and-pepper")
+ONE = f"{FILE} is one denoiser; leave out --noise and --alias, or name a folder"
+PAPER = ("--weights", "weights/paper")
 
 
 @pytest.fixture
@@ -116,10 +118,6 @@ def test_blind_takes_the_denoiser_of_the_noise_that_each_image_has(project):
     for noise in NOISES:
         expected = by(f"weights/paper/{noise}-autoencoder-0.safetensors", noisy(noise, side=96))
         np.testing.assert_array_equal(pixels_of(project / "out" / f"{noise}.png"), expected)
-
-
-ONE = f"{FILE} is one denoiser; leave out --noise and --alias, or name a folder"
-PAPER = ("--weights", "weights/paper")
 
 
 @pytest.mark.parametrize(

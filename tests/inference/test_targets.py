@@ -5,6 +5,10 @@ from helpers import refusal
 
 from lambdanet.inference import targets
 
+IN_FOLDER = {"in/b.JPG": "new/b.png", "in/c.tif": "new/c.png"}
+STREAM = "- is one image, from standard input or to standard output; name one image and one file"
+LEFT = ["in: not taken: f.txt, g.png, sub/"]
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -21,11 +25,6 @@ def here(tmp_path, monkeypatch):
 def plan(*images, out):
     planned, notes = targets.plan([Path(image) for image in images], Path(out))
     return {str(path): str(target) for path, target in planned.items()}, notes
-
-
-IN_FOLDER = {"in/b.JPG": "new/b.png", "in/c.tif": "new/c.png"}
-STREAM = "- is one image, from standard input or to standard output; name one image and one file"
-LEFT = ["in: not taken: f.txt, g.png, sub/"]
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,12 @@ from lambdanet.models import load_weights
 
 NAME = "speckle-lambdanet-u4-m7"
 FILE = helpers.ROOT / f"weights/paper/{NAME}-0.safetensors"
+picture = functools.partial(helpers.noisy_photograph, 30, 21)
 
 
 @pytest.fixture(scope="module")
 def denoiser():
     return lambdanet.load(NAME, device=torch.device("cpu"))
-
-
-picture = functools.partial(helpers.noisy_photograph, 30, 21)
 
 
 def network(values):

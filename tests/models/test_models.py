@@ -25,6 +25,11 @@ SMALL = {  # where the default takes long
     "skip-autoencoder": {"width": 8, "levels": 2},
     "unet": {"width": 4, "levels": 2, "blocks": 1},
 }
+# Parameters: of LambdaNet by its d, and of others.
+D = {16: 9_083, 32: 9_575, 64: 11_327, 128: 17_903, 256: 43_343, 512: 143_375}
+SIZES = {"autoencoder": 47_355, "dncnn": 558_336, "cnn": 29_507, "skip-autoencoder": 334_403}
+TINY = {"name": "lambdanet", "u": 2, "m": 3, "k": 2, "heads": 2, "d": 4}
+FOREIGN, UNFIT = "not one that lambdanet wrote", "the weights do not fit the model they name"
 
 
 def randomised(model):
@@ -115,10 +120,6 @@ def test_every_parameter_gets_a_gradient(name):
         assert parameter.grad is not None, label
         assert parameter.grad.isfinite().all(), label
         assert parameter.grad.abs().max() > 0, label
-
-
-D = {16: 9_083, 32: 9_575, 64: 11_327, 128: 17_903, 256: 43_343, 512: 143_375}
-SIZES = {"autoencoder": 47_355, "dncnn": 558_336, "cnn": 29_507, "skip-autoencoder": 334_403}
 
 
 def test_parameter_counts_are_the_documents():
@@ -329,9 +330,6 @@ def test_released_weights_give_their_published_numbers(file, shared_data, real_c
     assert scores["noisy_psnr"] == pytest.approx(20.2, abs=0.3)
 
 
-TINY = {"name": "lambdanet", "u": 2, "m": 3, "k": 2, "heads": 2, "d": 4}
-
-
 @pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
@@ -378,9 +376,6 @@ def test_garbage_or_a_part_or_a_pickle_is_no_weights_file(weights, content, monk
     weights.write_bytes(weights.read_bytes()[:content] if isinstance(content, int) else content)
     assert "not a readable safetensors file" in refusal(weights)
     assert not Path("marker").exists()  # nothing was unpickled
-
-
-FOREIGN, UNFIT = "not one that lambdanet wrote", "the weights do not fit the model they name"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from helpers import refusal, write_yaml
 from pipelines import graph
 
 NEEDS = {name: set(needs) for name, needs in scratch.NEEDS.items()}
+SOURCES = sorted((scratch.ROOT / "pipelines").glob("*.py"))
 
 
 def test_stages_needs_and_reasons_are_those_of_dvc(project):
@@ -88,9 +89,6 @@ def test_an_override_is_of_a_file_that_the_stages_read(project):
         assert graph.training(project, "small/dvc.yaml", "speckle", "cnn", 0, [read])[1] == [read]
     with pytest.raises(ValueError, match=r"reads params.yaml and small/profile.yaml, not profile\.yaml"):
         graph.training(project, "small/dvc.yaml", "speckle", "cnn", 0, ["profile.yaml:train.cnn.epochs=2"])
-
-
-SOURCES = sorted((scratch.ROOT / "pipelines").glob("*.py"))
 
 
 def test_one_file_imports_dvc():

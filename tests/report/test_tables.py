@@ -14,14 +14,13 @@ from lambdanet import config, files, yaml12
 from lambdanet.report import figures, runs, tables, write_report
 
 PIXEL = helpers.encoded(np.zeros((1, 1, 3), np.uint8), "PNG")
+PAIRS = [("gaussian-01", "lambdanet"), ("gaussian-01", "dncnn"), ("speckle", "lambdanet-u4-m7")]
+TABLE = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet", "lambdanet-u4-m7"], "baselines": ["dncnn"]}
 
 
 def score(psnr, **changes):
     measured = {"psnr": psnr, "parameters": 9083, "noisy_sha256": "n", "seed": 0, "noise": "gaussian-01"}
     return MEASURES | measured | changes
-
-
-PAIRS = [("gaussian-01", "lambdanet"), ("gaussian-01", "dncnn"), ("speckle", "lambdanet-u4-m7")]
 
 
 def made(first=(27.0,), second=(28.5,), third=(), **changes):
@@ -101,9 +100,6 @@ def test_markdown_marks_the_highest_and_what_was_not_run():
     several = tables.as_markdown(made(first=(26.0, 26.2)), {})
     assert "| 26.10 ± 0.14 |" in several
     assert "; ± is the standard deviation over up to 2 trainings, a number without it is of one." in several
-
-
-TABLE = {"noises": ["gaussian-01"], "lambdanets": ["lambdanet", "lambdanet-u4-m7"], "baselines": ["dncnn"]}
 
 
 def project(ablations=()):

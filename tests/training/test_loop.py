@@ -23,6 +23,8 @@ from lambdanet.training.loop import Pairs, learning_rate, train
 from lambdanet.training.progress import Progress
 
 CPU = torch.device("cpu")
+TERM, INT = signal.SIGTERM, signal.SIGINT
+STOPS = [(TERM, 1, 0.01), (INT, 7, 0.01), (TERM, 8, 0.01), (INT, 24, 0.01), (TERM, 12, 1)]
 
 
 def settings(**changes):
@@ -187,12 +189,7 @@ def test_middle_of_large_test_images_is_monitored(name, tmp_path, monkeypatch):
     assert float(row["monitored_psnr"]) == pytest.approx(-10 * np.log10(mse), abs=1e-3)
 
 
-STOPS = [(signal.SIGTERM, 1), (signal.SIGINT, 7), (signal.SIGTERM, 8), (signal.SIGINT, 24)]
-
-
-@pytest.mark.parametrize(
-    ("number", "steps", "rate"), [*((*one, 0.01) for one in STOPS), (signal.SIGTERM, 12, 1)]
-)
+@pytest.mark.parametrize(("number", "steps", "rate"), STOPS)
 def test_signal_at_any_step_loses_no_step(run, tmp_path, monkeypatch, caplog, number, steps, rate):
     """An epoch has 8 steps, the training 24; with another rate, the checkpoint is not used."""
     whole, whole_history = run(DNCNN, settings(learning_rate=rate))
