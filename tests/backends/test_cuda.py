@@ -53,9 +53,8 @@ def run(data, tmp_path):
 
 
 def same(one, other):
-    return one[0].keys() == other[0].keys() and all(
-        torch.equal(value, other[0][name]) for name, value in one[0].items()
-    )
+    (mine, _), (theirs, _) = one, other
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 @pytest.mark.parametrize("model", NETWORKS, ids=lambda config: config["name"])

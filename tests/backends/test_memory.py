@@ -33,9 +33,8 @@ class Guarded:
 
     def __init__(self, array, at):
         self.array = array
-        extent = (
-            sum((size - 1) * stride for size, stride in zip(array.shape, array.stride(), strict=True)) + 1
-        )
+        sides = zip(array.shape, array.stride(), strict=True)
+        extent = 1 + sum((size - 1) * stride for size, stride in sides)
         self.length = extent * array.element_size()
         body = -(-self.length // PAGE) * PAGE
         self.map = mmap.mmap(-1, body + 2 * PAGE)

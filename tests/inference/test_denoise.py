@@ -31,9 +31,8 @@ def test_context_over_tiles_is_the_content_lambda_of_the_whole(u, scale):
     model = load_weights(WEIGHTS / f"speckle-lambdanet{'-u4-m7' if u == 4 else ''}-0.safetensors")[0].double()
     assert model.u == u
     model.keys[0].weight *= scale / model.keys[0].weight.abs().max()
-    noisy = to_tensor(
-        np.stack([helpers.noisy_photograph(40, 50, sigma=0.2, seed=seed) for seed in (0, 1)])
-    ).double()
+    photographs = [helpers.noisy_photograph(40, 50, sigma=0.2, seed=seed) for seed in (0, 1)]
+    noisy = to_tensor(np.stack(photographs)).double()
     tiles = [noisy[..., :7, :], noisy[..., 7:39, :13], noisy[..., 7:39, 13:], noisy[..., 39:, :]]
     expected = content_lambda(model, noisy)
     assert expected.isfinite().all()

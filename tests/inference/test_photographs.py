@@ -101,20 +101,17 @@ def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, word
     os.chdir(project / "elsewhere")
     weights = project / "weights/paper"
     (line,) = lines("../in.png", "-o", "../out.png", "--weights", weights, *words)
-    assert line.startswith(
-        f"../out.png: written, by {label} for {words[1]} ({weights}/{file}-0.safetensors, "
-    )
-    expected = by(weights / f"{file}-0.safetensors", noisy(side=24))
-    np.testing.assert_array_equal(pixels_of(project / "out.png"), expected)
+    chosen = weights / f"{file}-0.safetensors"
+    assert line.startswith(f"../out.png: written, by {label} for {words[1]} ({chosen}, ")
+    np.testing.assert_array_equal(pixels_of(project / "out.png"), by(chosen, noisy(side=24)))
 
 
 def test_blind_takes_the_denoiser_of_the_noise_that_each_image_has(project):
     for noise in NOISES:
         save(project / "in" / f"{noise}.png", noisy(noise, side=96))
     said = lines("in", "-o", "out", "--weights", "weights/paper", "--alias", "autoencoder")
-    assert [line.partition(" (")[0] for line in said] == [
-        f"out/{noise}.png: written, by autoencoder for {noise}" for noise in sorted(NOISES)
-    ]
+    expected = [f"out/{noise}.png: written, by autoencoder for {noise}" for noise in sorted(NOISES)]
+    assert [line.partition(" (")[0] for line in said] == expected
     for noise in NOISES:
         expected = by(f"weights/paper/{noise}-autoencoder-0.safetensors", noisy(noise, side=96))
         np.testing.assert_array_equal(pixels_of(project / "out" / f"{noise}.png"), expected)

@@ -56,34 +56,29 @@ def test_denoise_is_the_model_in_evaluation_mode_reflected_at_the_lower_and_righ
     y, stride = images(2, 3, h, w), getattr(model, "stride", 1)
     output = denoise(model, y)
     assert model.training
-    padded = F.pad(
-        y, (0, -w % stride, 0, -h % stride), mode="reflect" if min(h, w) >= stride else "replicate"
-    )
+    mode = "reflect" if min(h, w) >= stride else "replicate"
+    padded = F.pad(y, (0, -w % stride, 0, -h % stride), mode=mode)
     torch.testing.assert_close(output, model.eval()(padded)[..., :h, :w], rtol=1e-4, atol=1e-5)
 
 
 # Tiles of what LambdaNet learned, with its context, are in tests/inference/test_denoise.py.
-TILED = {
-    "autoencoder": [{"width": 2}],
-    "cnn": [{"width": 2}],
-    "dncnn": [{"depth": 5, "width": 4}],
-    "lambda-resnet": [
-        {"blocks": blocks, "m": m, "width": 2, "heads": 1, "k": 1, "content": False}
-        for blocks, m in (("cclc", 5), ("ll", 7), ("ccd", 23), ("dl", 1))
-    ],
-    "skip-autoencoder": [{"width": 2, "levels": levels} for levels in (1, 2, 3)],
-    "unet": [{"width": 2, "levels": levels, "blocks": blocks} for levels, blocks in ((1, 2), (2, 1), (3, 2))],
-}
-# Of each: what an output pixel sees to the left and the right, and the halo, which is not less.
-REACH = {
-    "autoencoder": [(21, 21, 32)],
-    "cnn": [(13, 13, 16)],
-    "dncnn": [(5, 5, 5)],
-    "lambda-resnet": [(7, 7, 7), (8, 8, 8), (5, 5, 5), (3, 3, 3)],
-    "skip-autoencoder": [(3, 4, 8), (7, 10, 16), (15, 22, 32)],
-    "unet": [(13, 13, 14), (23, 23, 24), (91, 91, 96)],
-}
-TILES = [(name, *case) for name in TILED for case in zip(TILED[name], REACH[name], strict=True)]
+# Of each network, what an output pixel sees to the left and the right, and the halo, which is not less.
+OF_LAYERS = {"width": 2, "heads": 1, "k": 1, "content": False}
+TILES = [
+    ("autoencoder", {"width": 2}, (21, 21, 32)),
+    ("cnn", {"width": 2}, (13, 13, 16)),
+    ("dncnn", {"depth": 5, "width": 4}, (5, 5, 5)),
+    ("lambda-resnet", OF_LAYERS | {"blocks": "cclc", "m": 5}, (7, 7, 7)),
+    ("lambda-resnet", OF_LAYERS | {"blocks": "ll", "m": 7}, (8, 8, 8)),
+    ("lambda-resnet", OF_LAYERS | {"blocks": "ccd", "m": 23}, (5, 5, 5)),
+    ("lambda-resnet", OF_LAYERS | {"blocks": "dl", "m": 1}, (3, 3, 3)),
+    ("skip-autoencoder", {"width": 2, "levels": 1}, (3, 4, 8)),
+    ("skip-autoencoder", {"width": 2, "levels": 2}, (7, 10, 16)),
+    ("skip-autoencoder", {"width": 2, "levels": 3}, (15, 22, 32)),
+    ("unet", {"width": 2, "levels": 1, "blocks": 2}, (13, 13, 14)),
+    ("unet", {"width": 2, "levels": 2, "blocks": 1}, (23, 23, 24)),
+    ("unet", {"width": 2, "levels": 3, "blocks": 2}, (91, 91, 96)),
+]
 
 
 @pytest.mark.parametrize(("name", "setting", "reach"), TILES, ids=str)

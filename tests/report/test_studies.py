@@ -180,19 +180,14 @@ def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_
 def test_how_trainings_end_is_compared_with_those_of_as_many_epochs():
     falling = np.geomspace(0.01, 0.005, 300)
     uneven = falling * np.exp(np.where(np.arange(300) % 2, 0.002, 0))
-    histories = {
-        config.RunKey("paper", noise, "autoencoder", seed): pd.DataFrame(
-            {"epoch": range(len(loss)), "loss": loss}
-        )
-        for noise, seed, loss in [
-            ("gaussian-01", 0, falling), ("gaussian-01", 1, uneven), ("speckle", 0, falling[:40])
-        ]
-    }  # fmt: skip
+    histories = {}
+    trained = [("gaussian-01", 0, falling), ("gaussian-01", 1, uneven), ("speckle", 0, falling[:40])]
+    for noise, seed, loss in trained:
+        key = config.RunKey("paper", noise, "autoencoder", seed)
+        histories[key] = pd.DataFrame({"epoch": range(len(loss)), "loss": loss})
     table = studies.convergence(histories, studies.authors_convergence())
-    assert table[["noise", "model", "epochs", "seeds"]].values.tolist() == [
-        ["gaussian-01", "autoencoder", 300, 2]
-    ]
     (row,) = table.to_dict("records")
+    assert (row["noise"], row["model"], row["epochs"], row["seeds"]) == ("gaussian-01", "autoencoder", 300, 2)
     assert row["loss"] == pytest.approx(0.005 * (1 + np.exp(0.002)) / 2)
     changes = np.tile([0.002, -0.002], 30)
     assert row["fluctuation"] == pytest.approx(changes.std(ddof=1) / 2)  # of the two seeds' mean

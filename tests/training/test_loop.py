@@ -316,9 +316,8 @@ print(json.dumps(ends), file=open("ends.json", "w"))
 
 def test_killed_at_every_kind_of_moment_ends_in_the_same_bytes(tmp_path):
     profile = helpers.changed(helpers.PROFILE, ("train", "dncnn", "epochs"), 40)
-    one_go, project = (
-        helpers.write_project(tmp_path / each, profile=profile) for each in ("one-go", "killed")
-    )
+    one_go = helpers.write_project(tmp_path / "one-go", profile=profile)
+    project = helpers.write_project(tmp_path / "killed", profile=profile)
     status, _, err = helpers.run("train", WORDS, one_go)
     assert (status, err.count("epoch ")) == (0, 40), err
     uninterrupted = helpers.contents(one_go / OUT)
@@ -383,9 +382,8 @@ def test_second_trainer_of_the_same_output_refuses(tmp_path, stage, monkeypatch)
 
 def test_death_of_dvc_ends_the_trainer(tmp_path):
     project = helpers.write_project(tmp_path, profile=LONG)
-    (project / "dvc").write_text(
-        "import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]], check=False)\n"
-    )
+    code = "import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]], check=False)\n"
+    (project / "dvc").write_text(code)
     dvc = helpers.start("train", WORDS, project, parent=project / "dvc", DVC_STAGE="train")
     try:
         helpers.wait_for_line(dvc, "epoch 1/")
