@@ -157,8 +157,4 @@ def test_dvc_and_config_have_the_same_stages_and_paths(resolved):
     outs = {name: below(stage.outs) for name, stage in stages.items()}
     del outs["register"]
     assert outs == {name: [path.as_posix() for path in paths] for name, paths in expected.items()}
-
-
-def test_the_sample_has_few_stages(resolved):
-    stages, loaded = resolved
-    assert loaded.name != "sample" or len(stages) <= 45
+    assert loaded.name != "sample" or len(stages) <= 45  # so that it takes minutes

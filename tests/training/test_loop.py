@@ -55,13 +55,6 @@ def weight_bytes(model, path):
     return path.read_bytes()
 
 
-def test_exponential_rate_decays_once_an_epoch():
-    how = settings(learning_rate=0.004, decay=0.5)
-    assert [learning_rate(how, step, 3) for step in range(7)] == [0.004] * 3 + [0.002] * 3 + [0.001]
-    table_1 = settings(learning_rate=0.001, decay=0.99)
-    assert learning_rate(table_1, 49 * 196 + 195, 196) == pytest.approx(0.001 * 0.99**49, rel=1e-12)
-
-
 def test_cosine_rate_rises_in_the_warm_up_and_falls_to_zero():
     how = settings(schedule="cosine", learning_rate=0.01, warmup=0.1, epochs=10)
     rates = [learning_rate(how, step, 4) for step in range(40)]
@@ -221,7 +214,6 @@ def key(data, model=DNCNN, noise=GAUSSIAN, how=None, seed=0, noisy=0.0):
 @pytest.mark.parametrize(
     "change",
     [
-        {"how": settings(learning_rate=0.02)},
         {"how": settings(optimizer="sgd")},
         {"how": settings(fresh_noise=False)},
         {"seed": 1},
