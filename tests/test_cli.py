@@ -9,7 +9,7 @@ from pathlib import Path
 
 import helpers
 import pytest
-from helpers import ROOT, one_line
+from helpers import ROOT, lambdanet, one_line
 from PIL import Image
 
 from lambdanet import checking, cli
@@ -21,8 +21,9 @@ SERVERS = ("ui --port", "demo --host ::1 --port", "cluster up", "cluster up --ho
 
 
 @pytest.fixture
-def project(tmp_path):
-    """The project's params.yaml and its sample, with fewer images."""
+def project(tmp_path, monkeypatch):
+    """The project's params.yaml and its sample, with fewer images, in the current folder."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "sample").mkdir()
     shutil.copy(ROOT / "params.yaml", tmp_path)
     raw = helpers.read_yaml(ROOT / PROFILE)
@@ -31,32 +32,20 @@ def project(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def lambdanet(project, monkeypatch):
-    """Run the command in the project's folder."""
-    monkeypatch.chdir(project)
-    return helpers.lambdanet
-
-
-def test_trains_and_scores_without_dvc(project, lambdanet):
+def test_trains_and_scores_without_dvc(project):
     done = lambdanet("train", "speckle", "autoencoder", "--epochs", 2, "--out", "runs/a")
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in (project / "runs").iterdir()) == ["a", "a.log.json"]
     rows = helpers.read_csv(project / "runs/a/history.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert json.loads((project / "runs/a/model.json").read_text())["training"]["epochs"] == 2
-    done = lambdanet("evaluate", "runs/a/weights.safetensors", "speckle")
-    scores = json.loads(done.stdout)
-    assert scores["images"] == 20
-    assert scores["parameters"] == 47355
+    scores = json.loads(lambdanet("evaluate", "runs/a/weights.safetensors", "speckle").stdout)
+    assert (scores["images"], scores["parameters"]) == (20, 47355)
     monitored = float(rows[-1]["monitored_psnr"])  # all 20 are monitored
     assert scores["psnr"] == pytest.approx(monitored, abs=1e-3)
 
 
 def test_the_parameters_are_checked_with_the_folders_of_photographs(project, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert [line.partition("profile.yaml")[0] for line in checking.check()] == ["", "quick/", "sample/"]
-    monkeypatch.chdir(project)
     assert checking.check() == checking.check(["sample"]) == VALID
     raw = helpers.read_yaml(project / PROFILE)
     raw["datasets"]["photos"]["dataset"] = "photographs"
@@ -64,6 +53,8 @@ def test_the_parameters_are_checked_with_the_folders_of_photographs(project, mon
     assert "photos: dataset is 'photographs', neither one of photos, " in helpers.refusal(checking.check)
     (project / "photographs").mkdir()
     assert checking.check() == VALID
+    monkeypatch.chdir(ROOT)
+    assert [line.partition("profile.yaml")[0] for line in checking.check()] == ["", "quick/", "sample/"]
 
 
 PARAMS = "params.yaml"
@@ -83,13 +74,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("file", "path", "value", "says"), WRONG)
-def test_what_is_wrong_in_the_parameters_is_named(project, monkeypatch, file, path, value, says):
+def test_what_is_wrong_in_the_parameters_is_named(project, file, path, value, says):
     helpers.write_yaml(project / file, helpers.changed(helpers.read_yaml(project / file), path, value))
-    monkeypatch.chdir(project)
     assert says in helpers.refusal(checking.check)
 
 
-def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet):
+def test_an_ablation_is_trained_and_scored_on_its_own_images(project):
     raw = helpers.read_yaml(project / PROFILE)
     raw["datasets"]["few"] = {"dataset": "photos", "train": 16, "test": 12}
     raw["pairs"]["few"] = {"dataset": "few", "noise": "gaussian-25"}
@@ -112,7 +102,7 @@ def test_an_ablation_is_trained_and_scored_on_its_own_images(project, lambdanet)
         (["report"], "results/sample/report.html is missing; `lambdanet run --profile sample` makes it"),
     ],
 )
-def test_bad_words_are_one_line_and_leave_nothing(project, lambdanet, words, says):
+def test_bad_words_are_one_line_and_leave_nothing(project, words, says):
     before = sorted(project.rglob("*"))
     assert says in one_line(lambdanet(*words))
     assert sorted(project.rglob("*")) == before
@@ -186,7 +176,7 @@ for words in json.loads(sys.argv[1]):
     assert sorted(project.rglob("*")) == before
 
 
-def test_the_device_is_also_that_of_the_environment(project, lambdanet, monkeypatch):
+def test_the_device_is_also_that_of_the_environment(project, monkeypatch):
     monkeypatch.setenv("LAMBDANET_DEVICE", "cpu/abacus")
     assert "unknown backend 'abacus'" in one_line(lambdanet("train", "speckle", "dncnn", "--out", "x"))
     assert not (project / "x").exists()
@@ -205,7 +195,7 @@ def test_outside_of_a_project_it_says_so(tmp_path, words, said):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_report_prints_the_table_and_commands_that_work_here(lambdanet, project, monkeypatch):
+def test_report_prints_the_table_and_commands_that_work_here(project, monkeypatch):
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     results = project / "results"
     results.symlink_to(ROOT / "results")
@@ -233,15 +223,14 @@ def test_status_counts_runs_and_stages(monkeypatch):
     reasons = {"sample/dvc.yaml:train@a": "", "sample/dvc.yaml:train@b": "", "sample/dvc.yaml:plot": ""}
     found = graph.Graph(dict.fromkeys(reasons, frozenset()), reasons)
     monkeypatch.setattr(graph, "load", lambda _file: found)
-    lines = helpers.lambdanet("status").output.splitlines()
+    lines = lambdanet("status").output.splitlines()
     assert re.fullmatch(r"Table 2: \d+ of 20 runs are trained here, \d+ scored", lines[0])
     assert re.fullmatch(r"ablations: \d+ of 8 runs are trained here, \d+ scored", lines[1])
     assert lines[2] == "out of date: 2 train, 1 plot"
     assert lines[3].endswith("lambdanet run --profile sample --dry-run")
 
 
-def test_a_dry_run_estimates_from_earlier_runs(project, monkeypatch):
-    monkeypatch.chdir(project)
+def test_a_dry_run_estimates_from_earlier_runs(project):
     stages = [f"sample/dvc.yaml:{name}" for name in ("train@speckle-dncnn-0", "ablate@base", "plot")]
     log = project / "runs/sample/reproduce.log"
     log.parent.mkdir(parents=True)
@@ -269,7 +258,7 @@ def test_committed_weights_are_those_of_the_committed_scores():
 
 
 @pytest.mark.parametrize("words", SERVERS)
-def test_no_server_begins_on_a_taken_port(project, lambdanet, monkeypatch, words):
+def test_no_server_begins_on_a_taken_port(project, monkeypatch, words):
     host = "::1" if "::1" in words else "127.0.0.1"
     others = "end its user: `lambdanet ui`, or the cluster of another clone"
     advice = others if "up" in words else "choose another by --port"

@@ -98,8 +98,7 @@ def test_a_run_is_resolved_with_all_its_paths(load):
 def test_a_profile_changes_a_models_hyperparameters(load):
     train = PROFILE["train"] | {"dncnn": PROFILE["train"]["dncnn"] | {"hyperparameters": {"width": 9}}}
     one = load(profile=PROFILE | {"train": train})
-    assert one.model("dncnn") == helpers.DNCNN | {"width": 9}
-    assert one.params.models["dncnn"] == helpers.DNCNN
+    assert (one.model("dncnn"), one.params.models["dncnn"]) == (helpers.DNCNN | {"width": 9}, helpers.DNCNN)
     assert one.training("dncnn") == config.Training(**helpers.TRAIN | {"epochs": 2})
 
 
@@ -168,6 +167,7 @@ DATASET = ("datasets", "patches")
 ENTRY = PROFILE["ablations"]["loss-bce"]
 LETTERS = "must be lower-case letters, digits and single dashes"
 UNKNOWN = "is not a known key; schemas/ has those that are"
+NO_LAMBDANET = PARAMS["table"] | {"lambdanets": ["dncnn"], "baselines": []}
 
 # In profile.yaml: what becomes what (KeyError: goes), and the message without the file.
 BAD_PROFILE = [
@@ -238,11 +238,7 @@ BAD_PARAMS = [
     (("table", "noises"), ["fog"], "table.noises is 'fog', must be one of noises: gaussian-01, speckle"),
     (("table", "noises"), ["speckle", "speckle"], "table.noises: speckle stands there twice"),
     (("table", "baselines"), ["dncnn", "lambdanet"], "table: lambdanet stands there twice"),
-    (
-        ("table",),
-        PARAMS["table"] | {"lambdanets": ["dncnn"], "baselines": []},
-        "table: 'dncnn' is no network of lambdanet/models/lambdanet.py",
-    ),
+    (("table",), NO_LAMBDANET, "table: 'dncnn' is no network of lambdanet/models/lambdanet.py"),
     (("studies", "loss", "title"), 1, "studies.loss.title is 1, must be a valid string"),
 ]
 

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tokenize
 import tomllib
-from pathlib import Path
 
 import click
 import pytest
@@ -202,4 +201,4 @@ def test_citation_names_this_version_and_the_paper():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["version"] == project["version"]
     assert citation["references"][0]["title"] == "Image Denoising Using LambdaNetworks"
-    assert citation["license"] in Path(ROOT, "LICENSE").read_text()
+    assert citation["license"] in (ROOT / "LICENSE").read_text()

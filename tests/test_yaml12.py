@@ -1,5 +1,3 @@
-import math
-
 import pytest
 
 from lambdanet import yaml12
@@ -8,7 +6,7 @@ from lambdanet import yaml12
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("010", 10), ("0o17", 15), ("2e-05", 2e-05), (".5", 0.5), ("-.inf", -math.inf), ("TRUE", True),
+        ("010", 10), ("0o17", 15), ("2e-05", 2e-05), (".5", 0.5), ("-.inf", float("-inf")), ("TRUE", True),
         ("~", None), ("", None), ("yes", "yes"), ("off", "off"), ("1:30", "1:30"), ("'010'", "010"),
     ],
 )  # fmt: skip

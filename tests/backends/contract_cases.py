@@ -378,10 +378,7 @@ cases("weights", {
     "spectrally normalised": of_part(nn.Conv2d, parametrizations.spectral_norm, 1),
     "pruned": of_part(nn.Conv2d, lambda one: prune.random_unstructured(one, "weight", 0.5), 1),
 })  # fmt: skip
-HOOKS = (
-    "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
-    "register_full_backward_pre_hook",
-)  # fmt: skip
+HOOKS = [f"register_{kind}_hook" for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre")]
 cases("a part's", {name: hooked(name) for name in HOOKS})
 cases("the network's", {name: hooked(name, lambda model: model) for name in HOOKS})
 cases("within", {

@@ -77,9 +77,7 @@ def test_split_of_cifar10_is_four_fifths_and_the_rest_of_its_training_images(mon
 def test_bytes_become_values_between_0_and_1():
     images = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
     tensor = to_tensor(images)
-    assert tensor.shape == (2, 3, 4, 5)
-    assert tensor.dtype == torch.float32
-    assert tensor.is_contiguous()
+    assert (tensor.shape, tensor.dtype, tensor.is_contiguous()) == ((2, 3, 4, 5), torch.float32, True)
     np.testing.assert_array_equal(tensor[1, 2, 3, 4], np.float32(images[1, 3, 4, 2]) / np.float32(255))
     assert to_tensor(np.full((1, 1, 1, 3), 255, np.uint8)).max() == 1
     assert torch.equal(to_tensor(torch.from_numpy(images)), tensor)

@@ -254,5 +254,4 @@ def test_the_future_of_a_stage_that_has_ended_is_not_kept():
 
     stages = {"a": frozenset(), "b": frozenset("a"), "c": frozenset("ab")}
     ended = flows.run_all(SimpleNamespace(submit=submit), flows.run_stage, stages, print)
-    assert ended == {"a": "done", "b": "done", "c": "done"}
-    assert alive == {"a": [], "b": [], "c": []}
+    assert (ended, alive) == ({"a": "done", "b": "done", "c": "done"}, {"a": [], "b": [], "c": []})

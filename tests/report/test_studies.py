@@ -33,8 +33,7 @@ def test_rows_of_a_study_have_the_base_at_its_place():
     four, wide = entry("d4", [25.0], d=4), entry("d128", [27.5], d=128, parameters=17_903)
     question = channels(four, wide, entry("d8", d=8))
     table = studies.table(question, [SPREAD, BASE, four, wide])
-    assert list(table["axis"]) == [4, 8, 16, 128]
-    assert list(table["changes"]) == ["d 4", "d 8", "d 16", "d 128"]
+    assert (list(table["axis"]), list(table["changes"])) == ([4, 8, 16, 128], ["d 4", "d 8", "d 16", "d 128"])
     done = table[table["seeds"] > 0]
     assert list(done["variation"]) == ["d4", "base", "d128"]
     assert list(done["reference"]) == [25.6, 26.83, 27.20]
@@ -161,8 +160,7 @@ def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_
         "near": [history(np.e**-0.1), history(np.e**0.12)],
     }
     table, said = studies.following(tried, logged_of("gaussian-01"))
-    assert list(table["variation"]) == ["near", "far"]
-    assert list(table["distance"].round(9)) == [0.11, 0.31]
+    assert (list(table["variation"]), list(table["distance"].round(9))) == (["near", "far"], [0.11, 0.31])
     low, high = stats.ttest_ind([0.3, 0.32], [0.1, 0.12], equal_var=False).confidence_interval(0.95)
     assert said == [
         "Nearest to the authors' log is near: the natural logarithm of its loss differs from that of theirs "

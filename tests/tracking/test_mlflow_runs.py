@@ -61,9 +61,8 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     tags = {
         "task": "train", "run": "gaussian-01-dncnn-0", "profile": "tiny", "noise": "gaussian-01",
         "model": "dncnn", "seed": "0", "weights_sha256": "e" * 64, "stage": RECORD["stage"],
-        "device": "a machine", "backend": "winograd",
-        "commit": "0123456789ab", "mlflow.source.git.commit": "0123456789ab",
-        "mlflow.source.name": "stages/train.py",
+        "device": "a machine", "backend": "winograd", "commit": "0123456789ab",
+        "mlflow.source.git.commit": "0123456789ab", "mlflow.source.name": "stages/train.py",
     }  # fmt: skip
     assert tags.items() <= run.data.tags.items()
 
