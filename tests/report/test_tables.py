@@ -207,12 +207,6 @@ def test_unreadable_score_is_one_line(written, content):
     assert not out.exists()
 
 
-def text_of(page):
-    """The sentences and titles of a page, without its tables, its commands and its figures."""
-    found = re.findall(r"<(p|h[1-3])\b[^>]*>(.*?)</\1>", page, flags=re.DOTALL)
-    return " ".join(" ".join(re.sub(r"<[^>]+>", "", one) for _, one in found).split())
-
-
 @pytest.mark.usefixtures("without_figures")
 def test_a_page_names_no_data_and_settings_that_were_not_used(written):
     *_, out = written
@@ -222,7 +216,9 @@ def test_a_page_names_no_data_and_settings_that_were_not_used(written):
         write_run(run, score(26 + number / 10) | of_training)
     write_report(known, out)
     page = (out / "report.html").read_text()
-    said = text_of(page)
+    # Its sentences and titles, without its tables, its commands and its figures.
+    found = re.findall(r"<(p|h[1-3])\b[^>]*>(.*?)</\1>", page, flags=re.DOTALL)
+    said = " ".join(" ".join(re.sub(r"<[^>]+>", "", one) for _, one in found).split())
     unused = ["BSDS500", "CIFAR", "31.19", "17.74", "exponential", "decay 0.99", "batch size 256", "50,000"]
     unused += ["500 of the test images", "constant 0.001", "authors", "weight decay 1e-05", "Table 2 of"]
     assert [word for word in unused if word.lower() in said.lower()] == []
