@@ -140,13 +140,10 @@ MISTAKES = [  # words, exit status, what is said
     (["run", "trian"], 1, "unknown stage 'trian'; dvc.yaml has download, corrupt, train-lambdanet, train, "),
     (["run", "--where", "moon"], 1, "--where moon is not one of local, dask:ADDRESS, "),
     (["cluster", "train"], 2, "Missing argument 'NOISE'; see `main cluster train --help`\n"),
-    *(
-        ([*words, "--profile", "nope"], 1, "unknown profile 'nope'; there are ")
-        for words in (
-            ["run"], ["status"], ["report"], ["models", "sync"], ["models", "export"],
-            ["models", "restore"], TRAIN, ["evaluate", "params.yaml", "speckle"],
-        )
-    ),
+    *(([*words, "--profile", "nope"], 1, "unknown profile 'nope'; there are ") for words in (
+        ["run"], ["status"], ["report"], ["models", "sync"], ["models", "export"],
+        ["models", "restore"], TRAIN, ["evaluate", "params.yaml", "speckle"],
+    )),
 ]  # fmt: skip
 
 

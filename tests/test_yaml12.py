@@ -3,13 +3,10 @@ import pytest
 from lambdanet import yaml12
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("010", 10), ("0o17", 15), ("2e-05", 2e-05), (".5", 0.5), ("-.inf", float("-inf")), ("TRUE", True),
-        ("~", None), ("", None), ("yes", "yes"), ("off", "off"), ("1:30", "1:30"), ("'010'", "010"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "value"), [
+    ("010", 10), ("0o17", 15), ("2e-05", 2e-05), (".5", 0.5), ("-.inf", float("-inf")), ("TRUE", True),
+    ("~", None), ("", None), ("yes", "yes"), ("off", "off"), ("1:30", "1:30"), ("'010'", "010"),
+])  # fmt: skip
 def test_a_value_is_what_yaml_1_2_says(text, value):
     found = yaml12.load(f"a: {text}")["a"]
     assert (type(found), found) == (type(value), value)

@@ -368,9 +368,9 @@ cases("parameters", {
     "channels last": lambda call: call.model.to(memory_format=torch.channels_last),
     "transposed": first_weight(lambda w: w.transpose(0, 1).contiguous().transpose(0, 1)),
     "expanded": first_weight(lambda w: w[:1].expand_as(w)), "negated": first_weight(negated),
-    "with another shape": first_weight(lambda w: w[:1].clone()),
     "float64": lambda call: call.model.double(), "bfloat16": lambda call: call.model.bfloat16(),
     "on another device": lambda call: call.model.to("meta"),
+    "with another shape": first_weight(lambda w: w[:1].clone()),
     "with a hook": lambda call: next(call.model.parameters()).register_hook(lambda gradient: 3 * gradient),
 })  # fmt: skip
 cases("weights", {

@@ -134,21 +134,15 @@ def test_stored_noise_is_the_noise_rounded(name, parameters):
     np.testing.assert_array_equal(stored, exact)
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "message"),
-    [
-        ("poisson", {"rate": 1}, "unknown noise 'poisson'; choose one of blind-gaussian, clipped-gaussian, "
-         "gaussian, salt-and-pepper, speckle"),
-        ("gaussian", {}, "noise 'gaussian' takes sigma; given: none"),
-        ("speckle", {"variance": 0.1, "clip": True}, "noise 'speckle' takes variance; given: variance, clip"),
-        ("salt-and-pepper", {"amount": 1.01}, "amount is 1.01, must be at most 1"),
-        ("blind-gaussian", {"low": 0.2, "high": 0.1}, "low is 0.2, must be below high (0.1)"),
-        *(
-            ("gaussian", {"sigma": value}, f"sigma of noise 'gaussian' is {value!r}, must be a "
-             "number above 0")
-            for value in (0, -0.1, True, "0.1", None, float("nan"), float("inf"), [0.1])
-        ),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "parameters", "message"), [
+    ("poisson", {"rate": 1}, "unknown noise 'poisson'; choose one of blind-gaussian, clipped-gaussian, "
+     "gaussian, salt-and-pepper, speckle"),
+    ("gaussian", {}, "noise 'gaussian' takes sigma; given: none"),
+    ("speckle", {"variance": 0.1, "clip": True}, "noise 'speckle' takes variance; given: variance, clip"),
+    ("salt-and-pepper", {"amount": 1.01}, "amount is 1.01, must be at most 1"),
+    ("blind-gaussian", {"low": 0.2, "high": 0.1}, "low is 0.2, must be below high (0.1)"),
+    *(("gaussian", {"sigma": value}, f"sigma of noise 'gaussian' is {value!r}, must be a number above 0")
+      for value in (0, -0.1, True, "0.1", None, float("nan"), float("inf"), [0.1])),
+])  # fmt: skip
 def test_what_a_noise_does_not_take_is_named_in_one_line(name, parameters, message):
     assert helpers.refusal(create_noise, name, **parameters) == message

@@ -233,34 +233,30 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"name": "resnet"}, "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, "
-         "lambdanet, skip-autoencoder, unet"),
-        ({"name": "lambdanet", "q": 1}, "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, "
-         "embedding_std, skip, inner_skip, decoder, side, norm, activation"),
-        ({"name": "lambdanet", "activation": "gelu"},
-         "activation is 'gelu', must be one of relu, leaky-relu, elu, sigmoid, tanh"),
-        ({"name": "lambdanet", "norm": "none"}, "norm is 'none', must be one of batch, layer"),
-        ({"name": "lambdanet", "decoder": "linear"},
-         "decoder is 'linear', must be one of convolutional, connected"),
-        ({"name": "lambdanet", "decoder": "connected", "inner_skip": True},
-         "inner_skip is for the convolutional decoder only"),
-        ({"name": "lambdanet", "m": 8}, "m is 8, must be odd"),
-        ({"name": "lambdanet", "d": 18}, "d is 18, must be even and a multiple of heads (4)"),
-        ({"name": "lambdanet", "embedding_std": 0}, "embedding_std is 0, must be above 0"),
-        ({"name": "autoencoder", "width": 0}, "width is 0, must be at least 1"),
-        ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
-        ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
-        ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
-        ({"name": "unet", "levels": 4}, "levels is 4, must be from 1 to 3"),
-        ({"name": "lambda-resnet", "blocks": "cxc"}, "blocks is 'cxc', must be letters of c, d and l"),
-        ({"name": "lambda-resnet", "heads": 3}, "width is 16, must be a multiple of heads (3)"),
-        *(({"name": name, **wrong}, None) for name, wrong in WRONG),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)  # fmt: skip
+@pytest.mark.parametrize(("config", "message"), [
+    ({"name": "resnet"}, "unknown model 'resnet'; choose one of autoencoder, cnn, dncnn, lambda-resnet, "
+     "lambdanet, skip-autoencoder, unet"),
+    ({"name": "lambdanet", "q": 1}, "model 'lambdanet' has no parameter q; it takes: u, m, k, heads, d, "
+     "embedding_std, skip, inner_skip, decoder, side, norm, activation"),
+    ({"name": "lambdanet", "activation": "gelu"},
+     "activation is 'gelu', must be one of relu, leaky-relu, elu, sigmoid, tanh"),
+    ({"name": "lambdanet", "norm": "none"}, "norm is 'none', must be one of batch, layer"),
+    ({"name": "lambdanet", "decoder": "linear"},
+     "decoder is 'linear', must be one of convolutional, connected"),
+    ({"name": "lambdanet", "decoder": "connected", "inner_skip": True},
+     "inner_skip is for the convolutional decoder only"),
+    ({"name": "lambdanet", "m": 8}, "m is 8, must be odd"),
+    ({"name": "lambdanet", "d": 18}, "d is 18, must be even and a multiple of heads (4)"),
+    ({"name": "lambdanet", "embedding_std": 0}, "embedding_std is 0, must be above 0"),
+    ({"name": "autoencoder", "width": 0}, "width is 0, must be at least 1"),
+    ({"name": "cnn", "slope": 1.0}, "slope is 1.0, must be above 0 and below 1"),
+    ({"name": "dncnn", "depth": 2}, "depth is 2, must be at least 3"),
+    ({"name": "skip-autoencoder", "levels": 4}, "levels is 4, must be from 1 to 3"),
+    ({"name": "unet", "levels": 4}, "levels is 4, must be from 1 to 3"),
+    ({"name": "lambda-resnet", "blocks": "cxc"}, "blocks is 'cxc', must be letters of c, d and l"),
+    ({"name": "lambda-resnet", "heads": 3}, "width is 16, must be a multiple of heads (3)"),
+    *(({"name": name, **wrong}, None) for name, wrong in WRONG),
+], ids=lambda value: str(value) if isinstance(value, dict) else "")  # fmt: skip
 def test_create_model_says_what_is_wrong(config, message):
     said = helpers.refusal(create_model, **config)
     assert said == message or (message is None and [*config][1] in said)

@@ -15,9 +15,8 @@ RUN_KEY = mlflow_helpers.RUN_KEY
 TRAINED = "runs/tiny/models/gaussian-01/dncnn-0"
 DETAILS = {
     "task": "train", "profile": "tiny", "noise": "gaussian-01", "model": "dncnn", "seed": 0,
-    "stage": "train@gaussian-01-dncnn-0",
+    "stage": "train@gaussian-01-dncnn-0", "data": {"train": mlflow_helpers.RECORD["data"]["train"]},
     "description": mlflow_helpers.description(RUN_KEY, helpers.DNCNN),
-    "data": {"train": mlflow_helpers.RECORD["data"]["train"]},
 }  # fmt: skip
 
 
