@@ -24,7 +24,6 @@ SERVERS = ("ui --port", "demo --host ::1 --port", "cluster up", "cluster up --ho
 def project(tmp_path, monkeypatch):
     """The project's params.yaml and its sample, with fewer images, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "sample").mkdir()
     shutil.copy(ROOT / "params.yaml", tmp_path)
     raw = helpers.read_yaml(ROOT / PROFILE)
     raw["datasets"]["photos"] = {"dataset": "photos", "train": 40, "test": 20}
@@ -62,7 +61,6 @@ WRONG = [
     (PARAMS, ["noises", "speckle", "variance"], -1,
      "params.yaml: noises.speckle: variance of noise 'speckle' is -1, must be a number above 0"),
     (PARAMS, ["models", "lambdanet", "m"], 4, "sample/profile.yaml: train.lambdanet: m is 4"),
-    (PARAMS, ["models", "dncnn", "dept"], 4, "dncnn' has no parameter dept; it takes: depth"),
     (PARAMS, ["models", "lambdanet", "norm"], ["batch"], "norm of model 'lambdanet' is ['batch']"),
     (PROFILE, ["train", "dncnn", "hyperparameters", "width"], 3200000, "must have at most 1,000,000,000"),
     (PARAMS, ["studies", "channels", "axis"], "depth",

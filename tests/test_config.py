@@ -143,7 +143,6 @@ def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "unknown profile 'small'; there are none; " in helpers.refusal(config.find, "small")
     helpers.write_config(tmp_path)
-    (tmp_path / "small").mkdir()
     small = PROFILE | {"profile": "small", "root": "..", "file": "small/profile.yaml"}
     helpers.write_yaml(tmp_path / "small/profile.yaml", small)
     found = {name: str(path) for name, path in config.profiles().items()}
@@ -151,7 +150,6 @@ def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
     one = config.load(config.find("small"))  # without a link to params.yaml
     assert (one.name, one.address("plot")) == ("small", "small/dvc.yaml:plot")
     assert helpers.refusal(config.find, "huge") == "unknown profile 'huge'; there are tiny, small"
-    (tmp_path / "copy").mkdir()
     copy = PROFILE | {"root": "..", "file": "copy/profile.yaml"}
     helpers.write_yaml(tmp_path / "copy/profile.yaml", copy)
     with pytest.raises(ValueError, match=r"profile is 'tiny', must be 'copy', the name of its folder$"):

@@ -25,8 +25,7 @@ from lambdanet.tracking import mlflow_runs
 NOISES = ("gaussian-01", "speckle")
 MODELS = {"lambdanet-u4-m7": "train-lambdanet", "autoencoder": "train"}
 RUNS = [f"{noise}-{model}-0" for noise in NOISES for model in MODELS]
-ABLATIONS = ["gaussian-01-base-0", "gaussian-01-channels-d8-0", "gaussian-01-channels-d8-1"]
-ABLATIONS += ["gaussian-01-cnn-bce-0"]
+ABLATIONS = [f"gaussian-01-{name}" for name in ("base-0", "channels-d8-0", "channels-d8-1", "cnn-bce-0")]
 COLLECTED = {"plot", "register"}
 NETWORK = {f"train@{noise}-autoencoder-0" for noise in NOISES} | {f"evaluate@{noise}" for noise in NOISES}
 NETWORK |= {"evaluate-ablations", *COLLECTED}

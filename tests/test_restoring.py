@@ -59,8 +59,7 @@ def once(tmp_path_factory):
         noise = create_noise(**loaded.noise("gaussian-01"))
         samples.write_samples(model, noise, table.samples, device=torch.device("cpu"))
         examples = loaded.ablation("cnn-bce", 0).samples
-        examples.mkdir(parents=True)
-        (examples / "levels.csv").write_text("sigma,noisy_psnr,psnr\n5,34.0,30.0\n25,20.0,25.0\n")
+        files.write_text(examples / "levels.csv", "sigma,noisy_psnr,psnr\n5,34.0,30.0\n25,20.0,25.0\n")
         for number in range(2):
             for kind in ("clean", "noisy", "denoised"):
                 picture = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
@@ -73,7 +72,6 @@ def once(tmp_path_factory):
 def write_outputs(run, number):
     torch.manual_seed(number)
     description = experiment.describe(run)
-    run.folder.mkdir(parents=True)
     save_weights(run.weights, create_model(**run.model), description)
     files.write_json(run.description, description)
     run.history.write_text(HISTORY)

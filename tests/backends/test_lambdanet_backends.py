@@ -160,10 +160,8 @@ def test_kernels_that_do_not_run_are_named(monkeypatch):
         raise RuntimeError("Failed to find C compiler.\nPlease specify one")
 
     monkeypatch.setattr(normalization, "trial", fails)
-    for there, reason in (
-        (False, "no CUDA device"),
-        (True, "RuntimeError: Failed to find C compiler. Please specify one"),
-    ):
+    reasons = {False: "no CUDA device", True: "RuntimeError: Failed to find C compiler. Please specify one"}
+    for there, reason in reasons.items():
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         backends.unavailable_on_gpu.cache_clear()
         assert backends.unavailable_on_gpu() == reason

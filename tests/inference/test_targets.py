@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import refusal
+from helpers import folder, refusal
 
 from lambdanet.inference import targets
 
@@ -14,9 +14,8 @@ LEFT = ["in: not taken: f.txt, g.png, sub/"]
 def here(tmp_path, monkeypatch):
     """Files by their names alone; nothing is read."""
     monkeypatch.chdir(tmp_path)
-    for name in ("a.png", "in/b.JPG", "in/c.tif", "in/.d.png", "in/sub/e.png", "in/f.txt", "full/a.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).write_text(name)
+    names = ("a.png", "in/b.JPG", "in/c.tif", "in/.d.png", "in/sub/e.png", "in/f.txt", "full/a.png")
+    folder(tmp_path, dict.fromkeys(names, b""))
     (tmp_path / "in/g.png").symlink_to("nowhere")
     (tmp_path / "same").symlink_to("in")
     return tmp_path

@@ -1,7 +1,6 @@
 import inspect
 import io
 import json
-import math
 import pickle
 from pathlib import Path
 
@@ -225,7 +224,7 @@ def test_skip_autoencoder_is_the_descriptions_layers_with_added_shortcuts():
 WRONG = [
     ("lambdanet", {"u": 0}), ("lambdanet", {"k": 0}), ("lambdanet", {"heads": 0}), ("lambdanet", {"u": 1.5}),
     ("lambdanet", {"d": 3, "heads": 3}), ("lambdanet", {"m": "23"}), ("cnn", {"slope": 0}),
-    ("lambdanet", {"embedding_std": math.nan}), ("autoencoder", {"width": None}), ("cnn", {"slope": "0.2"}),
+    ("lambdanet", {"embedding_std": np.nan}), ("autoencoder", {"width": None}), ("cnn", {"slope": "0.2"}),
     ("skip-autoencoder", {"width": -1}), ("skip-autoencoder", {"levels": 0}), ("unet", {"blocks": 0}),
     ("skip-autoencoder", {"levels": True}), ("dncnn", {"width": 0}), ("dncnn", {"residual": "false"}),
     ("lambda-resnet", {"blocks": ""}), ("lambda-resnet", {"k": 0}), ("lambda-resnet", {"m": 4}),

@@ -155,10 +155,8 @@ def history(factor, epochs=3):
 
 
 def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_path):
-    tried = {
-        "far": [history(np.e**0.3), history(np.e**0.32)],
-        "near": [history(np.e**-0.1), history(np.e**0.12)],
-    }
+    logs = {"far": (0.3, 0.32), "near": (-0.1, 0.12)}
+    tried = {name: [history(np.exp(log)) for log in of_seeds] for name, of_seeds in logs.items()}
     table, said = studies.following(tried, logged_of("gaussian-01"))
     assert (list(table["variation"]), list(table["distance"].round(9))) == (["near", "far"], [0.11, 0.31])
     low, high = stats.ttest_ind([0.3, 0.32], [0.1, 0.12], equal_var=False).confidence_interval(0.95)

@@ -56,8 +56,7 @@ def test_the_same_weights_are_registered_once(client, tmp_path):
     assert register(client, one) is None
     assert register(client, trained(tmp_path, seed=1)).version == 2
     assert register(client, one) is None
-    assert versions(client) == [1, 2]
-    assert len(client.search_logged_models(["1"])) == 2
+    assert (versions(client), len(client.search_logged_models(["1"]))) == ([1, 2], 2)
 
 
 def test_two_that_register_the_same_weights_at_once_leave_one_version(client, tmp_path, monkeypatch):
@@ -152,8 +151,7 @@ def test_tampered_or_lost_weights_are_not_given_out(client, tmp_path):
 
 @pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
 def test_a_folder_that_was_moved_or_copied_is_named_and_the_old_place_left_alone(tmp_path, monkeypatch, move):
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
+    old, new = helpers.folder(tmp_path / "old"), tmp_path / "new"
     mlflow_runs.log_training(mlflow_helpers.use_database(old, monkeypatch), trained(tmp_path))
     move(old, new)
     there = helpers.contents(old)

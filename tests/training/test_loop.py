@@ -153,15 +153,14 @@ def test_a_plain_loop_gives_the_same_bytes(run, data, name, kind, rest, fresh):
 
 
 def test_nan_in_the_data_writes_no_model(tmp_path, monkeypatch):
-    project = helpers.write_project(tmp_path)
-    monkeypatch.chdir(project)
+    monkeypatch.chdir(helpers.write_project(tmp_path))
     run = config.load("profile.yaml").run("gaussian-01", "lambdanet", 0)
     noisy = np.load(run.noisy / "train.npy")
     noisy[5] = np.nan
     np.save(run.noisy / "train.npy", noisy)
     with pytest.raises(ValueError, match="the loss of epoch 1 is nan"):
         experiment.train_run(dataclasses.replace(run, settings=settings(fresh_noise=False)), device="cpu")
-    assert not list(project.glob("runs/tiny/models/**/*lambdanet*"))
+    assert not list(tmp_path.glob("runs/tiny/models/**/*lambdanet*"))
     (record,) = read_records(run.log)
     assert (record["finished"], record["history"]) == (None, [])
 
