@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import requests
 import skimage.data
 import torch
@@ -26,7 +27,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
-from lambdanet import cli
+from lambdanet import cli, files
 from lambdanet.data.corruption import corrupt
 from lambdanet.data.noise import create_noise
 from lambdanet.inference.denoise import denoise_photograph
@@ -123,7 +124,7 @@ def read_yaml(path):
 
 
 def write_yaml(path, raw):
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    files.write_text(path, yaml.safe_dump(raw, sort_keys=False))
 
 
 def read_csv(path):
@@ -139,13 +140,11 @@ def write_config(folder, params=PARAMS, profile=PROFILE):
 
 def write_project(folder, params=PARAMS, profile=PROFILE, size=16):
     """A folder as the stages see it: params.yaml, profile.yaml, clean and noisy images, made without them."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, params, profile)
     for split, count, seed in (("train", 32, 1), ("test", 8, 2)):
         clean = patches(count, size, seed)
         for name, images in {"clean": clean, "gaussian-01": noisy(clean, seed=seed)}.items():
-            (folder / DATA / name).mkdir(parents=True, exist_ok=True)
-            np.save(folder / DATA / name / f"{split}.npy", images)
+            files.write_array(folder / DATA / name / f"{split}.npy", images)
     return folder
 
 
@@ -262,8 +261,8 @@ def serving(kind, handler):
 
 def contents(folder):
     """Every file below a folder, by its path: bytes."""
-    files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    found = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def encoded(pixels, kind, **options):
@@ -293,9 +292,10 @@ def tar(path, members, mode="w:gz", links=None):
     return path
 
 
-def folder(path, members):
-    """The same files in a folder."""
-    for name, content in members.items():
+def folder(path, members=()):
+    """The same files in a folder, or an empty one."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in dict(members).items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
     return path
@@ -327,6 +327,13 @@ def one_line(done):
     assert done.output.startswith("error: ")
     assert done.output.count("\n") == 1
     return done.output
+
+
+def refusal(call, *words, **options):
+    """What a function's error says, which is one line."""
+    with pytest.raises(ValueError, match=r"^.*\Z") as caught:
+        call(*words, **options)
+    return str(caught.value)
 
 
 def lives(pid):

@@ -29,15 +29,16 @@ CLEAN, NOISY = "c" * 64, "d" * 64
 EPOCH_METRICS = (*mlflow_runs.LEARNING, "epoch_seconds", "images_per_second")
 RUN_KEY = RunKey("tiny", "gaussian-01", "dncnn", 0)
 RECORD = {
-    "device": "a machine", "computed_by": "winograd", "commit": "0123456789ab",
-    "seconds": 9.5, "peak_memory_bytes": 1000,
+    "device": "a machine", "computed_by": "winograd", "commit": "0123456789ab", "seconds": 9.5,
+    "peak_memory_bytes": 1000, "stage": "train@tiny-gaussian-01-dncnn-0",
     "started": "2026-01-02T03:04:00.125Z", "finished": "2026-01-02T03:05:00.500Z",
-    "stage": "train@tiny-gaussian-01-dncnn-0",
     "data": {
         "train": {"images": 32, "clean_sha256": "a" * 64, "noisy_sha256": "b" * 64},
         "test": {"images": 8, "clean_sha256": CLEAN, "noisy_sha256": NOISY},
     },
 }  # fmt: skip
+_traced = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
+builder = export.Builder(Path(_traced.name))  # traces each architecture once in all tests of this process
 
 
 @functools.cache
@@ -61,10 +62,6 @@ def use_database(folder, monkeypatch):
     # MLflow puts its URI into the environment itself; this takes it out again after the test.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", write_database(folder / "mlflow.db"))
     return mlflow_runs.connect()
-
-
-_traced = tempfile.TemporaryDirectory(prefix="lambdanet-tests-", ignore_cleanup_errors=True)
-builder = export.Builder(Path(_traced.name))  # traces each architecture once in all tests of this process
 
 
 def trace_once(monkeypatch):

@@ -193,11 +193,9 @@ def test_scicos_dncnn_is_read_without_scico(tmp_path, monkeypatch):
         learned = {"scale": norm.weight, "bias": norm.bias}
         weights[f"ConvBNBlock_{i}"] = {"Conv_0": kernel(convolution), "BatchNorm_0": learned}
         statistics[f"ConvBNBlock_{i}"] = {"BatchNorm_0": {"mean": norm.running_mean, "var": norm.running_var}}
-    folder = tmp_path / "scico/data/flax"
-    folder.mkdir(parents=True)
-    (tmp_path / "scico/__init__.py").write_text("raise AssertionError('it is imported')")
     content = msgpack.packb({"params": weights, "batch_stats": statistics}, default=packed)
-    (folder / "dncnn17M.mpk").write_bytes(content)
+    package = {"__init__.py": b"raise AssertionError('it is imported')", "data/flax/dncnn17M.mpk": content}
+    helpers.folder(tmp_path / "scico", package)
     monkeypatch.syspath_prepend(tmp_path)
 
     noisy = helpers.images(3, 1, 9, 7)

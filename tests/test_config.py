@@ -58,9 +58,8 @@ def test_each_ablation_but_other_documents_is_trained_as_its_study_says(paper):
         if paper.params.studies[entry.study].document or entry.model != "lambdanet":
             continue
         assert (entry.dataset, entry.noise, entry.test_noise) == ("cifar10", "gaussian-01", "gaussian-01")
-        assert name == "base" or (paper.model(name) != paper.model("base")) != (
-            entry.train != paper.training("base")
-        ) or entry.study in ("recipe", "size")  # fmt: skip
+        differs = [paper.model(name) != paper.model("base"), entry.train != paper.training("base")]
+        assert name == "base" or sum(differs) == 1 or entry.study in ("recipe", "size")
 
 
 def test_described_leaves_out_what_stands_at_its_default(paper):
@@ -75,9 +74,8 @@ def test_an_ablation_is_trained_on_one_noise_and_tested_on_another(load):
     (run,) = one.ablation_runs
     assert run.key == config.RunKey("tiny", "gaussian-01", "loss-bce", 4)
     assert run.noise["name"] == "speckle"
-    assert (str(run.noisy), str(run.folder)) == (
-        "runs/tiny/data/patches/gaussian-01", "runs/tiny/models/ablations/loss-bce/4"
-    )  # fmt: skip
+    assert str(run.noisy) == "runs/tiny/data/patches/gaussian-01"
+    assert str(run.folder) == "runs/tiny/models/ablations/loss-bce/4"
 
 
 def test_a_run_is_resolved_with_all_its_paths(load):
@@ -100,8 +98,7 @@ def test_a_run_is_resolved_with_all_its_paths(load):
 def test_a_profile_changes_a_models_hyperparameters(load):
     train = PROFILE["train"] | {"dncnn": PROFILE["train"]["dncnn"] | {"hyperparameters": {"width": 9}}}
     one = load(profile=PROFILE | {"train": train})
-    assert one.model("dncnn") == helpers.DNCNN | {"width": 9}
-    assert one.params.models["dncnn"] == helpers.DNCNN
+    assert (one.model("dncnn"), one.params.models["dncnn"]) == (helpers.DNCNN | {"width": 9}, helpers.DNCNN)
     assert one.training("dncnn") == config.Training(**helpers.TRAIN | {"epochs": 2})
 
 
@@ -125,9 +122,8 @@ def test_keys_of_a_download_depend_on_the_data_set(load, dataset, given, patches
 
 @pytest.mark.parametrize("seed", ["x", "-1", "1.5", "", "²", str(2**32)])
 def test_what_is_no_seed_is_named(load, seed):
-    message = f"^the seed is {re.escape(repr(seed))}, must be a whole number from 0 to 4294967295$"
-    with pytest.raises(ValueError, match=message):
-        load().run("speckle", "dncnn", seed)
+    said = helpers.refusal(load().run, "speckle", "dncnn", seed)
+    assert said == f"the seed is {seed!r}, must be a whole number from 0 to 4294967295"
 
 
 @pytest.mark.parametrize(
@@ -145,19 +141,15 @@ def test_looking_up_an_unknown_name_lists_the_known(load, noise, model, message)
 
 def test_profiles_are_the_root_and_the_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="unknown profile 'small'; there are none; run this in the project"):
-        config.find("small")
+    assert "unknown profile 'small'; there are none; " in helpers.refusal(config.find, "small")
     helpers.write_config(tmp_path)
-    (tmp_path / "small").mkdir()
     small = PROFILE | {"profile": "small", "root": "..", "file": "small/profile.yaml"}
     helpers.write_yaml(tmp_path / "small/profile.yaml", small)
     found = {name: str(path) for name, path in config.profiles().items()}
     assert found == {"tiny": "profile.yaml", "small": "small/profile.yaml"}
     one = config.load(config.find("small"))  # without a link to params.yaml
     assert (one.name, one.address("plot")) == ("small", "small/dvc.yaml:plot")
-    with pytest.raises(ValueError, match=r"unknown profile 'huge'; there are tiny, small$"):
-        config.find("huge")
-    (tmp_path / "copy").mkdir()
+    assert helpers.refusal(config.find, "huge") == "unknown profile 'huge'; there are tiny, small"
     copy = PROFILE | {"root": "..", "file": "copy/profile.yaml"}
     helpers.write_yaml(tmp_path / "copy/profile.yaml", copy)
     with pytest.raises(ValueError, match=r"profile is 'tiny', must be 'copy', the name of its folder$"):
@@ -173,6 +165,7 @@ DATASET = ("datasets", "patches")
 ENTRY = PROFILE["ablations"]["loss-bce"]
 LETTERS = "must be lower-case letters, digits and single dashes"
 UNKNOWN = "is not a known key; schemas/ has those that are"
+NO_LAMBDANET = PARAMS["table"] | {"lambdanets": ["dncnn"], "baselines": []}
 
 # In profile.yaml: what becomes what (KeyError: goes), and the message without the file.
 BAD_PROFILE = [
@@ -243,11 +236,7 @@ BAD_PARAMS = [
     (("table", "noises"), ["fog"], "table.noises is 'fog', must be one of noises: gaussian-01, speckle"),
     (("table", "noises"), ["speckle", "speckle"], "table.noises: speckle stands there twice"),
     (("table", "baselines"), ["dncnn", "lambdanet"], "table: lambdanet stands there twice"),
-    (
-        ("table",),
-        PARAMS["table"] | {"lambdanets": ["dncnn"], "baselines": []},
-        "table: 'dncnn' is no network of lambdanet/models/lambdanet.py",
-    ),
+    (("table",), NO_LAMBDANET, "table: 'dncnn' is no network of lambdanet/models/lambdanet.py"),
     (("studies", "loss", "title"), 1, "studies.loss.title is 1, must be a valid string"),
 ]
 
@@ -257,9 +246,7 @@ BAD = [("profile", PROFILE, *one) for one in BAD_PROFILE] + [("params", PARAMS, 
 
 @pytest.mark.parametrize(("file", "raw", "path", "value", "message"), BAD, ids=lambda value: str(value)[:40])
 def test_bad_value_is_named_in_one_line(file, raw, path, value, message, load):
-    with pytest.raises(ValueError, match=rf"^{file}\.yaml: {re.escape(message)}") as caught:
-        load(**{file: changed(raw, path, value)})
-    assert "\n" not in str(caught.value)
+    assert helpers.refusal(load, **{file: changed(raw, path, value)}).startswith(f"{file}.yaml: {message}")
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "profile.yaml"])
@@ -276,10 +263,9 @@ def test_bad_value_is_named_in_one_line(file, raw, path, value, message, load):
 def test_files_that_hold_something_else_are_named_in_one_line(name, content, message, load, tmp_path):
     load()
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{re.escape(name)}\W.*") as caught:
-        config.load("profile.yaml")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    said = helpers.refusal(config.load, "profile.yaml")
+    assert re.match(rf"{re.escape(name)}\W", said)
+    assert message in said
 
 
 @pytest.mark.parametrize(("name", "kind"), [("params", config.Params), ("profile", config.Profile)])

@@ -42,9 +42,8 @@ def test_large_grey_and_transparent_photographs_are_shown(mode):
 def served(tmp_path):
     """The address of a page in another process, which writes to tmp_path/temporary only."""
     pytest.importorskip("gradio")
-    port, here, temporary = str(helpers.free_port()), tmp_path / "here", tmp_path / "temporary"
-    here.mkdir()
-    temporary.mkdir()
+    here, temporary = (helpers.folder(tmp_path / name) for name in ("here", "temporary"))
+    port = str(helpers.free_port())
     address, environment = f"http://127.0.0.1:{port}/", {"TMPDIR": str(temporary), "HOME": str(here)}
     with helpers.served(address, here, "-m", "lambdanet", "demo", "--port", port, **environment) as process:
         yield address

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tokenize
 import tomllib
-from pathlib import Path
 
 import click
 import pytest
@@ -21,6 +20,8 @@ from PIL import Image
 from lambdanet import cli
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+CODE = sorted(file for name in ("lambdanet", "pipelines", "stages") for file in (ROOT / name).rglob("*.py"))
+FILE = r"`((?:lambdanet|pipelines|stages|tests|deploy|benchmarks|schemas)/[\w./-]*\w/?)`"
 # Blocks of commands, by their first line, that cannot be run in a test, and why.
 NOT_RUN = {
     "make repro": "minutes; the tests run each part",
@@ -89,9 +90,6 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-FILE = r"`((?:lambdanet|pipelines|stages|tests|deploy|benchmarks|schemas)/[\w./-]*\w/?)`"
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_and_files_that_are_named_lead_to_a_file_and_a_heading(page):
     prose = prose_of(page, spans=True)
@@ -116,31 +114,21 @@ def test_readme_is_short_begins_with_a_command_and_names_every_page():
     assert [page.name for page in ROOT.glob("docs/*.md") if f"](docs/{page.name})" not in readme] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_words_are_technical_english(page):
-    prose = prose_of(page)
-    found = {word: re.search(rf"\b(?:{word})\b", prose, re.IGNORECASE) for word in AVOIDED}
-    assert {match[0]: AVOIDED[word] for word, match in found.items() if match} == {}
-
-
-def words_of(module):
-    """A module's comments, docstrings and messages, without names and expressions in them."""
-    tokens = tokenize.generate_tokens(io.StringIO(module.read_text()).readline)
+def words_of(file):
+    """A page's prose, or a module's comments, docstrings and messages without names and expressions."""
+    if file in PAGES:
+        return prose_of(file)
+    tokens = tokenize.generate_tokens(io.StringIO(file.read_text()).readline)
     texts = [one.string for one in tokens if one.type in (tokenize.COMMENT, tokenize.STRING)]
     return re.sub(r"`[^`\n]+`|\{[^}\n]*\}", "", "\n".join(text for text in texts if " " in text))
 
 
-@pytest.mark.parametrize("folder", ["lambdanet", "pipelines", "stages"])
-def test_words_in_code_are_technical_english(folder):
-    allowed = (r"panels?",)  # of a matrix, which products are made of
-    found = {
-        f"{module.relative_to(ROOT)}: {match[0]}": instead
-        for module in (ROOT / folder).rglob("*.py")
-        for word, instead in AVOIDED.items()
-        if word not in allowed
-        for match in re.finditer(rf"\b(?:{word})\b", words_of(module), re.IGNORECASE)
-    }
-    assert found == {}
+@pytest.mark.parametrize("file", [*PAGES, *CODE], ids=lambda file: file.name)
+def test_words_are_technical_english(file):
+    allowed, text = () if file in PAGES else (r"panels?",), words_of(file)  # in code, those of a matrix
+    words = [word for word in AVOIDED if word not in allowed]
+    found = {word: re.search(rf"\b(?:{word})\b", text, re.IGNORECASE) for word in words}
+    assert {match[0]: AVOIDED[word] for word, match in found.items() if match} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -204,4 +192,4 @@ def test_citation_names_this_version_and_the_paper():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["version"] == project["version"]
     assert citation["references"][0]["title"] == "Image Denoising Using LambdaNetworks"
-    assert citation["license"] in Path(ROOT, "LICENSE").read_text()
+    assert citation["license"] in (ROOT / "LICENSE").read_text()

@@ -63,8 +63,7 @@ def test_its_exit_status_says_whether_something_is_bad(monkeypatch, level, statu
     found = doctor.Finding(level, "something", "do this")
     monkeypatch.setattr(doctor, "diagnose", lambda _fix, _begin: iter([found]))
     result = lambdanet("doctor")
-    assert result.exit_code == status
-    assert result.output == f"{level:<5} something: do this\n"
+    assert (result.exit_code, result.output) == (status, f"{level:<5} something: do this\n")
 
 
 def test_invalid_parameters_and_an_unpacked_archive_are_bad(tmp_path, monkeypatch):

@@ -59,8 +59,7 @@ def test_json_is_indented_and_finite(tmp_path):
     files.write_json(tmp_path / "f", {"b": 1, "a": [0.1]})
     assert (tmp_path / "f").read_text() == '{\n  "b": 1,\n  "a": [\n    0.1\n  ]\n}\n'
     for value in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            files.write_json(tmp_path / "f", {"a": value})
+        assert "not JSON compliant" in helpers.refusal(files.write_json, tmp_path / "f", {"a": value})
 
 
 @pytest.mark.parametrize("array", [helpers.patches(3), helpers.patches(3)[:, ::2].astype(np.float16)])
@@ -89,8 +88,7 @@ def test_csv_keeps_full_precision(tmp_path):
 
 
 def test_new_folder_takes_the_place_of_the_old(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/old").write_text("old")
+    helpers.folder(tmp_path, {"out/old": b"old"})
     with files.new_folder(tmp_path / "out") as new:
         (new / "f").write_text("new")
         assert helpers.contents(tmp_path / "out") == {"old": b"old"}
@@ -99,8 +97,7 @@ def test_new_folder_takes_the_place_of_the_old(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt(), SystemExit(143)], ids=repr)
 def test_new_folder_that_fails_leaves_the_old(tmp_path, error):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/old").write_text("old")
+    helpers.folder(tmp_path, {"out/old": b"old"})
     with pytest.raises(type(error)):  # noqa: PT012, SIM117
         with files.new_folder(tmp_path / "out") as new:
             (new / "f").touch()

@@ -28,6 +28,7 @@ NETWORKS = {
     "unet": {"width": 4, "levels": 2, "blocks": 1},
 }
 CASES = {}
+images = functools.partial(helpers.images, seed=1)
 
 
 def usual(call):
@@ -73,9 +74,6 @@ def setting(**attributes):
     return change
 
 
-images = functools.partial(helpers.images, seed=1)
-
-
 def network(name, training=True):
     """A network whose normalisations differ, and know of images."""
     torch.manual_seed(0)
@@ -110,13 +108,6 @@ def shaped(*shape):
     return stored(lambda _: images(*shape))
 
 
-SHAPES = [
-    (4, 1, 8, 8), (4, 6, 8, 8), (4, 0, 8, 8), (3, 8, 8), (3,), (2, 4, 3, 8, 8), (0, 3, 8, 8), (4, 3, 0, 8),
-    (1, 3, 8, 8), (2, 3, 8, 8), (17, 3, 8, 8), (4, 3, 7, 8), (4, 3, 8, 7), (1, 3, 1, 1), (4, 3, 2, 66),
-]  # fmt: skip
-cases("shape", {str(shape): shaped(*shape) for shape in SHAPES})
-
-
 class Images(torch.Tensor):
     pass
 
@@ -129,25 +120,7 @@ def unaligned(x):
     return torch.cat([torch.zeros(1), x.flatten()])[1:].view_as(x)
 
 
-cases("images", {
-    "float64": stored(torch.Tensor.double), "bfloat16": stored(torch.Tensor.bfloat16),
-    "int64": stored(torch.Tensor.long), "complex": stored(lambda x: x + 0j),
-    "channels last": stored(lambda x: x.contiguous(memory_format=torch.channels_last)),
-    "every other": stored(lambda x: images(4, 3, 16, 16)[..., ::2, ::2]),
-    "one image expanded": stored(lambda x: x[:1].expand(4, 3, 8, 8)),
-    "unaligned": stored(unaligned), "negated": stored(negated), "sparse": stored(torch.Tensor.to_sparse),
-    "meta": stored(lambda x: x.to("meta")), "nothing": stored(lambda x: None),
-    "a subclass": stored(lambda x: x.as_subclass(Images)), "a parameter": stored(nn.Parameter),
-    "with a gradient": stored(lambda x: x.requires_grad_()),
-    "some nan": stored(lambda x: x.index_fill(3, torch.tensor([2]), torch.nan)),
-    "all alike": stored(lambda x: torch.full_like(x, 0.3)),
-})  # fmt: skip
-
-
 # Normalisations.
-of_norm = functools.partial(of_part, nn.BatchNorm2d)
-
-
 def other_mode(norm):
     norm.train(not norm.training)
 
@@ -155,29 +128,6 @@ def other_mode(norm):
 class Norm(nn.BatchNorm2d):
     def forward(self, x):
         return 2 * super().forward(x)
-
-
-cases("normalisation", {
-    **{f"{i} in the other mode": of_norm(other_mode, i) for i in range(2)},
-    "last in the other mode": of_norm(other_mode, -1),
-    "momentum None": of_norm(setting(momentum=None)), "momentum 0.7": of_norm(setting(momentum=0.7)),
-    "eps": of_norm(setting(eps=0.1)),
-    "does not track": of_norm(lambda n: nn.BatchNorm2d(n.num_features, track_running_stats=False)),
-    "no longer tracks": of_norm(setting(track_running_stats=False)),
-    "without statistics": of_norm(setting(running_mean=None, running_var=None)),
-    "without a count": of_norm(setting(num_batches_tracked=None)),
-    "not affine": of_norm(lambda old: nn.BatchNorm2d(old.num_features, affine=False)),
-    "a subclass": of_norm(lambda old: Norm(old.num_features)),
-    "of groups": of_norm(lambda old: nn.GroupNorm(1, old.num_features)),
-    "none": of_norm(lambda old: nn.Identity()),
-    "of other channels": of_norm(lambda old: nn.BatchNorm2d(old.num_features + 1)),
-    "statistics of float64": of_norm(lambda norm: setting(running_mean=norm.running_mean.double())(norm)),
-    "statistics expanded": of_norm(lambda n: setting(running_mean=torch.zeros(1).expand(n.num_features))(n)),
-    "statistics strided": of_norm(lambda n: setting(running_mean=torch.zeros(2 * n.num_features)[::2])(n)),
-    "statistics with a gradient": of_norm(lambda n: n.running_mean.requires_grad_()),
-    "statistics in a parameter's memory": of_norm(lambda n: setting(running_mean=n.bias.detach())(n)),
-    "each of another rate": of_norm(setting(momentum=0.6), None),
-})  # fmt: skip
 
 
 @case
@@ -215,23 +165,6 @@ def convolution(which=1, kind=nn.Conv2d, **options):
     return of_part(nn.Conv2d, make, which)
 
 
-cases("convolution", {
-    "with a bias": convolution(0, bias=True), "with stride 2": convolution(stride=2),
-    "reflecting": convolution(padding_mode="reflect"), "dilated": convolution(dilation=2),
-    "of another width": convolution(out_channels=12),
-    "a subclass": convolution(kind=Convolution),
-    "in groups": of_part(nn.Conv2d, lambda old: nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), 1),
-    "none": of_part(nn.Conv2d, lambda old: nn.Identity(), 1),
-    "of float64": of_part(nn.Conv2d, lambda old: copy.deepcopy(old).double(), 1),
-})  # fmt: skip
-cases("activation", {
-    "leaky": of_part(nn.ReLU, lambda old: nn.LeakyReLU(0.5)),
-    "none": of_part(nn.ReLU, lambda old: nn.Identity()),
-    "in place": of_part(nn.ReLU, lambda old: nn.ReLU(inplace=True)),
-    "with a parameter": of_part(nn.ReLU, lambda old: nn.PReLU()),
-})  # fmt: skip
-
-
 @case
 def another_layer_at_the_end(call):
     name = "dncnn" if isinstance(call.model, DnCNN) else "conv" if isinstance(call.model, LambdaNet) else None
@@ -267,22 +200,6 @@ def first_weight(change):
     return of_part(nn.Conv2d, lambda one: setattr(one.weight, "data", change(one.weight.data)))
 
 
-cases("parameters", {
-    "the first frozen": without_gradient(lambda found: found[:1]),
-    "all but the first frozen": without_gradient(lambda found: found[1:]),
-    "of one dimension frozen": without_gradient(lambda found: [one for one in found if one.ndim == 1]),
-    "all frozen": without_gradient(lambda found: found),
-    "channels last": lambda call: call.model.to(memory_format=torch.channels_last),
-    "transposed": first_weight(lambda w: w.transpose(0, 1).contiguous().transpose(0, 1)),
-    "expanded": first_weight(lambda w: w[:1].expand_as(w)),
-    "negated": first_weight(negated),
-    "with another shape": first_weight(lambda w: w[:1].clone()),
-    "float64": lambda call: call.model.double(), "bfloat16": lambda call: call.model.bfloat16(),
-    "on another device": lambda call: call.model.to("meta"),
-    "with a hook": lambda call: next(call.model.parameters()).register_hook(lambda gradient: 3 * gradient),
-})  # fmt: skip
-
-
 @case
 def parameters_in_one_memory(call):
     whole = nn.utils.parameters_to_vector(call.model.parameters())
@@ -293,13 +210,6 @@ def parameters_in_one_memory(call):
 def parameters_tied(call):
     if isinstance(call.model, DnCNN):
         call.model.dncnn[5].weight = call.model.dncnn[2].weight
-
-
-cases("weights", {
-    "normalised": of_part(nn.Conv2d, parametrizations.weight_norm, 1),
-    "spectrally normalised": of_part(nn.Conv2d, parametrizations.spectral_norm, 1),
-    "pruned": of_part(nn.Conv2d, lambda one: prune.random_unstructured(one, "weight", 0.5), 1),
-})  # fmt: skip
 
 
 # Hooks: they change what a part gives, or see it.
@@ -318,14 +228,6 @@ def hooked(name, find=first_convolution):
     return change
 
 
-HOOKS = (
-    "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
-    "register_full_backward_pre_hook",
-)  # fmt: skip
-cases("a part's", {name: hooked(name) for name in HOOKS})
-cases("the network's", {name: hooked(name, lambda model: model) for name in HOOKS})
-
-
 @contextlib.contextmanager
 def default_type():
     torch.set_default_dtype(torch.float64)
@@ -335,24 +237,9 @@ def default_type():
         torch.set_default_dtype(torch.float32)
 
 
-# What torch does around the call.
-cases("within", {
-    "no_grad": setting(within=torch.no_grad), "inference_mode": setting(within=torch.inference_mode),
-    "autocast": setting(within=lambda: torch.autocast("cpu", torch.bfloat16)),
-    "autocast of float16": setting(within=lambda: torch.autocast("cpu", torch.float16)),
-    "another default type": setting(within=default_type),
-})  # fmt: skip
-
-
 # Behind the images: the content lambda of LambdaNet.
 def with_context(*shape, **options):
     return lambda call: setattr(call, "more", (images(*shape).requires_grad_(**options),))
-
-
-cases("context", {
-    "that fits": with_context(4, 4, 4, requires_grad=False), "with a gradient": with_context(4, 4, 4),
-    "of another shape": with_context(4, 1, 4), "of another count": with_context(3, 4, 4),
-})  # fmt: skip
 
 
 def run(how):
@@ -390,15 +277,6 @@ def frozen(call):
     return call.model.eval().requires_grad_(False)
 
 
-for name, how in {
-    "expanded gradient": lambda call: call.model(call.noisy).sum().backward(),
-    "recomputed": lambda call: weighted(checkpoint(call.model, call.noisy, use_reentrant=False)).backward(),
-    "traced": lambda call: torch.jit.trace(frozen(call), call.noisy, check_trace=False)(images(6, 3, 8, 8)),
-    "exported": lambda call: torch.export.export(frozen(call), (call.noisy,)).module()(call.noisy),
-}.items():
-    CASES[name] = setting(how=how)
-
-
 @run
 def functional_gradient(call):
     parameters = {name: one.detach() for name, one in call.model.named_parameters()}
@@ -428,6 +306,98 @@ def second_derivative_by_the_images(call):
     first.square().sum().backward()
 
 
+# Each a table of cases: what is changed, and how.
+SHAPES = [
+    (4, 1, 8, 8), (4, 6, 8, 8), (4, 0, 8, 8), (3, 8, 8), (3,), (2, 4, 3, 8, 8), (0, 3, 8, 8), (4, 3, 0, 8),
+    (1, 3, 8, 8), (2, 3, 8, 8), (17, 3, 8, 8), (4, 3, 7, 8), (4, 3, 8, 7), (1, 3, 1, 1), (4, 3, 2, 66),
+]  # fmt: skip
+cases("shape", {str(shape): shaped(*shape) for shape in SHAPES})
+cases("images", {
+    "float64": stored(torch.Tensor.double), "bfloat16": stored(torch.Tensor.bfloat16),
+    "int64": stored(torch.Tensor.long), "complex": stored(lambda x: x + 0j),
+    "channels last": stored(lambda x: x.contiguous(memory_format=torch.channels_last)),
+    "every other": stored(lambda x: images(4, 3, 16, 16)[..., ::2, ::2]),
+    "one image expanded": stored(lambda x: x[:1].expand(4, 3, 8, 8)),
+    "unaligned": stored(unaligned), "negated": stored(negated), "sparse": stored(torch.Tensor.to_sparse),
+    "meta": stored(lambda x: x.to("meta")), "nothing": stored(lambda x: None),
+    "a subclass": stored(lambda x: x.as_subclass(Images)), "a parameter": stored(nn.Parameter),
+    "with a gradient": stored(lambda x: x.requires_grad_()),
+    "all alike": stored(lambda x: torch.full_like(x, 0.3)),
+    "some nan": stored(lambda x: x.index_fill(3, torch.tensor([2]), torch.nan)),
+})  # fmt: skip
+of_norm = functools.partial(of_part, nn.BatchNorm2d)
+cases("normalisation", {
+    **{f"{i} in the other mode": of_norm(other_mode, i) for i in range(2)},
+    "last in the other mode": of_norm(other_mode, -1),
+    "momentum None": of_norm(setting(momentum=None)), "momentum 0.7": of_norm(setting(momentum=0.7)),
+    "eps": of_norm(setting(eps=0.1)), "none": of_norm(lambda old: nn.Identity()),
+    "does not track": of_norm(lambda n: nn.BatchNorm2d(n.num_features, track_running_stats=False)),
+    "no longer tracks": of_norm(setting(track_running_stats=False)),
+    "without statistics": of_norm(setting(running_mean=None, running_var=None)),
+    "without a count": of_norm(setting(num_batches_tracked=None)),
+    "not affine": of_norm(lambda old: nn.BatchNorm2d(old.num_features, affine=False)),
+    "a subclass": of_norm(lambda old: Norm(old.num_features)),
+    "of groups": of_norm(lambda old: nn.GroupNorm(1, old.num_features)),
+    "of other channels": of_norm(lambda old: nn.BatchNorm2d(old.num_features + 1)),
+    "statistics of float64": of_norm(lambda norm: setting(running_mean=norm.running_mean.double())(norm)),
+    "statistics expanded": of_norm(lambda n: setting(running_mean=torch.zeros(1).expand(n.num_features))(n)),
+    "statistics strided": of_norm(lambda n: setting(running_mean=torch.zeros(2 * n.num_features)[::2])(n)),
+    "statistics with a gradient": of_norm(lambda n: n.running_mean.requires_grad_()),
+    "statistics in a parameter's memory": of_norm(lambda n: setting(running_mean=n.bias.detach())(n)),
+    "each of another rate": of_norm(setting(momentum=0.6), None),
+})  # fmt: skip
+cases("convolution", {
+    "with a bias": convolution(0, bias=True), "with stride 2": convolution(stride=2),
+    "reflecting": convolution(padding_mode="reflect"), "dilated": convolution(dilation=2),
+    "of another width": convolution(out_channels=12), "a subclass": convolution(kind=Convolution),
+    "in groups": of_part(nn.Conv2d, lambda old: nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), 1),
+    "none": of_part(nn.Conv2d, lambda old: nn.Identity(), 1),
+    "of float64": of_part(nn.Conv2d, lambda old: copy.deepcopy(old).double(), 1),
+})  # fmt: skip
+cases("activation", {
+    "leaky": of_part(nn.ReLU, lambda old: nn.LeakyReLU(0.5)),
+    "in place": of_part(nn.ReLU, lambda old: nn.ReLU(inplace=True)),
+    "none": of_part(nn.ReLU, lambda old: nn.Identity()),
+    "with a parameter": of_part(nn.ReLU, lambda old: nn.PReLU()),
+})  # fmt: skip
+cases("parameters", {
+    "the first frozen": without_gradient(lambda found: found[:1]),
+    "all but the first frozen": without_gradient(lambda found: found[1:]),
+    "of one dimension frozen": without_gradient(lambda found: [one for one in found if one.ndim == 1]),
+    "all frozen": without_gradient(lambda found: found),
+    "channels last": lambda call: call.model.to(memory_format=torch.channels_last),
+    "transposed": first_weight(lambda w: w.transpose(0, 1).contiguous().transpose(0, 1)),
+    "expanded": first_weight(lambda w: w[:1].expand_as(w)), "negated": first_weight(negated),
+    "float64": lambda call: call.model.double(), "bfloat16": lambda call: call.model.bfloat16(),
+    "on another device": lambda call: call.model.to("meta"),
+    "with another shape": first_weight(lambda w: w[:1].clone()),
+    "with a hook": lambda call: next(call.model.parameters()).register_hook(lambda gradient: 3 * gradient),
+})  # fmt: skip
+cases("weights", {
+    "normalised": of_part(nn.Conv2d, parametrizations.weight_norm, 1),
+    "spectrally normalised": of_part(nn.Conv2d, parametrizations.spectral_norm, 1),
+    "pruned": of_part(nn.Conv2d, lambda one: prune.random_unstructured(one, "weight", 0.5), 1),
+})  # fmt: skip
+HOOKS = [f"register_{kind}_hook" for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre")]
+cases("a part's", {name: hooked(name) for name in HOOKS})
+cases("the network's", {name: hooked(name, lambda model: model) for name in HOOKS})
+cases("within", {
+    "no_grad": setting(within=torch.no_grad), "inference_mode": setting(within=torch.inference_mode),
+    "autocast": setting(within=lambda: torch.autocast("cpu", torch.bfloat16)),
+    "autocast of float16": setting(within=lambda: torch.autocast("cpu", torch.float16)),
+    "another default type": setting(within=default_type),
+})  # fmt: skip
+cases("context", {
+    "that fits": with_context(4, 4, 4, requires_grad=False), "with a gradient": with_context(4, 4, 4),
+    "of another shape": with_context(4, 1, 4), "of another count": with_context(3, 4, 4),
+})  # fmt: skip
+for name, how in {
+    "expanded gradient": lambda call: call.model(call.noisy).sum().backward(),
+    "recomputed": lambda call: weighted(checkpoint(call.model, call.noisy, use_reentrant=False)).backward(),
+    "traced": lambda call: torch.jit.trace(frozen(call), call.noisy, check_trace=False)(images(6, 3, 8, 8)),
+    "exported": lambda call: torch.export.export(frozen(call), (call.noisy,)).module()(call.noisy),
+}.items():
+    CASES[name] = setting(how=how)
 CASES["as it is"] = lambda call: None
 
 

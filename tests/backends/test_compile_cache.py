@@ -42,8 +42,7 @@ def test_next_process_takes_the_compiled_kernels_and_gets_the_same_bytes(cache):
     assert file.suffix == ".o"
     assert cache.stat().st_mode & 0o077 == 0
     file.write_bytes(file.read_bytes()[:-100])  # cut off: compiled again, and mended
-    assert computed() == first
-    assert computed("loaded") == first
+    assert computed() == computed("loaded") == first
 
 
 def test_without_a_place_to_write_it_is_compiled(tmp_path, monkeypatch):

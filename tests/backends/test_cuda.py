@@ -3,8 +3,8 @@
 import helpers
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import GAUSSIAN, TRAIN
+from learning import learn
 
 from lambdanet import backends, devices
 from lambdanet.backends.cuda import graphs
@@ -53,9 +53,8 @@ def run(data, tmp_path):
 
 
 def same(one, other):
-    return one[0].keys() == other[0].keys() and all(
-        torch.equal(value, other[0][name]) for name, value in one[0].items()
-    )
+    (mine, _), (theirs, _) = one, other
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 @pytest.mark.parametrize("model", NETWORKS, ids=lambda config: config["name"])
@@ -154,11 +153,8 @@ def test_a_card_may_be_named_by_its_number(data, tmp_path):
 def test_dncnn_by_the_kernels_is_dncnn(run, monkeypatch):
     from lambdanet.backends.cuda import first_convolution, normalization
 
-    used = set()
-    for module, name in (
-        (normalization, "normalize_and_rectify"),
-        (first_convolution, "convolve_and_rectify"),
-    ):
+    kernels, used = {normalization: "normalize_and_rectify", first_convolution: "convolve_and_rectify"}, set()
+    for module, name in kernels.items():
         real = getattr(module, name)
 
         def spy(*given, name=name, real=real):
@@ -167,32 +163,22 @@ def test_dncnn_by_the_kernels_is_dncnn(run, monkeypatch):
 
         monkeypatch.setattr(module, name, spy)
     assert backends.unavailable_on_gpu() is None
-    kernels = run(DNCNN)
-    assert used == {"normalize_and_rectify", "convolve_and_rectify"}
+    fused = run(DNCNN)
+    assert used == set(kernels.values())
     with backends.forced(backends.BF16):
         plain = run(DNCNN)
     with backends.forced(backends.REFERENCE):
         reference = run(DNCNN)
-    assert not same(kernels, plain)
-    for history in (kernels[1], plain[1]):
+    assert not same(fused, plain)
+    for history in (fused[1], plain[1]):
         assert history[-1]["loss"] == pytest.approx(reference[1][-1]["loss"], rel=0.02)
 
 
 @pytest.mark.parametrize("config", [LAMBDANET, SMALL_LAMBDANET], ids=["u1", "u4"])
 def test_portable_lambdanet_is_the_reference(config):
     torch.manual_seed(0)
-    model = create_model(**config).to(CUDA)
-    initial = {name: value.clone() for name, value in model.state_dict().items()}
-    clean = torch.rand(16, 3, 32, 32, device=CUDA)
-    found = {}
-    for path in (backends.REFERENCE, backends.PORTABLE):
-        model.load_state_dict(initial)
-        model.zero_grad()
-        with backends.forced(path):
-            output = model.train()(clean)
-        F.mse_loss(output, 1 - clean).backward()
-        found[path] = output.detach(), [p.grad.clone() for p in model.parameters()]
-    (expected, gradients), (output, others) = found.values()
-    assert (output - expected).norm() < 1e-5 * expected.norm()
-    for mine, right in zip(others, gradients, strict=True):
+    model, noisy = create_model(**config).to(CUDA), torch.rand(16, 3, 32, 32, device=CUDA)
+    ours, plain = (learn(each, model, noisy, 1 - noisy) for each in (backends.PORTABLE, backends.REFERENCE))
+    assert (ours["output"][0] - plain["output"][0]).norm() < 1e-5 * plain["output"][0].norm()
+    for mine, right in zip(ours["gradient"], plain["gradient"], strict=True):
         assert (mine - right).norm() < 2e-3 * right.norm() + 1e-7

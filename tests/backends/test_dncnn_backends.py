@@ -58,14 +58,11 @@ def beyond(found):
     return {key: found[key] for key, limit in LIMITS.items() if not found[key] < limit}
 
 
-@pytest.mark.parametrize(
-    ("width", "depth", "size"),  # not of whole tiles, of one tile, of one row, of three blocks of columns
-    [
-        (8, 5, (1, 30, 22)), (14, 3, (2, 7, 9)), (24, 5, (9, 4, 4)), (64, 3, (2, 32, 32)), (8, 5, (2, 1, 5)),
-        (14, 3, (1, 5, 330)), (64, 3, (2, 7, 9)),
-    ],
-    ids=str,
-)  # fmt: skip
+# Not of whole tiles, of one tile, of one row, of three blocks of columns.
+@pytest.mark.parametrize(("width", "depth", "size"), [
+    (8, 5, (1, 30, 22)), (14, 3, (2, 7, 9)), (24, 5, (9, 4, 4)), (64, 3, (2, 32, 32)), (8, 5, (2, 1, 5)),
+    (14, 3, (1, 5, 330)), (64, 3, (2, 7, 9)),
+], ids=str)  # fmt: skip
 def test_kernels_are_exact(width, depth, size):
     (found,) = lost(size, backends.WINOGRAD, width=width, depth=depth, residual=depth == 5)
     assert not beyond(found)

@@ -24,6 +24,14 @@ GRID = [
     (1, 1, 16, 1, 2, (8, 8), 9),
     (1, 19, 16, 8, 8, (14, 10), 17),
 ]
+LIMITS = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
+OPTIONS = [
+    ({"skip": False}, backends.FUSED),
+    ({"skip": False, "u": 4, "m": 7}, backends.FUSED),
+    ({"inner_skip": True}, backends.PORTABLE),
+    ({"activation": "elu"}, backends.PORTABLE),
+    ({"norm": "layer"}, backends.REFERENCE),
+]
 
 
 def network(u=1, m=23, k=16, heads=4, d=16, seed=0, **options):
@@ -36,9 +44,6 @@ def images(b, h, w, seed=0):
     generator = torch.Generator().manual_seed(seed)
     clean = F.interpolate(torch.rand(b, 3, 3, 3, generator=generator), (h, w), mode="bilinear")
     return clean, clean + 0.1 * torch.randn(b, 3, h, w, generator=generator)
-
-
-LIMITS = {"evaluation": 1e-6, "output": 1e-5, "statistics": 2e-5, "gradient": 5e-5}
 
 
 def beyond(found, **others):
@@ -61,15 +66,6 @@ def test_backends_are_exact(case):
             errors.append(error(learn(backend, model, noisy, clean), reference))
     for errors in found.values():
         assert not beyond({key: median(each[key] for each in errors) for key in LIMITS})
-
-
-OPTIONS = [
-    ({"skip": False}, backends.FUSED),
-    ({"skip": False, "u": 4, "m": 7}, backends.FUSED),
-    ({"inner_skip": True}, backends.PORTABLE),
-    ({"activation": "elu"}, backends.PORTABLE),
-    ({"norm": "layer"}, backends.REFERENCE),
-]
 
 
 @pytest.mark.parametrize(("options", "backend"), OPTIONS, ids=str)
@@ -164,10 +160,8 @@ def test_kernels_that_do_not_run_are_named(monkeypatch):
         raise RuntimeError("Failed to find C compiler.\nPlease specify one")
 
     monkeypatch.setattr(normalization, "trial", fails)
-    for there, reason in (
-        (False, "no CUDA device"),
-        (True, "RuntimeError: Failed to find C compiler. Please specify one"),
-    ):
+    reasons = {False: "no CUDA device", True: "RuntimeError: Failed to find C compiler. Please specify one"}
+    for there, reason in reasons.items():
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         backends.unavailable_on_gpu.cache_clear()
         assert backends.unavailable_on_gpu() == reason

@@ -33,9 +33,8 @@ class Guarded:
 
     def __init__(self, array, at):
         self.array = array
-        extent = (
-            sum((size - 1) * stride for size, stride in zip(array.shape, array.stride(), strict=True)) + 1
-        )
+        sides = zip(array.shape, array.stride(), strict=True)
+        extent = 1 + sum((size - 1) * stride for size, stride in sides)
         self.length = extent * array.element_size()
         body = -(-self.length // PAGE) * PAGE
         self.map = mmap.mmap(-1, body + 2 * PAGE)
@@ -86,18 +85,15 @@ def guard(module, at):
 
 
 CASES = {
-    "lambdanet": (
-        lambdanet, backends.FUSED,
-        [({"u": 1, "m": 5, "d": 8}, (5, 3, 8, 12)), ({"m": 23}, (18, 3, 32, 32))],
-    ),
-    "lambdanet-u4": (
-        lambdanet, backends.FUSED,
-        [({"u": 4, "m": 3, "k": 4, "d": 8}, (3, 3, 6, 8)), ({"u": 2, "m": 7}, (9, 3, 14, 10))],
-    ),
-    "dncnn": (
-        dncnn, backends.WINOGRAD,
-        [({"depth": 4, "width": 8}, (2, 3, 7, 9)), ({"depth": 3, "width": 64}, (1, 3, 5, 330))],
-    ),
+    "lambdanet": (lambdanet, backends.FUSED, [
+        ({"u": 1, "m": 5, "d": 8}, (5, 3, 8, 12)), ({"m": 23}, (18, 3, 32, 32)),
+    ]),
+    "lambdanet-u4": (lambdanet, backends.FUSED, [
+        ({"u": 4, "m": 3, "k": 4, "d": 8}, (3, 3, 6, 8)), ({"u": 2, "m": 7}, (9, 3, 14, 10)),
+    ]),
+    "dncnn": (dncnn, backends.WINOGRAD, [
+        ({"depth": 4, "width": 8}, (2, 3, 7, 9)), ({"depth": 3, "width": 64}, (1, 3, 5, 330)),
+    ]),
 }  # fmt: skip
 
 

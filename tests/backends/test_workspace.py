@@ -62,14 +62,11 @@ def test_work_that_fails_is_left_by_all_threads():
     assert sorted(ended) == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.zeros(3, 2, 4).mT, torch.zeros(3, 4, 2, device="meta"), torch.zeros(6, 4, 2)[::2],
-        torch.zeros(3, 4, 2).double(), torch.zeros(2, 4, 2), torch.zeros(3, 2, 4),
-        torch.zeros(3, 4, 2, dtype=torch.complex64).conj().imag,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("tensor", [
+    torch.zeros(3, 2, 4).mT, torch.zeros(3, 4, 2, device="meta"), torch.zeros(6, 4, 2)[::2],
+    torch.zeros(3, 4, 2).double(), torch.zeros(2, 4, 2), torch.zeros(3, 2, 4),
+    torch.zeros(3, 4, 2, dtype=torch.complex64).conj().imag,
+])  # fmt: skip
 def test_kernels_get_no_other_arrays(tensor):
     contract, counts = Array((4, 2), BLOCK), {BLOCK: 3, THREAD: 2}
     right = torch.zeros(3, 4, 2)

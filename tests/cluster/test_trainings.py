@@ -4,13 +4,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import requests
 import scratch
+from helpers import python
 
 pytestmark = pytest.mark.slow
 NAMES = [(noise, model) for noise in ("gaussian-01", "speckle") for model in ("cnn", "deep-cnn")]
@@ -41,13 +40,10 @@ def write(folder, script):
 
 def queue(cluster, folder, noise, model, overrides=""):
     """Leave a training to the worker; returns the flow run."""
-    command = [sys.executable, "-m", "prefect", "deployment", "run", "train/train"]
-    words = [f"noise={noise}", f"model={model}", "profile=small", f"overrides=[{overrides}]"]
+    given = [f"noise={noise}", f"model={model}", "profile=small", f"overrides=[{overrides}]"]
+    words = ["prefect", "deployment", "run", "train/train", *(part for one in given for part in ("-p", one))]
     environment = scratch.environment(folder, PREFECT_API_URL=cluster.url)
-    done = subprocess.run(
-        [*command, *(part for word in words for part in ("-p", word))],
-        cwd=folder, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = python("-m", *words, cwd=folder, env=environment, check=True)
     return re.search(r"UUID: (\S+)", done.stdout)[1]
 
 

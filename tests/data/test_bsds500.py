@@ -155,6 +155,5 @@ def test_real_bsds500(shared_data):
     source = str(shared_data / "bsds500-images.tar")
     config = Download(dataset="bsds500", train=3, test=100, patches=4)
     images, notes = bsds500.load(config, source, shared_data)
-    assert images["train"].shape == (12, 40, 40, 3)
-    assert images["test"].shape == (100, 321, 481, 3)
+    assert (images["train"].shape, images["test"].shape) == ((12, 40, 40, 3), (100, 321, 481, 3))
     assert len(set(notes["photographs"]["test"])) == 100

@@ -44,9 +44,8 @@ def batches(records):
 
 def binary(records):
     made = {f"cifar-10-batches-bin/{name}.bin": part.tobytes() for name, part in batches(records).items()}
-    return made | {
-        f"cifar-10-batches-bin/{name}": b"airplane\n" for name in ("batches.meta.txt", "readme.html")
-    }
+    others = ("batches.meta.txt", "readme.html")
+    return made | {f"cifar-10-batches-bin/{name}": b"airplane\n" for name in others}
 
 
 def python_2_pickle(part):

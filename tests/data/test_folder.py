@@ -24,13 +24,9 @@ def photographs(tmp_path):
     for number, name in enumerate(NAMES):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photograph(number)).save(path / name)
-    (path / "notes.txt").write_text("no image")
-    (path / "trip/raw.dng").write_bytes(b"none that is read")
     (path / "album.png").mkdir()
-    (path / ".hidden.png").write_bytes(b"no image")
-    (path / ".thumbnails").mkdir()
-    (path / ".thumbnails/a.png").write_bytes(b"no image")
-    return path
+    others = ("notes.txt", "trip/raw.dng", ".hidden.png", ".thumbnails/a.png")
+    return helpers.folder(path, dict.fromkeys(others, b"no image"))
 
 
 def wanted(path, train=4, test=2, **more):

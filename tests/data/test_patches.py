@@ -25,8 +25,7 @@ def test_patches_are_parts_of_the_image(places):
 
 def test_every_place_is_as_likely(places):
     found = np.array(corners(cut(places, 4000, 16, seed=0, name="a")))
-    assert found.min(0).tolist() == [0, 0]
-    assert found.max(0).tolist() == [90 - 16, 120 - 16]
+    assert (found.min(0).tolist(), found.max(0).tolist()) == ([0, 0], [90 - 16, 120 - 16])
     assert np.abs(found.mean(0) - [37, 52]).max() < 1.5
 
 

@@ -17,7 +17,7 @@ class Grey(nn.Module):
         return torch.full_like(noisy, 0.5)
 
 
-def test_levels_are_those_of_clipped_gaussian_noise():
+def test_levels_are_those_of_clipped_gaussian_noise_on_as_many_images_as_the_pixels_allow(monkeypatch):
     clean = np.full((200, 16, 16, 3), 128, np.uint8)
     rows = levels.levels(nn.Identity(), clean, device=CPU)
     assert [row["sigma"] for row in rows] == [5, 15, 25, 35, 45, 55]
@@ -28,12 +28,8 @@ def test_levels_are_those_of_clipped_gaussian_noise():
         assert row["images"] == 200
     grey = levels.levels(Grey(), clean, device=CPU)
     assert [row["psnr"] for row in grey] == pytest.approx([-20 * np.log10(128 / 255 - 0.5)] * 6, abs=0.01)
-
-
-def test_levels_take_as_many_images_as_the_pixels_allow(monkeypatch):
     monkeypatch.setattr(levels, "PIXELS", 3 * 16 * 16)
-    rows = levels.levels(nn.Identity(), helpers.patches(8), device=CPU)
-    assert {row["images"] for row in rows} == {3}
+    assert {row["images"] for row in levels.levels(Grey(), clean, device=CPU)} == {3}
 
 
 def test_training_images_are_the_first_ones(monkeypatch):

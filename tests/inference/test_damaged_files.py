@@ -48,22 +48,17 @@ def tiff(pixels, **options):
 MOVING = {"save_all": True, "append_images": [Image.fromarray(255 - SMALL)]}
 WHOLE = {
     "png": [by_pillow("PNG", exif=CAMERA), by_pillow("PNG", WITH_ALPHA), by_pillow("PNG", **MOVING)],
-    "16.png": [
-        imagefile.encode_png(imagefile.Photograph(DEEP, alpha, grey))
-        for alpha in (None, DEEP[..., 0]) for grey in (False, True)
-    ],
+    "16.png": [imagefile.encode_png(imagefile.Photograph(DEEP, alpha, grey))
+               for alpha in (None, DEEP[..., 0]) for grey in (False, True)],
     "jpg": [by_pillow("JPEG", exif=CAMERA), by_pillow("JPEG", progressive=True)],
-    "webp": [
-        by_pillow("WEBP", exif=CAMERA), by_pillow("WEBP", WITH_ALPHA, lossless=True),
-        by_pillow("WEBP", **MOVING),
-    ],
+    "webp": [by_pillow("WEBP", exif=CAMERA), by_pillow("WEBP", WITH_ALPHA, lossless=True),
+             by_pillow("WEBP", **MOVING)],
     "tif": [
         by_pillow("TIFF", compression="tiff_lzw"), by_pillow("TIFF", compression="jpeg"),
         by_pillow("TIFF", WITH_ALPHA), tiff(DEEP), tiff(DEEP, compression="zlib", predictor=2),
         tiff(DEEP / 65535), tiff(DEEP, bigtiff=True), tiff(np.moveaxis(DEEP, -1, 0), planarconfig="separate"),
     ],
-    "gif": [by_pillow("GIF"), by_pillow("GIF", **MOVING)],
-    "bmp": [by_pillow("BMP")],
+    "gif": [by_pillow("GIF"), by_pillow("GIF", **MOVING)], "bmp": [by_pillow("BMP")],
 }  # fmt: skip
 
 

@@ -17,13 +17,6 @@ def test_tiles_give_what_the_whole_gives(name, size):
     helpers.assert_tiles_fit(load_weights(WEIGHTS / f"gaussian-02-{name}-0.safetensors")[0], size)
 
 
-def content_lambda(model, noisy):
-    """The formula, in one go: keys' softmax over all pixels, times the values."""
-    keys = model.keys(noisy).unflatten(1, (model.k, model.u)).flatten(3).softmax(-1)
-    values = model.values(noisy).unflatten(1, (model.v, model.u)).flatten(3)
-    return (keys[:, :, None] * values[:, None]).sum((-1, -2))
-
-
 @pytest.mark.parametrize("u", [1, 4])
 @pytest.mark.parametrize("scale", [1, 3000], ids=["logits of 1", "logits of 3000"])
 @torch.no_grad()
@@ -31,11 +24,13 @@ def test_context_over_tiles_is_the_content_lambda_of_the_whole(u, scale):
     model = load_weights(WEIGHTS / f"speckle-lambdanet{'-u4-m7' if u == 4 else ''}-0.safetensors")[0].double()
     assert model.u == u
     model.keys[0].weight *= scale / model.keys[0].weight.abs().max()
-    noisy = to_tensor(
-        np.stack([helpers.noisy_photograph(40, 50, sigma=0.2, seed=seed) for seed in (0, 1)])
-    ).double()
+    photographs = [helpers.noisy_photograph(40, 50, sigma=0.2, seed=seed) for seed in (0, 1)]
+    noisy = to_tensor(np.stack(photographs)).double()
     tiles = [noisy[..., :7, :], noisy[..., 7:39, :13], noisy[..., 7:39, 13:], noisy[..., 39:, :]]
-    expected = content_lambda(model, noisy)
+    # The formula, in one go: keys' softmax over all pixels, times the values.
+    keys = model.keys(noisy).unflatten(1, (model.k, model.u)).flatten(3).softmax(-1)
+    values = model.values(noisy).unflatten(1, (model.v, model.u)).flatten(3)
+    expected = (keys[:, :, None] * values[:, None]).sum((-1, -2))
     assert expected.isfinite().all()
     for order in (tiles, tiles[::-1], [noisy]):
         torch.testing.assert_close(model.context(iter(order)), expected, rtol=1e-9, atol=1e-12)

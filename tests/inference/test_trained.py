@@ -19,14 +19,12 @@ from lambdanet.models import load_weights
 
 NAME = "speckle-lambdanet-u4-m7"
 FILE = helpers.ROOT / f"weights/paper/{NAME}-0.safetensors"
+picture = functools.partial(helpers.noisy_photograph, 30, 21)
 
 
 @pytest.fixture(scope="module")
 def denoiser():
     return lambdanet.load(NAME, device=torch.device("cpu"))
-
-
-picture = functools.partial(helpers.noisy_photograph, 30, 21)
 
 
 def network(values):
@@ -129,8 +127,8 @@ def test_other_images_are_refused(denoiser, image, says):
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_other_strengths_are_refused(denoiser, strength):
-    with pytest.raises(ValueError, match=f"^strength is {strength}, must be from 0 to 1$"):
-        denoiser(picture(), strength=strength)
+    said = helpers.refusal(denoiser, picture(), strength=strength)
+    assert said == f"strength is {strength}, must be from 0 to 1"
 
 
 def test_names_of_denoisers():
@@ -140,10 +138,9 @@ def test_names_of_denoisers():
     assert bundled.find("speckle-lambdanet-2") == paper / "speckle-lambdanet-2.safetensors"
     assert bundled.find("gaussian-01-lambda-resnet").parent == paper / "ablations"
     assert bundled.find("other.safetensors").name == "other.safetensors"
-    with pytest.raises(
-        ValueError, match=r"^there is no denoiser 'rain'; name one of photographs, gaussian-01, .*file$"
-    ):
-        bundled.find("rain")
+    said = helpers.refusal(bundled.find, "rain")
+    assert said.startswith("there is no denoiser 'rain'; name one of photographs, gaussian-01, ")
+    assert said.endswith("file")
 
 
 @pytest.mark.parametrize("sigma", [15, 50])
@@ -166,10 +163,8 @@ def test_default_of_each_noise_removes_it_from_photographs_of_any_size(noise):
 
 def test_file_and_name_give_the_same(denoiser):
     np.testing.assert_array_equal(lambdanet.load(str(FILE))(picture()), denoiser(picture()))
-    with pytest.raises(ValueError, match=r"none.safetensors: no such weights file"):
-        lambdanet.load("none.safetensors")
-    with pytest.raises(ValueError, match="device 'abacus' is not available"):
-        lambdanet.load(NAME, device="abacus")
+    assert "none.safetensors: no such weights file" in helpers.refusal(lambdanet.load, "none.safetensors")
+    assert "device 'abacus' is not available" in helpers.refusal(lambdanet.load, NAME, device="abacus")
 
 
 def test_import_is_quick_and_three_lines_need_no_pipeline(tmp_path):
@@ -196,8 +191,5 @@ def test_floats_are_clipped_first_where_the_noise_was(name, clips):
     for kind in (np.asarray, lambda values: torch.from_numpy(values.transpose(2, 0, 1).copy())):
         one, other = (denoiser(kind(values)) for values in (image, image.clip(0, 1)))
         assert np.array_equal(one, other) == clips
-
-
-def test_weights_that_name_no_noise_take_floats_as_they_are(denoiser):
-    unknown = trained.TrainedDenoiser(denoiser.model, {"model": {}}, denoiser.device)
-    assert np.array_equal(unknown(picture(3, np.float32)), denoiser(picture(3, np.float32)))
+    of_no_noise = trained.TrainedDenoiser(denoiser.model, {"model": {}}, denoiser.device)
+    assert np.array_equal(of_no_noise(image), denoiser(image)) != clips

@@ -175,6 +175,3 @@ class Cluster:
         if process.poll() is None:
             os.killpg(process.pid, number)
         process.wait(SECONDS)
-
-    def log(self, name):
-        return (self.folder / f"{name}.log").read_text()

@@ -10,6 +10,7 @@ import scratch
 from dvc_helpers import DVC
 
 from pipelines import exchange, graph, stage
+from pipelines.stage import StageError
 
 
 class OwnError(Exception):
@@ -79,7 +80,7 @@ def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):
     assert exchange.Archive(project, "key").there
 
 
-@pytest.mark.parametrize("error", [TypeError("x"), stage.StageError("a failed"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [TypeError("x"), StageError("a failed"), KeyboardInterrupt()])
 def test_what_stopped_a_stage_is_raised_although_the_last_copy_fails(project, monkeypatch, error):
     monkeypatch.setattr(exchange.Archive, "push", Mock(side_effect=ConnectionError("away")))
     with pytest.raises(type(error)) as caught:
@@ -92,42 +93,37 @@ def test_a_stage_that_failed_while_the_remote_is_away_may_run_again(project, mon
 
     def fails():
         monkeypatch.setattr(graph, "remote", Mock(side_effect=OwnError("away")))
-        raise stage.StageError("a failed to pull")
+        raise StageError("a failed to pull")
 
-    with pytest.raises(stage.StageError, match="reaching the remote failed: OwnError: away"):
+    with pytest.raises(StageError, match="reaching the remote failed: OwnError: away"):
         exchange.run("a", project, "key", fails, print)
     monkeypatch.setattr(graph, "remote", lambda _folder: there)
     write(project, checkpoints="one")
-    with pytest.raises(stage.StageError, match="nothing failed"):
+    with pytest.raises(StageError, match="nothing failed"):
         exchange.run("a", project, "key", lambda: stage.run("nothing"), print)
     assert exchange.Archive(project, "key").there  # with a new connection
 
 
 FULL = f"{900 * 'a'} - [Errno 28] No space left on device: {900 * 'b'}"
 ERRORS = {
-    60: [
-        ConnectionError("away"),
-        TimeoutError(),
-        OwnError("away"),
-        stage.StageError("ERROR: failed to push"),
-    ],
-    4: [stage.StageError("busy", 4)],
-    0: [OSError("Permission denied"), stage.StageError(FULL)],
+    60: [ConnectionError("away"), TimeoutError(), OwnError("away"), StageError("ERROR: failed to push")],
+    4: [StageError("busy", 4)],
+    0: [OSError("Permission denied"), StageError(FULL)],
 }
 
 
 @pytest.mark.parametrize("retries", ERRORS)
 def test_only_what_may_pass_is_tried_again(retries):
     for error in ERRORS[retries]:
-        with pytest.raises(stage.StageError) as caught, exchange.reaching("pushing"):
+        with pytest.raises(StageError) as caught, exchange.reaching("pushing"):
             raise error
         assert caught.value.retries == retries
 
 
-@pytest.mark.parametrize("error", [TypeError("x"), ValueError("x"), stage.StageError("stopped")], ids=repr)
+@pytest.mark.parametrize("error", [TypeError("x"), ValueError("x"), StageError("stopped")], ids=repr)
 def test_a_bug_and_what_was_stopped_stay_what_they_are(monkeypatch, error):
     monkeypatch.setattr(stage, "stopping", threading.Event())
-    if isinstance(error, stage.StageError):
+    if isinstance(error, StageError):
         stage.stopping.set()
     with pytest.raises(type(error)) as caught, exchange.reaching("pushing"):
         raise error

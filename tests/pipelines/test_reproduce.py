@@ -22,9 +22,8 @@ BREAKS = "echo 'error: c is broken' >&2; test -e mended"
 def last_flow(folder):
     """The state of the newest flow run in the project's Prefect database, and its tasks' names and states."""
     with sqlite3.connect(folder.parent / "prefect/prefect.db") as database:
-        flow, state = database.execute(
-            "SELECT id, state_type FROM flow_run ORDER BY created DESC LIMIT 1"
-        ).fetchone()
+        newest = "SELECT id, state_type FROM flow_run ORDER BY created DESC LIMIT 1"
+        flow, state = database.execute(newest).fetchone()
         tasks = database.execute("SELECT name, state_name FROM task_run WHERE flow_run_id = ?", (flow,))
         return state, dict(tasks.fetchall())
 

@@ -68,8 +68,7 @@ def test_a_studys_figure_has_its_axis_and_the_documents_values(drawn):
     study = Study(name="channels", title="d", axis="d", base=base, rows=[wide])
     figures.write_study(Path("a.png"), study, studies.table(study, [base, wide]))
     ours, theirs = [line for line in drawn[0].axes[0].lines if line.get_marker() == "o"]
-    assert list(ours.get_xdata()) == [16, 32]
-    assert list(ours.get_ydata()) == pytest.approx([26.8, 26.95])
+    assert (list(ours.get_xdata()), list(ours.get_ydata())) == ([16, 32], pytest.approx([26.8, 26.95]))
     assert list(theirs.get_ydata()) == [26.83, 26.89]
 
 

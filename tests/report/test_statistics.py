@@ -9,6 +9,7 @@ from lambdanet.report import statistics
 from lambdanet.report.statistics import FAILS, HOLDS, NOT_RUN, UNSURE, Interval, Sample, summary
 
 A, B = (26.80, 26.65, 26.89), (27.10, 27.02, 27.25, 27.31)
+VERDICTS = [(-0.1, 0.5, HOLDS), (-0.11, 0.5, UNSURE), (-0.5, -0.11, FAILS), (-0.5, -0.1, UNSURE)]
 
 
 def ends(interval):
@@ -52,10 +53,7 @@ def test_a_single_seed_is_compared_by_its_familys_spread():
         assert not statistics.difference_interval(*pair).known
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(-0.1, 0.5, HOLDS), (-0.11, 0.5, UNSURE), (-0.5, -0.11, FAILS), (-0.5, -0.1, UNSURE)],
-)
+@pytest.mark.parametrize(("low", "high", "verdict"), VERDICTS)
 def test_verdict_is_where_the_interval_lies(low, high, verdict):
     assert statistics.at_least(Interval((low + high) / 2, low, high), -0.1) == verdict
 

@@ -33,8 +33,7 @@ def test_rows_of_a_study_have_the_base_at_its_place():
     four, wide = entry("d4", [25.0], d=4), entry("d128", [27.5], d=128, parameters=17_903)
     question = channels(four, wide, entry("d8", d=8))
     table = studies.table(question, [SPREAD, BASE, four, wide])
-    assert list(table["axis"]) == [4, 8, 16, 128]
-    assert list(table["changes"]) == ["d 4", "d 8", "d 16", "d 128"]
+    assert (list(table["axis"]), list(table["changes"])) == ([4, 8, 16, 128], ["d 4", "d 8", "d 16", "d 128"])
     done = table[table["seeds"] > 0]
     assert list(done["variation"]) == ["d4", "base", "d128"]
     assert list(done["reference"]) == [25.6, 26.83, 27.20]
@@ -156,13 +155,10 @@ def history(factor, epochs=3):
 
 
 def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_path):
-    tried = {
-        "far": [history(np.e**0.3), history(np.e**0.32)],
-        "near": [history(np.e**-0.1), history(np.e**0.12)],
-    }
+    logs = {"far": (0.3, 0.32), "near": (-0.1, 0.12)}
+    tried = {name: [history(np.exp(log)) for log in of_seeds] for name, of_seeds in logs.items()}
     table, said = studies.following(tried, logged_of("gaussian-01"))
-    assert list(table["variation"]) == ["near", "far"]
-    assert list(table["distance"].round(9)) == [0.11, 0.31]
+    assert (list(table["variation"]), list(table["distance"].round(9))) == (["near", "far"], [0.11, 0.31])
     low, high = stats.ttest_ind([0.3, 0.32], [0.1, 0.12], equal_var=False).confidence_interval(0.95)
     assert said == [
         "Nearest to the authors' log is near: the natural logarithm of its loss differs from that of theirs "
@@ -180,19 +176,14 @@ def test_nearest_to_the_authors_log_is_by_the_mean_difference_of_log_losses(tmp_
 def test_how_trainings_end_is_compared_with_those_of_as_many_epochs():
     falling = np.geomspace(0.01, 0.005, 300)
     uneven = falling * np.exp(np.where(np.arange(300) % 2, 0.002, 0))
-    histories = {
-        config.RunKey("paper", noise, "autoencoder", seed): pd.DataFrame(
-            {"epoch": range(len(loss)), "loss": loss}
-        )
-        for noise, seed, loss in [
-            ("gaussian-01", 0, falling), ("gaussian-01", 1, uneven), ("speckle", 0, falling[:40])
-        ]
-    }  # fmt: skip
+    histories = {}
+    trained = [("gaussian-01", 0, falling), ("gaussian-01", 1, uneven), ("speckle", 0, falling[:40])]
+    for noise, seed, loss in trained:
+        key = config.RunKey("paper", noise, "autoencoder", seed)
+        histories[key] = pd.DataFrame({"epoch": range(len(loss)), "loss": loss})
     table = studies.convergence(histories, studies.authors_convergence())
-    assert table[["noise", "model", "epochs", "seeds"]].values.tolist() == [
-        ["gaussian-01", "autoencoder", 300, 2]
-    ]
     (row,) = table.to_dict("records")
+    assert (row["noise"], row["model"], row["epochs"], row["seeds"]) == ("gaussian-01", "autoencoder", 300, 2)
     assert row["loss"] == pytest.approx(0.005 * (1 + np.exp(0.002)) / 2)
     changes = np.tile([0.002, -0.002], 30)
     assert row["fluctuation"] == pytest.approx(changes.std(ddof=1) / 2)  # of the two seeds' mean

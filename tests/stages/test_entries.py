@@ -186,9 +186,8 @@ def test_ablate_trains_every_seed_and_evaluate_ablations_scores_them(stage, proj
     weights = {}
     for seed in (0, 3):
         network, description = load_weights(project / ABLATION.replace("/0", f"/{seed}/weights.safetensors"))
-        assert description["cell"] == {
-            "profile": "tiny", "noise": "gaussian-01", "model": "loss-bce", "seed": seed
-        }  # fmt: skip
+        run_key = {"profile": "tiny", "noise": "gaussian-01", "model": "loss-bce", "seed": seed}
+        assert description["cell"] == run_key
         assert description["training"]["loss"] == "bce"
         weights[seed] = next(network.parameters())
     assert not torch.equal(weights[0], weights[3])

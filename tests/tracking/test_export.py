@@ -42,8 +42,7 @@ def test_program_gives_what_the_network_gives(registered, name, size):
     noisy = images(*size)
     output = program.predict(noisy)
     expected = denoise(network, torch.from_numpy(noisy)).clamp(0, 1).numpy()
-    assert output.dtype == np.float32
-    assert output.shape == noisy.shape
+    assert (output.dtype, output.shape) == (np.float32, noisy.shape)
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
     assert output.std() > 0.01
 

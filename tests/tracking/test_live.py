@@ -13,11 +13,11 @@ from lambdanet.tracking import live, mlflow_runs, sync
 
 RUN_KEY = mlflow_helpers.RUN_KEY
 TRAINED = "runs/tiny/models/gaussian-01/dncnn-0"
+ENDS = [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")]
 DETAILS = {
     "task": "train", "profile": "tiny", "noise": "gaussian-01", "model": "dncnn", "seed": 0,
-    "stage": "train@gaussian-01-dncnn-0",
+    "stage": "train@gaussian-01-dncnn-0", "data": {"train": mlflow_helpers.RECORD["data"]["train"]},
     "description": mlflow_helpers.description(RUN_KEY, helpers.DNCNN),
-    "data": {"train": mlflow_helpers.RECORD["data"]["train"]},
 }  # fmt: skip
 
 
@@ -73,10 +73,7 @@ def test_the_same_training_again_ends_its_own_run(client, tmp_path):
         assert statuses(client) == ended
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")],
-)
+@pytest.mark.parametrize(("error", "status"), ENDS)
 def test_how_a_training_ended_is_logged_and_its_run_resumed(client, tmp_path, error, status):
     with contextlib.suppress(BaseException), training(tmp_path) as (_, train):
         train(2)

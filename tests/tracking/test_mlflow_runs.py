@@ -61,9 +61,8 @@ def test_a_training_becomes_one_run_with_all_that_is_known(client, tmp_path):
     tags = {
         "task": "train", "run": "gaussian-01-dncnn-0", "profile": "tiny", "noise": "gaussian-01",
         "model": "dncnn", "seed": "0", "weights_sha256": "e" * 64, "stage": RECORD["stage"],
-        "device": "a machine", "backend": "winograd",
-        "commit": "0123456789ab", "mlflow.source.git.commit": "0123456789ab",
-        "mlflow.source.name": "stages/train.py",
+        "device": "a machine", "backend": "winograd", "commit": "0123456789ab",
+        "mlflow.source.git.commit": "0123456789ab", "mlflow.source.name": "stages/train.py",
     }  # fmt: skip
     assert tags.items() <= run.data.tags.items()
 
@@ -116,10 +115,9 @@ def test_metrics_are_those_of_a_model_on_a_dataset(client, tmp_path):
 
 
 def test_a_dataset_names_dvcs_digest(client, tmp_path):
-    (tmp_path / "tiny").mkdir()
     out = "    - path: runs/tiny/data/patches/{}\n      hash: md5\n      md5: {}.dir\n      size: 1\n"
     lock = out.format("clean", "1" * 32) + out.format("gaussian-01", "2" * 32)
-    (tmp_path / "tiny/dvc.lock").write_text(lock)
+    helpers.folder(tmp_path, {"tiny/dvc.lock": lock.encode()})
     one = mlflow_helpers.trained(tmp_path)
     inputs = client.get_run(log_training(client, one)).inputs.dataset_inputs
     sources = {one.dataset.name: json.loads(one.dataset.source) for one in inputs}
@@ -169,8 +167,7 @@ def test_a_killed_run_of_another_training_or_workspace_is_left_alone(client, tmp
         {"description": helpers.changed(DESCRIPTION, ["training", "epochs"], 4)},
     ]
     others = [log_training(client, of(2, **change)) for change in changes]
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.chdir(helpers.folder(tmp_path / "elsewhere"))
     others.append(log_training(client, of(2)))
     monkeypatch.chdir(tmp_path)
     assert len({here, *others}) == 5
@@ -182,8 +179,7 @@ def test_a_killed_run_of_another_training_or_workspace_is_left_alone(client, tmp
 def test_workers_that_are_told_one_name_resume_each_others_run(client, tmp_path, monkeypatch):
     monkeypatch.setenv("LAMBDANET_WORKSPACE", "grid:tiny:c0ffee")
     lost = log_training(client, of(1))
-    (tmp_path / "other").mkdir()
-    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.chdir(helpers.folder(tmp_path / "other"))
     assert log_training(client, of(3, "FINISHED")) == lost
 
 
@@ -194,8 +190,7 @@ def test_a_finished_run_is_known_by_its_weights_alone(client, tmp_path, monkeypa
     assert second != first
     assert log_training(client, of(3, "FINISHED", weights_sha256="f" * 64)) == second
     assert log_training(client, of(3, "FINISHED")) == first
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.chdir(helpers.folder(tmp_path / "elsewhere"))
     assert log_training(client, of(3, "FINISHED", weights_sha256="f" * 64)) == second
     assert len(mlflow_helpers.runs(client)) == 2
     assert client.get_run(first).data.tags["weights_sha256"] == "e" * 64
@@ -205,10 +200,9 @@ def test_a_deleted_experiment_is_one_line_that_says_what_to_do(client):
     run_id = log_training(client, of(1))
     experiment = client.get_run(run_id).info.experiment_id
     client.delete_experiment(experiment)
-    with pytest.raises(ValueError, match="the experiment lambdanet/tiny was deleted in MLflow") as caught:
-        log_training(client, of(2))
-    assert str(caught.value).endswith(f"`mlflow experiments restore --experiment-id {experiment}`")
-    assert "\n" not in str(caught.value)
+    said = helpers.refusal(log_training, client, of(2))
+    assert said.startswith("the experiment lambdanet/tiny was deleted in MLflow")
+    assert said.endswith(f"`mlflow experiments restore --experiment-id {experiment}`")
     client.restore_experiment(experiment)
     assert log_training(client, of(2)) == run_id
 
@@ -290,8 +284,7 @@ def test_a_database_whose_maker_was_killed_is_made_anew_by_four_processes_at_onc
 
 
 def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
-    folder = tmp_path / "50% noise? #1, my%20été"
-    folder.mkdir()
+    folder = helpers.folder(tmp_path / "50% noise? #1, my%20été")
     mlflow_helpers.write_database(folder / "mlflow.db")
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -11,6 +11,7 @@ from lambdanet.inference import catalogue, denoise_files
 from lambdanet.tracking import mlflow_runs, registry, sync
 
 PSNR = {"autoencoder": 23.0, "dncnn": 25.0, "lambdanet": 24.0}
+run = functools.partial(helpers.lambdanet, "models")
 
 
 def write_outputs(ones, logged=()):
@@ -40,9 +41,6 @@ def grid(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grid")
     config = mlflow_helpers.NETWORKS["dncnn"]
     return [mlflow_helpers.trained(folder, model, config=config, psnr=psnr) for model, psnr in PSNR.items()]
-
-
-run = functools.partial(helpers.lambdanet, "models")
 
 
 def choose(*words):

@@ -53,9 +53,8 @@ def test_foreign_key_is_passed_over(tmp_path, caplog):
     save(tmp_path, 1)
     save(tmp_path, 2, key="other")
     assert newest(tmp_path) == 1
-    assert caplog.messages == [
-        f"{tmp_path / '000000002.pt'} belongs to other settings, data or code; not used, removed"
-    ]
+    removed = tmp_path / "000000002.pt"
+    assert caplog.messages == [f"{removed} belongs to other settings, data or code; not used, removed"]
     assert newest(tmp_path, "third") is None
 
 
