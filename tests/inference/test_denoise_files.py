@@ -107,14 +107,9 @@ def test_folder_of_weights_gives_the_one_that_noise_and_alias_name(project, word
 
 def test_a_folder_of_weights_needs_nothing_of_the_pipeline(project):
     save(project / "in.png", noisy(side=24))
+    without = "import sys; sys.modules.update(dict.fromkeys('dvc prefect mlflow pandas skimage'.split()))"
     words = ["denoise", "in.png", "-o", "out.png", "--weights", "weights/paper", "--noise", "speckle"]
-    code = f"""
-import sys
-from lambdanet import cli
-sys.modules.update(dict.fromkeys(["dvc", "prefect", "mlflow", "pandas", "skimage", "scipy", "matplotlib"]))
-cli.main({words})
-"""
-    done = helpers.python("-c", code, cwd=project)
+    done = helpers.python("-c", f"{without}; from lambdanet import cli; cli.main({words})", cwd=project)
     assert done.stdout.startswith("out.png: written, by "), done.stderr
 
 
@@ -247,8 +242,7 @@ def test_files_that_differ_in_case_only_do_not_replace_each_other(project, monke
         (project / "out/b.png").hardlink_to(project / "out/a.png")
         same = f"{project}/in/b.png would be written to the file of another image; rename one"
         assert next(said) == f"error: {same}"
-        with pytest.raises(ValueError, match="1 of 2 files could not be denoised"):
-            next(said)
+        assert "1 of 2 files could not be denoised" in helpers.refusal(next, said)
 
 
 @pytest.mark.parametrize("full", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])

@@ -66,12 +66,6 @@ def test_a_push_that_is_killed_loses_no_checkpoint(project, tmp_path):
     part.write_bytes(part.read_bytes()[:700])  # ended in the middle of the first one
     assert exchange.Archive(project, "key").fetch() == 0
     assert not checkpoint.exists()
-    write(project, checkpoints="two")
-    exchange.Archive(project, "key").push(0, "checkpoints")
-    checkpoint.unlink()
-    assert exchange.Archive(project, "key").fetch() == 1
-    assert checkpoint.read_text() == "two"
-    assert not part.exists()
 
 
 def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):
