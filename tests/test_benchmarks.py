@@ -146,8 +146,7 @@ def test_psnr_is_of_noise_as_published_and_of_8_bit_outputs(monkeypatch):
 
 
 def test_noise_goes_where_jpeg_halved_the_resolution_of_the_colours_too():
-    clean = denoisers.images({}, 64, 2)["scikit-image"]
-    png, full, half = denoisers.stored(clean, 25)
+    png, full, half = denoisers.stored(denoisers.images({}, 64, 2)["scikit-image"], 25)
     assert png["noisy"] == pytest.approx(20.5, abs=0.3)
     assert min(png["denoised"], full["denoised"], half["denoised"]) > 28
     assert half["noisy"] > full["noisy"] + 2

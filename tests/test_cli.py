@@ -1,4 +1,3 @@
-import contextlib
 import hashlib
 import json
 import re
@@ -49,8 +48,6 @@ def test_trains_and_scores_without_dvc(project):
 
 
 def test_the_parameters_are_checked_with_the_folders_of_photographs(project, monkeypatch):
-    with contextlib.chdir(ROOT):
-        assert {line.partition("profile.yaml")[0] for line in checking.check()} >= {"", "quick/", "sample/"}
     assert checking.check() == checking.check(["sample"]) == VALID
     raw = helpers.read_yaml(project / PROFILE)
     raw["datasets"]["photos"]["dataset"] = "photographs"
@@ -59,7 +56,7 @@ def test_the_parameters_are_checked_with_the_folders_of_photographs(project, mon
     (project / "photographs").mkdir()
     assert checking.check() == VALID
     monkeypatch.chdir(ROOT)
-    assert [line.partition("profile.yaml")[0] for line in checking.check()] == ["", "quick/", "sample/"]
+    assert {line.partition("profile.yaml")[0] for line in checking.check()} >= {"", "quick/", "sample/"}
 
 
 PARAMS = "params.yaml"

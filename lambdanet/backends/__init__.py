@@ -1,4 +1,4 @@
-"""Faster implementations of the networks in `models/`; entered by `select`, in trainings by `of_training`.
+"""Faster implementations of the networks in `models/`: `select` takes one, `of_training` says which trains.
 
 A network's `forward` says what it computes and is one of its backends, `reference`. LambdaNet has two more:
 `portable`, re-associated (reassociated.py), and `fused`, that by kernels for a CPU. The convolutional

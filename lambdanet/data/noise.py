@@ -36,7 +36,7 @@ def blind_gaussian(images: Tensor, generator: torch.Generator, *, low: float, hi
 
 
 def blind_gaussian_jpeg(images: Tensor, generator: torch.Generator, *, low: float, high: float) -> Tensor:
-    """The same; of half of the images, chosen at random, the colours are then stored at half the resolution.
+    """`blind_gaussian`; of a random half of the images the colours are then stored at half the resolution.
 
     As JPEG stores them (4:2:0), but without its quantisation. Images are (n, 3, h, w), as a training makes
     them; `corrupt` stores no such noise.
@@ -97,7 +97,8 @@ def create_noise(name: str, **parameters: float) -> Noise:
 
 def _with_halved_colours(images: Tensor) -> Tensor:
     """Means of 2 x 2 pixels' differences from the luma, enlarged as libjpeg does, and added to it."""
-    luma = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     halved = F.avg_pool2d(images - luma, 2, ceil_mode=True)
     enlarged = F.interpolate(halved, scale_factor=2, mode="bilinear")
     return (luma + enlarged[..., : images.shape[-2], : images.shape[-1]]).clamp(0, 1)

@@ -14,8 +14,8 @@ from lambdanet.models import MODELS, LambdaNet
 # Pixels of one batch at inference: large enough to keep the cores busy, small enough for
 # LambdaNet's (k, v, h, w) lambdas, 256 bytes a pixel, to stay in tens of megabytes.
 BATCH_PIXELS = 128 * 32 * 32
-# Side of a photograph's tiles, a multiple of every `stride`: some hundred megabytes at work at a time. For
-# networks that see far it is larger, where memory is short smaller.
+# Side of a photograph's tiles, a multiple of every `stride`: some hundred megabytes at work at a time.
+# Larger for networks with a large halo, smaller where memory is short.
 TILE = 320
 CONVOLUTIONAL = tuple(network for network in MODELS.values() if network is not LambdaNet)
 

@@ -85,12 +85,17 @@ def committed(weights: Path, results: Path) -> dict[Denoiser, Path]:
     """
     scored = {}
     for name, entry in files.read_json(results / TRAININGS).items():
-        path, scores = weights / f"{name}.safetensors", entry["scores"]
+        path = weights / f"{name}.safetensors"
         if path.is_file():
-            if files.sha256(path) != scores["weights_sha256"]:
+            try:
+                scores = entry["scores"]
+                key = RunKey(*(scores[part] for part in ("profile", "noise", "model", "seed")))
+                one = Denoiser.of(key, scores, 0)
+            except (KeyError, TypeError):
+                raise ValueError(f"{results / TRAININGS} does not say what {name} scored") from None
+            if files.sha256(path) != one.weights_sha256:
                 raise ValueError(f"{path} is not what was scored; run `dvc repro`")
-            key = RunKey(**{part: scores[part] for part in ("profile", "noise", "model", "seed")})
-            scored[Denoiser.of(key, scores, 0)] = path
+            scored[one] = path
     paths = {one.weights_sha256: path for one, path in scored.items()}
     return {one: paths[one.weights_sha256] for one in catalogue.best_seeds(scored)}
 

@@ -17,7 +17,7 @@ from lambdanet.models import load_weights
 
 Image = TypeVar("Image", np.ndarray, Tensor)
 
-SMALLEST_TILE = 64  # what is read around a smaller one is larger than it soon
+SMALLEST_TILE = 64  # the margins around smaller ones would soon exceed them
 LARGEST_VALUE = 10  # of floats: noise may leave [0, 1], but not that far
 
 

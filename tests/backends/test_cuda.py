@@ -10,7 +10,7 @@ from lambdanet import backends, devices
 from lambdanet.backends.cuda import graphs
 from lambdanet.config import Training
 from lambdanet.models import create_model
-from lambdanet.training import checkpoint, loop
+from lambdanet.training import checkpoint, loop, optimizers
 from lambdanet.training.loop import Pairs, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -24,6 +24,7 @@ NETWORKS = [AUTOENCODER, {"name": "cnn"}, DNCNN, LAMBDANET, SMALL_LAMBDANET, {"n
 NOISES = [
     {"name": "speckle", "variance": 0.1}, {"name": "salt-and-pepper", "amount": 0.05},
     {"name": "blind-gaussian", "low": 0.01, "high": 0.2},
+    {"name": "blind-gaussian-jpeg", "low": 0.01, "high": 0.2},
 ]  # fmt: skip
 EPOCHS = 3  # of 5 steps, the last of a smaller batch
 
@@ -99,14 +100,14 @@ def test_a_killed_training_goes_on_to_the_same_bytes(run, monkeypatch, model, op
     monkeypatch.setattr(graphs.Recorded, "__call__", killed)
     monkeypatch.setattr(loop.Progress, "step", lambda self, loss: True)  # a checkpoint a step
     if optimizer == "sgd":  # not recorded: stop it elsewhere
-        rate = loop.learning_rate
+        rate = optimizers.learning_rate
 
         def stopped(*arguments):
             if next(steps) == 7:
                 raise KilledError
             return rate(*arguments)
 
-        monkeypatch.setattr(loop, "learning_rate", stopped)
+        monkeypatch.setattr(optimizers, "learning_rate", stopped)
     with pytest.raises(KilledError):
         run(model, folder="killed", discard=False, optimizer=optimizer)
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tarfile
 import threading
 from unittest.mock import Mock
 
@@ -64,8 +65,10 @@ def test_a_push_that_is_killed_loses_no_checkpoint(project, tmp_path):
 
     checkpoint.unlink()
     part.write_bytes(part.read_bytes()[:700])  # ended in the middle of the first one
-    assert exchange.Archive(project, "key").fetch() == 0
-    assert not checkpoint.exists()
+    assert (exchange.Archive(project, "key").fetch(), checkpoint.exists()) == (0, False)
+    part.rename(whole)  # one that was whole is not given up
+    with pytest.raises(tarfile.ReadError):
+        exchange.Archive(project, "key").fetch()
 
 
 def test_a_workspace_that_dvc_has_not_used_yet_will_do(project):

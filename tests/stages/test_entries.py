@@ -13,7 +13,7 @@ from lambdanet.data.arrays import digest, load_images
 from lambdanet.evaluation import evaluator
 from lambdanet.models import create_model, load_weights, save_weights
 from lambdanet.run_log import read_records
-from lambdanet.training import experiment, loop
+from lambdanet.training import experiment, optimizers
 
 TRAIN = helpers.train_words("lambdanet")
 WORDS = {
@@ -217,8 +217,8 @@ def test_an_interrupted_ablation_keeps_the_seeds_that_were_done(stage, project, 
     first = (project / ABLATION / "weights.safetensors").read_bytes()
     shutil.rmtree(project / "runs/tiny/models/ablations/loss-bce")
     monkeypatch.setattr(experiment, "train_run", real)
-    learn = loop.learning_rate  # called once a step
-    monkeypatch.setattr(loop, "learning_rate", lambda *words: trained.append(1) or learn(*words))
+    learn = optimizers.learning_rate  # called once a step
+    monkeypatch.setattr(optimizers, "learning_rate", lambda *words: trained.append(1) or learn(*words))
     status, lines = stage("ablate", WORDS["ablate"], project)
     assert status == 0
     assert any("gaussian-01-loss-bce-0: resumes from epoch 2.0 of 2" in line for line in lines), lines
