@@ -36,7 +36,7 @@ def restore(config: Config) -> Restored:
         ValueError: the report is missing or says nothing of its runs, or weights are not those scored.
     """
     _, results, weights = config.folders
-    kept, done = files.read_json(results / run_log.TRAININGS), Restored()
+    kept, done = run_log.read_trainings(results), Restored()
     for run in config.runs:
         if (entry := kept.get(run.key.name)) is None:
             continue
@@ -73,7 +73,7 @@ def export_weights(config: Config) -> int:
         ValueError: weights are missing or are not those that were scored.
     """
     _, results, out = config.folders
-    known, rows = files.read_json(results / run_log.TRAININGS), []
+    known, rows = run_log.read_trainings(results), []
     with files.new_folder(out) as new:
         for run in (run for run in config.runs if run.key.name in known):
             entry, ablation = known[run.key.name], run.key.model in config.profile.ablations

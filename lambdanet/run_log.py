@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import torch  # whoever only reads logs does not load it
 
 TRAININGS = "trainings.json"  # of a report: the score of each training in it, and how it was trained
+_SCORED = {
+    "profile", "noise", "model", "seed", "psnr", "ssim", "parameters",
+    "clean_sha256", "noisy_sha256", "weights_sha256",
+}  # fmt: skip
 PACKAGES = ("torch", "torchvision", "llvmlite", "numpy", "scikit-image", "dvc", "prefect", "mlflow")
 # What a run changes itself, and the parameters, which model.json records in full.
 _NOT_CODE = (":!*dvc.lock", ":!results", ":!weights", ":!params.yaml", ":!*profile.yaml")
@@ -103,6 +107,27 @@ def find_record(path: Path, weights_sha256: str) -> dict | None:
     """
     found = [one for one in read_records(path) if one.get("weights_sha256") == weights_sha256]
     return found[-1] if found else None
+
+
+def read_trainings(results: Path) -> dict[str, dict]:
+    """What a report keeps of each training, by the run's name: `scores`, and `log` or None.
+
+    Args:
+        results: folder of `report.write_report`.
+
+    Raises:
+        ValueError: the file is missing or damaged, or does not say what a training scored.
+    """
+    trainings = files.read_json(path := results / TRAININGS)
+    for name, entry in trainings.items():
+        try:
+            log = entry.setdefault("log", None)
+            whole = entry["scores"].keys() >= _SCORED and (log is None or "weights_sha256" in log)
+        except (AttributeError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{path} does not say what {name} scored; `git restore {results}` puts it back")
+    return trainings
 
 
 def _now() -> str:

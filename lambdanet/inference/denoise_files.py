@@ -17,7 +17,7 @@ from lambdanet.inference.catalogue import Denoiser
 from lambdanet.inference.targets import STREAM, identity
 from lambdanet.inference.trained import TrainedDenoiser
 from lambdanet.models import read_description
-from lambdanet.run_log import TRAININGS
+from lambdanet.run_log import TRAININGS, read_trainings
 
 
 @contextlib.contextmanager
@@ -84,15 +84,12 @@ def committed(weights: Path, results: Path) -> dict[Denoiser, Path]:
         ValueError: a file cannot be read, or scores are of other weights.
     """
     scored = {}
-    for name, entry in files.read_json(results / TRAININGS).items():
+    for name, entry in read_trainings(results).items():
         path = weights / f"{name}.safetensors"
         if path.is_file():
-            try:
-                scores = entry["scores"]
-                key = RunKey(*(scores[part] for part in ("profile", "noise", "model", "seed")))
-                one = Denoiser.of(key, scores, 0)
-            except (KeyError, TypeError):
-                raise ValueError(f"{results / TRAININGS} does not say what {name} scored") from None
+            scores = entry["scores"]
+            key = RunKey(*(scores[part] for part in ("profile", "noise", "model", "seed")))
+            one = Denoiser.of(key, scores, 0)
             if files.sha256(path) != one.weights_sha256:
                 raise ValueError(f"{path} is not what was scored; run `dvc repro`")
             scored[one] = path

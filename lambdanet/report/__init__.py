@@ -113,8 +113,7 @@ def _write_table(path: Path, table: pd.DataFrame, shown: pd.DataFrame, digits: s
 
 def _descriptions(scored: list[Run], scores: dict[RunKey, dict], old: Path) -> dict[RunKey, dict]:
     """How trainings were described when they were made: in their folder, or the old report."""
-    path = old / run_log.TRAININGS
-    kept = files.read_json(path) if path.is_file() else {}
+    kept = run_log.read_trainings(old) if (old / run_log.TRAININGS).is_file() else {}
     found = {}
     for run in scored:
         before = kept.get(run.key.name) or {"scores": {}}

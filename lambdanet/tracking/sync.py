@@ -12,7 +12,7 @@ from lambdanet.config import Config, Run, RunKey
 from lambdanet.inference.catalogue import Denoiser, best_seeds
 from lambdanet.models import read_description
 from lambdanet.report.tables import read_history
-from lambdanet.run_log import TRAININGS, find_record
+from lambdanet.run_log import find_record, read_trainings
 from lambdanet.tracking import export, mlflow_runs, registry
 from lambdanet.tracking.mlflow_runs import Training
 
@@ -66,7 +66,7 @@ def from_committed(weights: Path, results: Path, config: Config) -> list[Trainin
     """
     found = []
     runs = {run.key.name: run for run in config.table_runs}
-    for name, entry in files.read_json(results / TRAININGS).items():
+    for name, entry in read_trainings(results).items():
         path = weights / f"{name}.safetensors"
         if path.is_file() and name in runs:  # params.yaml may have other models now
             history = read_history(results / "histories" / f"{name}.csv")
