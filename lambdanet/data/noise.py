@@ -28,24 +28,26 @@ def clipped_gaussian(images: Tensor, generator: torch.Generator, *, sigma: float
 
 def blind_gaussian(images: Tensor, generator: torch.Generator, *, low: float, high: float) -> Tensor:
     """The same with a sigma of each image's own, uniform from `low` to `high` (Zhang et al. 2017, III-D)."""
-    if low >= high:
-        raise ValueError(f"low is {low}, must be below high ({high})")
-    share = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype)
-    sigma = (low + (high - low) * share).view(-1, *[1] * (images.ndim - 1))
+    sigma = _uniform(images, generator, low, high)
     return (images + sigma * _standard_normal(images, generator)).clamp(0, 1)
 
 
-def blind_gaussian_jpeg(images: Tensor, generator: torch.Generator, *, low: float, high: float) -> Tensor:
-    """`blind_gaussian`; of a random half of the images the colours are then stored at half the resolution.
+def blind_gaussian_in_files(
+    images: Tensor, generator: torch.Generator, *, low: float, high: float, grey: float, halved: float
+) -> Tensor:
+    """`blind_gaussian` as files of photographs have it.
 
-    As JPEG stores them (4:2:0), but without its quantisation. Images are (n, 3, h, w), as a training makes
-    them; `corrupt` stores no such noise.
+    Of a random share `grey` of the images all channels have the same noise, as a greyscale image has. Of a
+    random share `halved` the noisy colours are then stored at half the resolution, as JPEG stores them
+    (4:2:0), but without its quantisation. Images are (n, 3, h, w), as a training makes them; `corrupt` stores
+    no such noise.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images are {tuple(images.shape)}, must be (n, 3, h, w): train with fresh noise")
-    noisy = blind_gaussian(images, generator, low=low, high=high)
-    chosen = torch.rand(len(images), generator=generator, device=images.device) < 0.5
-    return torch.where(chosen.view(-1, 1, 1, 1), _with_halved_colours(noisy), noisy)
+    sigma, normal = _uniform(images, generator, low, high), _standard_normal(images, generator)
+    normal = torch.where(_chosen(images, generator, grey), normal[:, :1], normal)
+    noisy = (images + sigma * normal).clamp(0, 1)
+    return torch.where(_chosen(images, generator, halved), _with_halved_colours(noisy), noisy)
 
 
 def speckle(images: Tensor, generator: torch.Generator, *, variance: float) -> Tensor:
@@ -65,7 +67,7 @@ def salt_and_pepper(images: Tensor, generator: torch.Generator, *, amount: float
 
 NOISES: dict[str, Callable[..., Tensor]] = {
     "blind-gaussian": blind_gaussian,
-    "blind-gaussian-jpeg": blind_gaussian_jpeg,
+    "blind-gaussian-in-files": blind_gaussian_in_files,
     "clipped-gaussian": clipped_gaussian,
     "gaussian": gaussian,
     "salt-and-pepper": salt_and_pepper,
@@ -102,6 +104,21 @@ def _with_halved_colours(images: Tensor) -> Tensor:
     halved = F.avg_pool2d(images - luma, 2, ceil_mode=True)
     enlarged = F.interpolate(halved, scale_factor=2, mode="bilinear")
     return (luma + enlarged[..., : images.shape[-2], : images.shape[-1]]).clamp(0, 1)
+
+
+def _uniform(images: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
+    """A value of each image's own, in a shape that goes with the images'."""
+    if low >= high:
+        raise ValueError(f"low is {low}, must be below high ({high})")
+    share = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype)
+    return (low + (high - low) * share).view(-1, *[1] * (images.ndim - 1))
+
+
+def _chosen(images: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """Which images are of a random share, likewise."""
+    if share > 1:
+        raise ValueError(f"a share is {share}, must be at most 1")
+    return _uniform(images, generator, 0, 1) < share
 
 
 def _standard_normal(images: Tensor, generator: torch.Generator) -> Tensor:

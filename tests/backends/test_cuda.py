@@ -24,7 +24,7 @@ NETWORKS = [AUTOENCODER, {"name": "cnn"}, DNCNN, LAMBDANET, SMALL_LAMBDANET, {"n
 NOISES = [
     {"name": "speckle", "variance": 0.1}, {"name": "salt-and-pepper", "amount": 0.05},
     {"name": "blind-gaussian", "low": 0.01, "high": 0.2},
-    {"name": "blind-gaussian-jpeg", "low": 0.01, "high": 0.2},
+    {"name": "blind-gaussian-in-files", "low": 0.01, "high": 0.2, "grey": 0.5, "halved": 0.5},
 ]  # fmt: skip
 EPOCHS = 3  # of 5 steps, the last of a smaller batch
 

@@ -23,11 +23,11 @@ PAPER = {
     # not the paper's
     "clipped-gaussian": [{"sigma": 25 / 255}],
     "blind-gaussian": [{"low": 1 / 255, "high": 55 / 255}],
-    "blind-gaussian-jpeg": [{"low": 1 / 255, "high": 55 / 255}],
+    "blind-gaussian-in-files": [{"low": 1 / 255, "high": 55 / 255, "grey": 0.25, "halved": 0.5}],
 }
 CASES = [(name, parameters) for name, cases in PAPER.items() for parameters in cases]
 every = pytest.mark.parametrize(("name", "parameters"), CASES, ids=str)
-ALONE = [one for one in CASES if one[0] != "blind-gaussian-jpeg"]  # where a value depends on no other
+ALONE = [one for one in CASES if one[0] != "blind-gaussian-in-files"]  # where a value depends on no other
 by_value = pytest.mark.parametrize(("name", "parameters"), ALONE, ids=str)
 salted = create_noise("salt-and-pepper", amount=0.05)
 
@@ -41,12 +41,25 @@ def test_blind_gaussian_draws_a_sigma_for_each_image():
     torch.testing.assert_close(deciles, 0.02 + 0.18 * torch.linspace(0.1, 0.9, 9), atol=0.02, rtol=0)
 
 
-def test_half_of_the_images_have_colours_as_jpeg_stores_them():
+def in_files(images, **shares):
+    wanted = {"low": 0.1, "high": 0.100001, "grey": 1e-9, "halved": 1e-9} | shares
+    return create_noise("blind-gaussian-in-files", **wanted)(images, generator())
+
+
+def test_a_share_of_the_images_has_the_noise_of_greyscale_ones():
+    changes = in_files(flat(0.5, 4000), grey=0.25) - 0.5
+    same = (changes == changes[:, :1]).all((1, 2, 3))
+    assert same.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert changes[same].std() == pytest.approx(0.1, abs=0.001)
+    of_colours = changes[~same].transpose(0, 1).flatten(1)
+    assert torch.corrcoef(of_colours).fill_diagonal_(0).abs().max() < 0.01
+
+
+def test_a_share_of_the_images_has_colours_as_jpeg_stores_them():
     """Beside Pillow's own JPEG without loss by quantisation, to rounding; sides may be odd."""
     clean = torch.from_numpy(skimage.data.chelsea()[:201, :301].copy()).permute(2, 0, 1)
-    images, names = (clean / 255).expand(8, -1, -1, -1), ("blind-gaussian", "blind-gaussian-jpeg")
-    noises = [create_noise(name, low=0.1, high=0.100001) for name in names]
-    noisy, stored = (to_bytes(noise(images, generator())) for noise in noises)
+    images = (clean / 255).expand(8, -1, -1, -1)
+    noisy, stored = (to_bytes(in_files(images, halved=share)) for share in (1e-9, 0.5))
     changed = [number for number in range(8) if (noisy[number] != stored[number]).any()]
     assert 0 < len(changed) < 8
     for number in changed:
