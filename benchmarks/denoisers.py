@@ -3,9 +3,10 @@
     python -m benchmarks.denoisers [--quick]
 
 `python -m benchmarks --only denoisers` also writes JSON. scikit-image's photographs are always taken; those
-of BSDS500, and CBSD68, which published tables are of, if the variable LAMBDANET_BSDS500 names its archive.
-`pip install -e '.[bench]'` brings OpenCV, BM3D, which takes most of the time, PyWavelets and msgpack, which
-reads SCICO's DnCNN: `pip install --no-deps scico==0.0.7`. All that takes about half an hour (calculated).
+of BSDS500, with CBSD68 and BSD68, which published tables are of, if the variable LAMBDANET_BSDS500 names its
+archive. `pip install -e '.[bench]'` brings OpenCV, BM3D, which takes most of the time, PyWavelets and
+msgpack, which reads SCICO's DnCNN: `pip install --no-deps scico==0.0.7`. All that takes about half an hour
+(calculated).
 """
 
 import functools
@@ -58,14 +59,19 @@ CBSD68 = (  # of BSDS500's `val`
     "300091 302008 304034 304074 306005 3096 33039 351093"
 )
 STEP = 12  # of these, BM3D gets every 12th
-PUBLISHED = {  # PSNR (dB) at SIGMAS
+PUBLISHED = {  # PSNR (dB) at SIGMAS, on CBSD68
     "CBM3D, published": (33.52, 30.71, 27.38),
     "DnCNN for one sigma, published": (33.99, 31.31, 28.01),
     "CDnCNN-B, blind, published": (None, 31.23, 27.92),
     "FFDNet, published": (33.87, 31.21, 27.96),
 }
+PUBLISHED_GREY = {  # on BSD68
+    "BM3D, published": (31.07, 28.57, 25.62),
+    "DnCNN-S, for one sigma, published": (31.73, 29.23, 26.23),
+    "DnCNN-B, blind, published": (31.61, 29.16, 26.23),
+}
 ABOUT_CBSD68 = (
-    "{count} colour photographs of 481 x 321 of BSDS500's `val`, which `photographs` did not learn from, "
+    "{count} {kind} photographs of 481 x 321 of BSDS500's `val`, which `photographs` did not learn from, "
     "with Gaussian noise of sigma, of 255: means of each photograph's PSNR (dB) over all channels, outputs "
     "clipped and rounded to 8 bits."
 )
@@ -74,6 +80,10 @@ NOTES_CBSD68 = [
     "noise, clips the image first.",
     "CBM3D and DnCNN for one sigma: https://github.com/cszn/DnCNN/issues/4, by DnCNN's first author. "
     "CDnCNN-B and FFDNet: Zhang et al. 2018 (https://arxiv.org/abs/1710.04026), as later papers quote it.",
+]
+NOTES_BSD68 = [
+    f"{NOTES_CBSD68[0]} Methods for colours get a grey image three times; the mean of what they give counts.",
+    "Published values: Zhang et al. 2017 (https://arxiv.org/abs/1608.03981), Table II.",
 ]
 STORED = {"PNG": "", "JPEG, colours at full resolution": "4:4:4", "JPEG, at half of it": "4:2:0"}
 ABOUT_STORED = (
@@ -101,7 +111,7 @@ def measure(quick: bool = False) -> Iterator[Table]:
                 about = ABOUT_STORED.format(count=len(clean), sigma=SIGMAS[1])
                 yield Table("Noise in JPEG", about, stored(clean, SIGMAS[1]))
         if files:
-            yield from cbsd68(files, quick)
+            yield from published(files, quick)
     finally:
         torch.set_num_threads(threads)
 
@@ -171,8 +181,8 @@ def _as_jpeg(image: np.ndarray, colours: str) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-def cbsd68(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
-    """Compare denoisers as published tables do.
+def published(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
+    """Compare denoisers as published tables do, in colours and in grey.
 
     Args:
         files: of BSDS500, as `read_files` gives them.
@@ -183,15 +193,19 @@ def cbsd68(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
         clean = [_middle(clean[0], 64)]
     sigmas = SIGMAS[1:2] if quick else SIGMAS
     names = [NOISY, bundled.NAMES[bundled.PHOTOGRAPHS], SCICO]
-    published = [
-        {"method": name} | {_column(s): value for s, value in zip(SIGMAS, values, strict=True) if s in sigmas}
-        for name, values in PUBLISHED.items()
-    ]
-    rows = psnr_rows(names, clean, sigmas)
-    about = ABOUT_CBSD68.format(count=len(clean))
-    yield Table("CBSD68", about, [*rows, *published], NOTES_CBSD68, digits=4)
+    grey = [np.asarray(Image.fromarray(photograph).convert("L")) for photograph in clean]
+    for title, kind, photographs, known, notes in (
+        ("CBSD68", "colour", clean, PUBLISHED, NOTES_CBSD68),
+        ("BSD68", "greyscale", grey, PUBLISHED_GREY, NOTES_BSD68),
+    ):
+        rows = psnr_rows(names, photographs, sigmas)
+        for name, values in known.items():
+            of_sigmas = dict(zip(SIGMAS, values, strict=True))
+            rows.append({"method": name} | {_column(sigma): of_sigmas[sigma] for sigma in sigmas})
+        about = ABOUT_CBSD68.format(count=len(photographs), kind=kind)
+        yield Table(title, about, rows, notes, digits=4)
     few = clean[::STEP]
-    about = ABOUT_CBSD68.format(count=len(few))
+    about = ABOUT_CBSD68.format(count=len(few), kind="colour")
     rows = psnr_rows([*names, BM3D], few, sigmas)
     yield Table(f"CBSD68, every {STEP}th photograph", about, rows, NOTES_CBSD68[:1], digits=4)
 
@@ -201,7 +215,7 @@ def psnr_rows(names: list[str], clean: list[np.ndarray], sigmas: tuple[int, ...]
 
     Args:
         names: of `methods`, and `NOISY`.
-        clean: uint8, (h, w, 3) each.
+        clean: uint8, (h, w, 3) each, or (h, w) grey.
         sigmas: of the noise that is put on, of 255, and not clipped.
     """
     rows = {name: {"method": name} for name in names}
@@ -214,10 +228,15 @@ def psnr_rows(names: list[str], clean: list[np.ndarray], sigmas: tuple[int, ...]
             psnrs = []
             for number, photograph in enumerate(clean):
                 noisy = add_noise(photograph, sigma, seed=number, clipped=False) / 255
-                output = noisy if name == NOISY else _to_bytes(found[name](noisy)) / 255
+                output = noisy if name == NOISY else _to_bytes(_denoised(found[name], noisy)) / 255
                 psnrs.append(metrics.psnr(np.square(output - photograph / 255).mean(), data_range=1))
             row[_column(sigma)] = mean(psnrs)
     return list(rows.values())
+
+
+def _denoised(denoise: Denoise, noisy: np.ndarray) -> np.ndarray:
+    """By a method for colours, of an image that may be grey."""
+    return denoise(noisy) if noisy.ndim == 3 else denoise(np.dstack([noisy] * 3)).mean(axis=2)
 
 
 def _column(sigma: int) -> str:

@@ -152,6 +152,14 @@ def test_noise_goes_where_jpeg_halved_the_resolution_of_the_colours_too():
     assert half["noisy"] > full["noisy"] + 2
 
 
+def test_noise_goes_from_greyscale_photographs_too():
+    colours = denoisers.images({}, 64, 2)["scikit-image"]
+    clean = [photograph.mean(axis=2).astype(np.uint8) for photograph in colours]
+    noisy, denoised = denoisers.psnr_rows(["noisy", "gaussian-25-photographs-0"], clean, (25,))
+    assert noisy["sigma 25"] == pytest.approx(20 * np.log10(255 / 25), abs=0.2)
+    assert denoised["sigma 25"] > 27
+
+
 def test_denoisers_take_the_networks_of_the_nearest_noise_and_name_missing_packages(monkeypatch):
     of_table = [f"{model}-0" for model in ("autoencoder", "lambdanet", "lambdanet-u4-m7")]
     for sigma, noise in ((25, "gaussian-01"), (50, "gaussian-02")):
