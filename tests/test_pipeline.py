@@ -14,7 +14,6 @@ import mlflow_helpers
 import numpy as np
 import pytest
 import skimage.data
-from dvc_helpers import DVC
 from PIL import Image
 
 from lambdanet.data.images import to_bytes, to_tensor
@@ -22,6 +21,7 @@ from lambdanet.inference.denoise import denoise
 from lambdanet.models import load_weights
 from lambdanet.tracking import mlflow_runs
 
+DVC = (sys.executable, "-m", "dvc")
 NOISES = ("gaussian-01", "speckle")
 MODELS = {"lambdanet-u4-m7": "train-lambdanet", "autoencoder": "train"}
 RUNS = [f"{noise}-{model}-0" for noise in NOISES for model in MODELS]
