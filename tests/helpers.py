@@ -127,6 +127,11 @@ def write_yaml(path, raw):
     files.write_text(path, yaml.safe_dump(raw, sort_keys=False))
 
 
+def edit_yaml(path, keys, value):
+    """Set one value of a file, as `changed` does."""
+    write_yaml(path, changed(read_yaml(path), keys, value))
+
+
 def read_csv(path):
     """A dict for each row."""
     return list(csv.DictReader(path.read_text().splitlines()))

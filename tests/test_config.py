@@ -96,8 +96,7 @@ def test_a_run_is_resolved_with_all_its_paths(load):
 
 
 def test_a_profile_changes_a_models_hyperparameters(load):
-    train = PROFILE["train"] | {"dncnn": PROFILE["train"]["dncnn"] | {"hyperparameters": {"width": 9}}}
-    one = load(profile=PROFILE | {"train": train})
+    one = load(profile=changed(PROFILE, ("train", "dncnn", "hyperparameters"), {"width": 9}))
     assert (one.model("dncnn"), one.params.models["dncnn"]) == (helpers.DNCNN | {"width": 9}, helpers.DNCNN)
     assert one.training("dncnn") == config.Training(**helpers.TRAIN | {"epochs": 2})
 

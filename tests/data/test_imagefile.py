@@ -97,8 +97,7 @@ def test_palette_with_transparent_colours(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg_of_a_photograph(tmp_path, mode):
-    image = Image.fromarray(skimage.data.chelsea()[:64, :80])
-    image = image.convert(mode)
+    image = Image.fromarray(skimage.data.chelsea()[:64, :80]).convert(mode)
     read = saved(tmp_path / "a.jpg", image, quality=95, subsampling=0)
     assert np.abs(read.rgb.astype(int) - np.asarray(image.convert("RGB"))).mean() < 3
     assert (read.alpha, read.grey) == (None, mode == "L")
