@@ -127,6 +127,11 @@ def write_yaml(path, raw):
     files.write_text(path, yaml.safe_dump(raw, sort_keys=False))
 
 
+def edit_yaml(path, keys, value):
+    """Set one value of a file, as `changed` does."""
+    write_yaml(path, changed(read_yaml(path), keys, value))
+
+
 def read_csv(path):
     """A dict for each row."""
     return list(csv.DictReader(path.read_text().splitlines()))
@@ -301,6 +306,14 @@ def folder(path, members=()):
     return path
 
 
+class By(nn.Module):
+    """A network that is a function of the noisy images."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 def assert_tiles_fit(model, size):
     """A photograph denoised in small tiles is the one denoised whole."""
     image = np.random.default_rng(0).integers(0, 2**16, (*size, 3), np.uint16)
@@ -321,9 +334,9 @@ class Bomb:
         return os.system, (f"touch {self.marker}",)
 
 
-def one_line(done):
+def one_line(done, statuses=(1,)):
     """The error of a command of click that failed, in one line."""
-    assert done.exit_code == 1, done.output
+    assert done.exit_code in statuses, done.output
     assert done.output.startswith("error: ")
     assert done.output.count("\n") == 1
     return done.output

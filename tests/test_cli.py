@@ -1,4 +1,3 @@
-import hashlib
 import json
 import re
 import shutil
@@ -12,7 +11,7 @@ import pytest
 from helpers import ROOT, lambdanet, one_line
 from PIL import Image
 
-from lambdanet import checking, cli
+from lambdanet import checking, cli, files
 from pipelines import cluster, commands, graph
 
 PROFILE = "sample/profile.yaml"
@@ -49,9 +48,7 @@ def test_trains_and_scores_without_dvc(project):
 
 def test_the_parameters_are_checked_with_the_folders_of_photographs(project, monkeypatch):
     assert checking.check() == checking.check(["sample"]) == VALID
-    raw = helpers.read_yaml(project / PROFILE)
-    raw["datasets"]["photos"]["dataset"] = "photographs"
-    helpers.write_yaml(project / PROFILE, raw)
+    helpers.edit_yaml(project / PROFILE, ["datasets", "photos", "dataset"], "photographs")
     assert "photos: dataset is 'photographs', neither one of photos, " in helpers.refusal(checking.check)
     (project / "photographs").mkdir()
     assert checking.check() == VALID
@@ -76,16 +73,15 @@ WRONG = [
 
 @pytest.mark.parametrize(("file", "path", "value", "says"), WRONG)
 def test_what_is_wrong_in_the_parameters_is_named(project, file, path, value, says):
-    helpers.write_yaml(project / file, helpers.changed(helpers.read_yaml(project / file), path, value))
+    helpers.edit_yaml(project / file, path, value)
     assert says in helpers.refusal(checking.check)
 
 
 def test_an_ablation_is_trained_and_scored_on_its_own_images(project):
-    raw = helpers.read_yaml(project / PROFILE)
-    raw["datasets"]["few"] = {"dataset": "photos", "train": 16, "test": 12}
-    raw["pairs"]["few"] = {"dataset": "few", "noise": "gaussian-25"}
-    raw["ablations"]["dncnn-blind"]["dataset"] = "few"
-    helpers.write_yaml(project / PROFILE, raw)
+    few = {"dataset": "photos", "train": 16, "test": 12}
+    helpers.edit_yaml(project / PROFILE, ["datasets", "few"], few)
+    helpers.edit_yaml(project / PROFILE, ["pairs", "few"], {"dataset": "few", "noise": "gaussian-25"})
+    helpers.edit_yaml(project / PROFILE, ["ablations", "dncnn-blind", "dataset"], "few")
     done = lambdanet("train", "gaussian-25", "dncnn-blind", "--epochs", 1, "--out", "runs/a")
     assert done.exit_code == 0, done.output
     assert helpers.read_yaml(project / "runs/a/model.json")["noise"]["name"] == "blind-gaussian"
@@ -251,8 +247,7 @@ def test_committed_weights_are_those_of_the_committed_scores():
         assert table == {path.stem for path in (results / "scores").iterdir()}
         trainings = json.loads((results / "trainings.json").read_text())
         for path in folder.rglob("*.safetensors"):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            assert digest == trainings[path.stem]["scores"]["weights_sha256"]
+            assert files.sha256(path) == trainings[path.stem]["scores"]["weights_sha256"]
 
 
 @pytest.mark.parametrize("words", SERVERS)

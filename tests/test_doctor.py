@@ -10,17 +10,16 @@ from helpers import lambdanet
 from lambdanet import doctor
 
 
-def lines(tmp_path, monkeypatch, **trials):
+def lines(tmp_path, monkeypatch, begin=lambda _: None, **trials):
     monkeypatch.chdir(tmp_path)
     if trials:
         monkeypatch.setattr(doctor, "TRIALS", [{name: (trial, "do") for name, trial in trials.items()}])
-    return list(map(str, doctor.diagnose(False, lambda _: None)))
+    return list(map(str, doctor.diagnose(False, begin)))
 
 
 def test_this_installation_is_well(tmp_path, monkeypatch):
     begun = []
-    monkeypatch.chdir(tmp_path)
-    text = "\n".join(str(finding) for finding in doctor.diagnose(False, begun.append))
+    text = "\n".join(lines(tmp_path, monkeypatch, begun.append))
     assert "BAD" not in text
     for part in ("ok    Python 3.", "torch: 2.", "Prefect's server: 3.", " on CPU, ", "GiB free",
                  "LambdaNet and DnCNN on the CPU: compiled kernels on vectors of"):  # fmt: skip

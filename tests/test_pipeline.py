@@ -14,7 +14,6 @@ import mlflow_helpers
 import numpy as np
 import pytest
 import skimage.data
-from dvc_helpers import DVC
 from PIL import Image
 
 from lambdanet.data.images import to_bytes, to_tensor
@@ -22,6 +21,7 @@ from lambdanet.inference.denoise import denoise
 from lambdanet.models import load_weights
 from lambdanet.tracking import mlflow_runs
 
+DVC = (sys.executable, "-m", "dvc")
 NOISES = ("gaussian-01", "speckle")
 MODELS = {"lambdanet-u4-m7": "train-lambdanet", "autoencoder": "train"}
 RUNS = [f"{noise}-{model}-0" for noise in NOISES for model in MODELS]
@@ -31,7 +31,6 @@ NETWORK = {f"train@{noise}-autoencoder-0" for noise in NOISES} | {f"evaluate@{no
 NETWORK |= {"evaluate-ablations", *COLLECTED}
 CHANGED = [("report/figures.py", {"plot"})]
 CHANGED += [pytest.param("models/autoencoder.py", NETWORK, marks=pytest.mark.slow)]
-RESULTS = "results/sample"
 SMALL = {"name": "lambdanet", "u": 2, "m": 3, "k": 4, "heads": 2, "d": 4}
 TRAIN = helpers.TRAIN | {"epochs": 1, "batch_size": 4, "schedule": "cosine", "monitored": 10}
 
@@ -71,10 +70,9 @@ class Clone:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
         shutil.rmtree(folder / "quick")
-        raw = helpers.read_yaml(folder / "params.yaml")
-        raw["models"] |= {"lambdanet-u4-m7": SMALL}
-        raw["table"] = {"noises": [*NOISES], "lambdanets": ["lambdanet-u4-m7"], "baselines": ["autoencoder"]}
-        helpers.write_yaml(folder / "params.yaml", raw)
+        helpers.edit_yaml(folder / "params.yaml", ("models", "lambdanet-u4-m7"), SMALL)
+        table = {"noises": [*NOISES], "lambdanets": ["lambdanet-u4-m7"], "baselines": ["autoencoder"]}
+        helpers.edit_yaml(folder / "params.yaml", ("table",), table)
         helpers.write_yaml(folder / "sample/profile.yaml", PROFILE)
         # So that DVC has another graph beside; it is not run.
         paper = {"profile": "paper", "root": ".", "file": "profile.yaml"}
@@ -140,7 +138,7 @@ def test_mlflow_holds_one_whole_run_of_each_training(clone):
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
     registered = {f"{one.noise}-{one.model}-{one.seed}" for one, _ in versions}
     assert registered == {*RUNS, "gaussian-01-cnn-bce-0"}  # which is another document's experiment
-    results = clone.folder / RESULTS
+    results = clone.folder / "results/sample"
     for name in RUNS:
         run = runs[name]
         history = helpers.read_csv(results / "histories" / f"{name}.csv")
@@ -219,14 +217,12 @@ def test_metrics_and_plots_are_shown_by_dvc(clone):
 
 @pytest.mark.slow
 def test_changed_noise_reruns_its_own_stages_and_what_collects_them(clone):
-    raw = helpers.read_yaml(clone.folder / "params.yaml")
-    raw["noises"]["speckle"]["variance"] = 0.2
-    helpers.write_yaml(clone.folder / "params.yaml", raw)
+    params, variance = clone.folder / "params.yaml", ("noises", "speckle", "variance")
+    helpers.edit_yaml(params, variance, 0.2)
     # One stage scores all ablations, and depends on all stored images.
     own = {"corrupt@speckle", "evaluate@speckle", "evaluate-ablations", *COLLECTED}
     assert clone.repro() == own | trainings("speckle")
-    raw["noises"]["speckle"]["variance"] = 0.1
-    helpers.write_yaml(clone.folder / "params.yaml", raw)
+    helpers.edit_yaml(params, variance, 0.1)
     assert clone.repro() <= COLLECTED  # the rest comes from DVC's run-cache
     assert clone.git("status", "--porcelain", "--", ":!params.yaml") == ""
 
@@ -242,14 +238,12 @@ def test_a_changed_module_reruns_what_it_decides_and_no_more(clone, module, stag
 
 
 def test_changed_ablation_reruns_itself_and_what_collects_ablations(clone):
-    raw = helpers.read_yaml(clone.folder / "sample/profile.yaml")
-    raw["ablations"]["channels-d8"]["hyperparameters"]["d"] = 12
-    raw["ablations"]["base"]["study"] = "keys"  # how it is shown, not how it is trained
-    helpers.write_yaml(clone.folder / "sample/profile.yaml", raw)
+    profile = clone.folder / "sample/profile.yaml"
+    helpers.edit_yaml(profile, ("ablations", "channels-d8", "hyperparameters", "d"), 12)
+    helpers.edit_yaml(profile, ("ablations", "base", "study"), "keys")  # how it is shown, not how trained
     assert clone.repro() == {"ablate@channels-d8", "evaluate-ablations", *COLLECTED}
     assert clone.repro() == set()
-    raw["levels"] = ["base"]  # how it is scored
-    helpers.write_yaml(clone.folder / "sample/profile.yaml", raw)
+    helpers.edit_yaml(profile, ("levels",), ["base"])  # how it is scored
     assert clone.repro() == {"evaluate-ablations", *COLLECTED}
     assert "&id" not in (clone.folder / "sample/dvc.lock").read_text()
 

@@ -4,6 +4,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
+import helpers
 import pytest
 import torch
 from helpers import images
@@ -20,10 +21,8 @@ LIMITS = {"output": 1e-5, "gradient": 2e-5, "statistics": 1e-5, "evaluation": 2e
 def network(seed=0, **options):
     """A DnCNN whose channels are normalised in different names, and soon by what they were."""
     torch.manual_seed(seed)
-    model = create_model("dncnn", **options)
+    model = helpers.with_history(create_model("dncnn", **options), seed)
     for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -0.3, 0.3)
         norm.momentum = 0.9
     return model
 

@@ -7,14 +7,12 @@ import time
 
 import pytest
 import scratch
-from dvc_helpers import write_stages
 
 pytest.importorskip("prefect_dask")
 pytestmark = pytest.mark.slow
-WAITS = "while test ! -e {go}; do kill -0 $PPID || exit 1; sleep 0.2; done"
 STAGES = {
     "a": ([], "true"),
-    "b": (["a"], f"test ! -e {{pid}} || {{{{ echo $$ > {{pid}}; {WAITS}; }}}}"),
+    "b": (["a"], f"test ! -e {{pid}} || {{{{ echo $$ > {{pid}}; {scratch.WAITS}; }}}}"),
     "c": (["a"], "sleep 3"),
     "d": (["b", "c"], "true"),
 }
@@ -42,7 +40,8 @@ def write(origin, tmp_path):
     """The stages above in a clone, pushed; with a local one, whose output DVC does not exchange."""
     names = {"pid": tmp_path / "pid", "go": tmp_path / "go"}
     me = origin("me")
-    write_stages(me, **{name: (needs, command.format(**names)) for name, (needs, command) in STAGES.items()})
+    stages = {name: (needs, command.format(**names)) for name, (needs, command) in STAGES.items()}
+    scratch.write_stages(me, **stages)
     text, local = (me / "dvc.yaml").read_text(), "outs:\n    - d:\n        cache: false\n"
     (me / "dvc.yaml").write_text(text.replace("outs:\n    - d\n", local))
     (me / "profile.yaml").unlink()

@@ -7,18 +7,16 @@ import subprocess
 
 import pytest
 import scratch
-from dvc_helpers import write_stages
 
 pytest.importorskip("dask_jobqueue")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("sbatch"), reason="needs Slurm")]
-WAITS = "while test ! -e {go}; do kill -0 $PPID || exit 1; sleep 0.2; done"
 
 
 def test_ctrl_c_cancels_jobs_and_a_cancelled_job_runs_again(cluster, origin, tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_JOBQUEUE__SLURM__MEMORY", "1GB")
     project, pid, go = origin("project"), tmp_path / "pid", tmp_path / "go"
-    waits = f"{{ echo $SLURM_JOB_ID > {pid}; {WAITS.format(go=go)}; }}"
-    write_stages(project, a=([], "true"), b=(["a"], waits))
+    waits = f"{{ echo $SLURM_JOB_ID > {pid}; {scratch.WAITS.format(go=go)}; }}"
+    scratch.write_stages(project, a=([], "true"), b=(["a"], waits))
     scratch.commit(project)
     words = ("reproduce", "--where", "slurm", "--jobs", "1")
     flow = scratch.start(project, *words, PREFECT_API_URL=cluster.url)

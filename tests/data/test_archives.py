@@ -83,9 +83,6 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if how == "truncated" else body)
 
-    def log_message(self, *_arguments):
-        pass
-
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):

@@ -153,7 +153,6 @@ def test_more_images_than_there_are_are_refused(source, refused):
 def test_real_bsds500(shared_data):
     """Its digest is verified on reading; here, what is made of it."""
     source = str(shared_data / "bsds500-images.tar")
-    config = Download(dataset="bsds500", train=3, test=100, patches=4)
-    images, notes = bsds500.load(config, source, shared_data)
+    images, notes = bsds500.load(wanted(train=3, test=100, patches=4), source, shared_data)
     assert (images["train"].shape, images["test"].shape) == ((12, 40, 40, 3), (100, 321, 481, 3))
     assert len(set(notes["photographs"]["test"])) == 100

@@ -107,9 +107,8 @@ def assert_is_tiny(source, records):
     assert origin == "CIFAR-10"
     for split, each in records.items():
         ordered = np.stack(sorted(each, key=lambda record: record.tobytes()))
-        assert images[split].dtype == np.uint8
         expected = ordered[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        np.testing.assert_array_equal(images[split], expected)
+        np.testing.assert_array_equal(images[split], expected, strict=True)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -10,11 +10,7 @@ from lambdanet.data.images import to_bytes, to_tensor
 from lambdanet.evaluation import levels
 
 CPU = torch.device("cpu")
-
-
-class Grey(nn.Module):
-    def forward(self, noisy):
-        return torch.full_like(noisy, 0.5)
+GREY = helpers.By(lambda noisy: torch.full_like(noisy, 0.5))
 
 
 def test_levels_are_those_of_clipped_gaussian_noise_on_as_many_images_as_the_pixels_allow(monkeypatch):
@@ -26,10 +22,10 @@ def test_levels_are_those_of_clipped_gaussian_noise_on_as_many_images_as_the_pix
         # grey is far from both ends: little is clipped
         assert row["psnr"] == pytest.approx(-20 * np.log10(row["sigma"] / 255), abs=0.2)
         assert row["images"] == 200
-    grey = levels.levels(Grey(), clean, device=CPU)
+    grey = levels.levels(GREY, clean, device=CPU)
     assert [row["psnr"] for row in grey] == pytest.approx([-20 * np.log10(128 / 255 - 0.5)] * 6, abs=0.01)
     monkeypatch.setattr(levels, "PIXELS", 3 * 16 * 16)
-    assert {row["images"] for row in levels.levels(Grey(), clean, device=CPU)} == {3}
+    assert {row["images"] for row in levels.levels(GREY, clean, device=CPU)} == {3}
 
 
 def test_training_images_are_the_first_ones(monkeypatch):
@@ -46,7 +42,7 @@ def test_training_images_are_the_first_ones(monkeypatch):
 def test_examples_are_the_first_test_images(tmp_path):
     clean = helpers.patches(4)
     noisy = helpers.noisy(clean)
-    levels.write_examples(Grey(), clean, noisy, tmp_path, device=CPU)
+    levels.write_examples(GREY, clean, noisy, tmp_path, device=CPU)
     names = {f"{number}-{kind}.png" for number in (0, 1) for kind in ("clean", "noisy", "denoised")}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert (helpers.pixels_of(tmp_path / "1-clean.png") == clean[1]).all()

@@ -110,19 +110,18 @@ def test_what_it_gives_of_a_tensor_with_a_gradient_has_none(denoiser, strength):
     [
         ([[1]], "the image is a list, must be a numpy array or a torch tensor"),
         (np.zeros((4, 4), bool), "the image holds bool, must be uint8, uint16 or float"),
-        (np.zeros((1, 4, 4, 3), np.uint8), r"the image has the shape \(1, 4, 4, 3\), must be \(h, w\) or "),
-        (np.zeros((0, 4, 3), np.uint8), r"the image has the shape \(0, 4, 3\)"),
-        (np.full((4, 4), 255.0), r"values reach 255; floats must be from 0 \(black\) to 1 \(white\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "the image has the shape (1, 4, 4, 3), must be (h, w) or "),
+        (np.zeros((0, 4, 3), np.uint8), "the image has the shape (0, 4, 3)"),
+        (np.full((4, 4), 255.0), "values reach 255; floats must be from 0 (black) to 1 (white)"),
         (np.full((4, 4), np.nan), "values reach nan"),
-        (torch.zeros(4, 4), r"the tensor has the shape \(4, 4\), must be "),
+        (torch.zeros(4, 4), "the tensor has the shape (4, 4), must be "),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "the tensor holds torch.int64"),
         (torch.full((3, 4, 4), 128.0), "values reach 128"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_images_are_refused(denoiser, image, says):
-    with pytest.raises(ValueError, match=says):
-        denoiser(image)
+    assert says in helpers.refusal(denoiser, image)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])

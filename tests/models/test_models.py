@@ -31,15 +31,6 @@ TINY = {"name": "lambdanet", "u": 2, "m": 3, "k": 2, "heads": 2, "d": 4}
 FOREIGN, UNFIT = "not one that lambdanet wrote", "the weights do not fit the model they name"
 
 
-def randomised(model):
-    """Every parameter and buffer at a value of its own, in float64."""
-    generator, model = torch.Generator().manual_seed(0), model.double()
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point():
-            tensor.data = 0.2 + 0.6 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-    return model
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_code_is_found_by_the_models_name(name):
     file = Path(models.__file__).parent / f"{name.replace('-', '_')}.py"
@@ -112,8 +103,7 @@ def test_every_parameter_gets_a_gradient(name):
     (model(images(2, 3, 16, 16)) * weights).sum().backward()
     for label, parameter in model.named_parameters():
         assert parameter.grad is not None, label
-        assert parameter.grad.isfinite().all(), label
-        assert parameter.grad.abs().max() > 0, label
+        assert 0 < parameter.grad.abs().max() < torch.inf, label
 
 
 def test_parameter_counts_are_the_documents():
@@ -123,8 +113,9 @@ def test_parameter_counts_are_the_documents():
 
 
 def test_parts_of_lambdanet_do_what_they_say():
+    torch.manual_seed(0)
     x = images(2, 3, 32, 32, dtype=torch.float64)
-    whole = randomised(create_model("lambdanet")).eval()
+    whole = helpers.with_history(create_model("lambdanet")).double()
     z = whole.encode(x)
     torch.testing.assert_close(whole(x), (whole.conv(z) + whole.shortcut(z)).sigmoid())
     state = whole.state_dict()
@@ -278,7 +269,8 @@ def naive_encode(model, x):
     ("u", "m", "size"), [(1, 7, (5, 6)), (4, 5, (4, 5)), (1, 3, (4, 9)), (4, 3, (3, 8))], ids=str
 )
 def test_encode_is_the_papers_formula(u, m, size):
-    model = randomised(create_model("lambdanet", u=u, m=m, k=3, heads=2, d=8)).eval()
+    torch.manual_seed(0)
+    model = helpers.with_history(create_model("lambdanet", u=u, m=m, k=3, heads=2, d=8)).double()
     x = images(2, 3, *size, dtype=torch.float64).requires_grad_()
     weights = images(2, 8, *size, seed=1, dtype=torch.float64)
     encoder = [p for name, p in model.named_parameters() if not name.startswith(("conv", "shortcut"))]

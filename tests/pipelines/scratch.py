@@ -12,7 +12,6 @@ from pathlib import Path
 import filelock
 import psutil
 import yaml
-from dvc_helpers import DVC, make_project, write_stages
 from helpers import PATIENCE as SECONDS
 from helpers import ROOT, free_port, lives, wait_until  # noqa: F401, found here by the tests of flows
 
@@ -22,16 +21,29 @@ from pipelines.cluster import answers
 COMMANDS = {"reproduce": ["run"], "train": ["cluster", "train"], "init": ["cluster", "init"]}
 NEEDS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": []}
 DIAMOND = {name: (needs, "true") for name, needs in NEEDS.items()}
+WAITS = "while test ! -e {go}; do kill -0 $PPID || exit 1; sleep 0.2; done"
 SERVER = {}  # the address of a running Prefect, for all processes in projects; without it each starts its own
 
 
 def project(folder, **stages):
-    """A project with these stages, see `write_stages`, committed."""
-    make_project(folder)
+    """A project with these stages, see `write_stages`, and `source`, which those without needs depend on."""
+    folder.mkdir()
+    (folder / "source").write_text("source\n")
+    git(folder, "init", "-q")
+    dvc(folder, "init", "-q")
     write_stages(folder, **stages or DIAMOND)
     (folder / ".gitignore").write_text("/runs/\n/.cluster/\n")
     commit(folder)
     return folder
+
+
+def write_stages(folder, **stages):
+    """dvc.yaml of stages that copy what they need into a file of their name: name=(needs, command)."""
+    content = {}
+    for name, (needs, command) in stages.items():
+        copy = f"cat {' '.join(needs)} > {name}" if needs else f"echo {name} > {name}"
+        content[name] = {"cmd": f"{command} && {copy}", "deps": list(needs) or ["source"], "outs": [name]}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": content}))
 
 
 def profiles(folder):
@@ -63,6 +75,10 @@ def commit(folder):
 def git(folder, *words):
     done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def dvc(folder, *words):
+    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, check=True, capture_output=True)
 
 
 def environment(folder, **more):
@@ -115,7 +131,7 @@ def run(folder, *words, **more):
 
 def repro(folder, *words):
     """Plain `dvc repro`."""
-    subprocess.run([*DVC, "repro", "-q", *words], cwd=folder, check=True, capture_output=True)
+    dvc(folder, "repro", "-q", *words)
 
 
 def lock(folder):

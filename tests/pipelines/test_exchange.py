@@ -1,14 +1,12 @@
 """Checkpoints in the DVC remote, and which errors of a remote may pass."""
 
 import shutil
-import subprocess
 import tarfile
 import threading
 from unittest.mock import Mock
 
 import pytest
 import scratch
-from dvc_helpers import DVC
 
 from pipelines import exchange, graph, stage
 from pipelines.stage import StageError
@@ -20,7 +18,7 @@ class OwnError(Exception):
 
 @pytest.fixture
 def project(project, tmp_path):
-    subprocess.run([*DVC, "remote", "add", "-q", "-d", "r", str(tmp_path / "remote")], check=True)
+    scratch.dvc(project, "remote", "add", "-q", "-d", "r", str(tmp_path / "remote"))
     return project
 
 
@@ -37,11 +35,11 @@ def test_checkpoints_and_logs_go_to_another_worker_and_dvc_gc_leaves_them_alone(
     write(project, checkpoints="one", logs="a log", scores="no state")
     (project / "runs/small/logs/lock.part").write_text("half")
     exchange.Archive(project, "key/a").push(0, "checkpoints", "logs")
-    subprocess.run([*DVC, "push", "-q"], cwd=project, check=True)
+    scratch.dvc(project, "push", "-q")
     objects = list((tmp_path / "remote/files/md5").glob("*/*"))
     assert objects
     (project / "dvc.lock").unlink()
-    subprocess.run([*DVC, "gc", "-q", "--workspace", "--cloud", "--force"], cwd=project, check=True)
+    scratch.dvc(project, "gc", "-q", "--workspace", "--cloud", "--force")
     assert [path for path in objects if path.exists()] == []
 
     for kind in ("checkpoints", "logs", "scores"):

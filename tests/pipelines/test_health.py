@@ -5,7 +5,6 @@ import subprocess
 
 import pytest
 import scratch
-from dvc_helpers import write_stages
 
 from lambdanet.doctor import BAD, OK
 from pipelines import health
@@ -14,7 +13,7 @@ from pipelines import health
 @pytest.fixture
 def project(project):
     """With one stage, whose output is made and committed."""
-    write_stages(project, a=([], "true"))
+    scratch.write_stages(project, a=([], "true"))
     scratch.repro(project)
     scratch.commit(project)
     return project

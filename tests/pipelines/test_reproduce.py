@@ -137,8 +137,7 @@ class Locked(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("words", [["reproduce"], ["train", "speckle", "cnn"], ["init"]])
-def test_a_server_whose_password_is_missing_is_one_line(tmp_path, words):
-    project = scratch.project(tmp_path / "project")
+def test_a_server_whose_password_is_missing_is_one_line(project, words):
     scratch.profiles(project)
     with serving(http.server.ThreadingHTTPServer, Locked) as port:
         url = f"http://127.0.0.1:{port}/api"

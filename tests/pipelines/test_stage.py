@@ -5,13 +5,12 @@ import threading
 
 import pytest
 import scratch
-from dvc_helpers import write_stages
 
 from pipelines import stage
 
 
 def test_a_stage_is_run_once(project):
-    write_stages(project, a=([], "echo one; seq 1000; echo two"))
+    scratch.write_stages(project, a=([], "echo one; seq 1000; echo two"))
     lines = []
     assert stage.run("a", lines.append) == "done"
     assert lines[lines.index("one") + 1001] == "two"
@@ -37,7 +36,7 @@ def test_a_stage_is_run_once(project):
     ],
 )
 def test_a_failure_says_what_it_was(project, command, retries, said):
-    write_stages(project, a=([], command))
+    scratch.write_stages(project, a=([], command))
     with pytest.raises(stage.StageError, match=re.escape(said)) as caught:
         stage.run("a")
     assert caught.value.retries == retries
@@ -45,7 +44,7 @@ def test_a_failure_says_what_it_was(project, command, retries, said):
 
 
 def test_a_stage_has_a_limit_and_leaves_nothing_behind(project):
-    write_stages(project, a=([], "sleep 1234 & echo $! > pid; wait"))
+    scratch.write_stages(project, a=([], "sleep 1234 & echo $! > pid; wait"))
     with pytest.raises(stage.StageError, match="longer than its limit of 10 s"):
         stage.run("a", limit=10)
     assert not scratch.lives(int((project / "pid").read_text()))
@@ -56,7 +55,7 @@ SAVES = "trap 'sleep 1; echo saved > checkpoint; exit 143' TERM; echo ready; whi
 
 @pytest.mark.parametrize("script", [SAVES, "echo ready; exec sleep 1234"])
 def test_a_stage_that_is_asked_to_stop_may_write_and_is_not_tried_again(project, monkeypatch, script):
-    write_stages(project, a=([], f'sh -c "{script}"'))
+    scratch.write_stages(project, a=([], f'sh -c "{script}"'))
     monkeypatch.setattr(stage, "stopping", threading.Event())
     with pytest.raises(stage.StageError, match="a was stopped"):
         stage.run("a", lambda line: stage.stopping.set() if line == "ready" else None)

@@ -12,7 +12,6 @@ import cloudpickle
 import pytest
 import scratch
 import yaml
-from dvc_helpers import DVC
 from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Completed, Failed
 from prefect.utilities.schema_tools.validation import ValidationError, validate
@@ -61,7 +60,7 @@ def test_a_training_leaves_the_folder_alone_and_its_result_in_the_cache(project)
 
 def test_an_experiment_is_delivered_to_another_clone(project, tmp_path):
     origin, other = tmp_path / "origin.git", tmp_path / "other"
-    subprocess.run([*DVC, "remote", "add", "-d", "r", str(tmp_path / "remote")], cwd=project, check=True)
+    scratch.dvc(project, "remote", "add", "-d", "r", str(tmp_path / "remote"))
     scratch.commit(project)
     scratch.git(project, "clone", "--quiet", "--bare", ".", str(origin))
     scratch.git(project, "remote", "add", "origin", str(origin))
@@ -71,7 +70,7 @@ def test_an_experiment_is_delivered_to_another_clone(project, tmp_path):
     scratch.git(other, "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
     (reference,) = scratch.git(other, "for-each-ref", "--format=%(refname)", "refs/exps").split()
     scratch.git(other, "checkout", "--quiet", "--detach", reference)
-    subprocess.run([*DVC, "pull", "-q", "small/dvc.yaml:train@speckle-cnn-5"], cwd=other, check=True)
+    scratch.dvc(other, "pull", "-q", "small/dvc.yaml:train@speckle-cnn-5")
     assert (other / "small-speckle-cnn-5").read_text() == "7\n"
 
 
@@ -99,7 +98,7 @@ def test_with_the_remote_away_and_then_full_nothing_is_trained_twice(project, tm
     remote, away = tmp_path / "remote", tmp_path / "away"
     remote.mkdir()
     scratch.git(project, "remote", "add", "origin", str(project))
-    subprocess.run([*DVC, "remote", "add", "-d", "r", str(remote / "dvc")], cwd=project, check=True)
+    scratch.dvc(project, "remote", "add", "-d", "r", str(remote / "dvc"))
     # The training takes it away: a file in its place cannot be written to.
     takes = f"echo $$ >> {project}/ran; test -e {away} || {{ mv {remote} {away}; touch {remote}; }}"
     (project / "train.sh").write_text(f"{takes}\n")

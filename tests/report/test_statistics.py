@@ -39,9 +39,8 @@ def test_differences_of_several_seeds_are_welchs():
 
 
 def test_a_single_seed_is_compared_by_its_familys_spread():
-    family = (A,)
     half = stats.t.ppf(0.975, 2) * math.sqrt(stats.tvar(A) * (1 + 1 / 3))
-    found = statistics.difference_interval(Sample((27.0,), family), Sample(A, family))
+    found = statistics.difference_interval(Sample((27.0,), (A,)), Sample(A, (A,)))
     assert found.value == pytest.approx(0.22)
     assert ends(found) == pytest.approx((0.22 - half, 0.22 + half), abs=1e-9)
     # two families: each side has its own

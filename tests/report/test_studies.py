@@ -23,6 +23,7 @@ def entry(name, psnrs=(), *, parameters=9_083, train=None, study="", **hyperpara
 
 BASE = entry("base", [26.8], study="base")
 SPREAD = row("lambdanet", SEEDS)
+FOUR, WIDE = entry("d4", [25.0], d=4), entry("d128", [27.5], d=128, parameters=17_903)
 
 
 def channels(*entries):
@@ -30,9 +31,8 @@ def channels(*entries):
 
 
 def test_rows_of_a_study_have_the_base_at_its_place():
-    four, wide = entry("d4", [25.0], d=4), entry("d128", [27.5], d=128, parameters=17_903)
-    question = channels(four, wide, entry("d8", d=8))
-    table = studies.table(question, [SPREAD, BASE, four, wide])
+    question = channels(FOUR, WIDE, entry("d8", d=8))
+    table = studies.table(question, [SPREAD, BASE, FOUR, WIDE])
     assert (list(table["axis"]), list(table["changes"])) == ([4, 8, 16, 128], ["d 4", "d 8", "d 16", "d 128"])
     done = table[table["seeds"] > 0]
     assert list(done["variation"]) == ["d4", "base", "d128"]
@@ -40,13 +40,12 @@ def test_rows_of_a_study_have_the_base_at_its_place():
     assert list(done["difference"].round(9)) == [-1.8, 0, 0.7]
     half = stats.t.ppf(0.975, 2) * 0.1 * 2**0.5
     assert list(done["low"].dropna().round(9)) == [round(-1.8 - half, 9), round(0.7 - half, 9)]
-    other = dataclasses.replace(four, data=four.data | {"dataset": "photos"})
+    other = dataclasses.replace(FOUR, data=FOUR.data | {"dataset": "photos"})
     assert studies.table(channels(other), [BASE])["reference"].isna().all()
 
 
 def test_sentences_say_what_came_out_and_whether_it_is_more_than_chance():
-    four, wide = entry("d4", [25.0], d=4), entry("d128", [27.5], d=128, parameters=17_903)
-    said = studies.sentences(channels(four, wide), [SPREAD, BASE, four, wide])
+    said = studies.sentences(channels(FOUR, WIDE), [SPREAD, BASE, FOUR, WIDE])
     assert said == [
         "The highest is d128 with 27.50 dB and 17,903 parameters, the lowest d4 with 25.00 dB.",
         "d128 is 0.70 dB above the base (+0.09 to +1.31 dB); that it is better: holds.",

@@ -178,9 +178,8 @@ def test_train_and_evaluate_write_true_values(stage, project):
 
 
 def test_ablate_trains_every_seed_and_evaluate_ablations_scores_them(stage, project):
-    entry = PROFILE["ablations"]["loss-bce"] | {"seeds": [3, 0]}
-    profile = PROFILE | {"levels": ["loss-bce"], "ablations": {"loss-bce": entry}}
-    helpers.write_config(project, profile=profile)
+    profile = changed(PROFILE, ("ablations", "loss-bce", "seeds"), [3, 0])
+    helpers.write_config(project, profile=profile | {"levels": ["loss-bce"]})
     shutil.rmtree(project / ABLATION)
     assert stage("ablate", WORDS["ablate"], project)[0] == 0
     weights = {}
@@ -203,8 +202,7 @@ def test_ablate_trains_every_seed_and_evaluate_ablations_scores_them(stage, proj
 
 def test_an_interrupted_ablation_keeps_the_seeds_that_were_done(stage, project, monkeypatch):
     """DVC removes the output before it runs the stage again."""
-    entry = PROFILE["ablations"]["loss-bce"] | {"seeds": [0, 1]}
-    helpers.write_config(project, profile=changed(PROFILE, ("ablations", "loss-bce"), entry))
+    helpers.write_config(project, profile=changed(PROFILE, ("ablations", "loss-bce", "seeds"), [0, 1]))
     real, trained = experiment.train_run, []
 
     def fails_at_the_second(run, **words):

@@ -138,23 +138,22 @@ def test_a_server_that_never_answers_is_not_waited_for(client, tmp_path, monkeyp
 @pytest.fixture(scope="module")
 def untracked(tmp_path_factory):
     """What the training writes where nothing is logged to MLflow."""
-    folder = helpers.write_project(tmp_path_factory.mktemp("untracked"))
-    status, _, err = helpers.run("train", helpers.train_words("dncnn"), folder, LAMBDANET_TRACKING="off")
-    assert status == 0, err
+    folder = tmp_path_factory.mktemp("untracked")
+    assert run_stage(folder, LAMBDANET_TRACKING="off") == []
     return helpers.contents(folder / TRAINED)
 
 
-def run_stage(folder, uri):
-    environment = {"LAMBDANET_TRACKING": "on", "MLFLOW_TRACKING_URI": uri}
+def run_stage(folder, **environment):
+    """Train in a new project; the lines that are not about the training."""
+    helpers.write_project(folder)
     status, out, err = helpers.run("train", helpers.train_words("dncnn"), folder, **environment)
-    assert (status, out) == (0, "")
+    assert (status, out) == (0, ""), err
     return [line for line in err.splitlines() if not line.startswith(RUN_KEY.name)]
 
 
 def test_a_stage_that_is_logged_writes_the_same_bytes(tmp_path, untracked, monkeypatch):
     uri = mlflow_helpers.write_database(tmp_path / "mlflow.db")
-    helpers.write_project(tmp_path)
-    said = run_stage(tmp_path, uri)
+    said = run_stage(tmp_path, LAMBDANET_TRACKING="on", MLFLOW_TRACKING_URI=uri)
     assert said in ([], [f"MLflow answers too slowly; {live.CATCHING_UP}"])  # it may, on a busy machine
     assert helpers.contents(tmp_path / TRAINED) == untracked
     if not said:
@@ -165,8 +164,7 @@ def test_a_stage_that_is_logged_writes_the_same_bytes(tmp_path, untracked, monke
 
 def test_a_server_that_is_not_there_costs_a_stage_one_line(tmp_path, untracked):
     uri = f"http://127.0.0.1:{helpers.free_port()}"
-    helpers.write_project(tmp_path)
-    (line,) = run_stage(tmp_path, uri)
+    (line,) = run_stage(tmp_path, LAMBDANET_TRACKING="on", MLFLOW_TRACKING_URI=uri)
     said = (f"MLflow at {uri} cannot be used: Connection refused", "MLflow answers too slowly")
     assert line in [f"{one}; {live.CATCHING_UP}" for one in said]
     assert helpers.contents(tmp_path / TRAINED) == untracked
@@ -187,7 +185,6 @@ def mlflow_server(folder, port):
 @pytest.mark.slow
 def test_one_store_behind_a_server_and_without_it(client, tmp_path, monkeypatch, capsys):
     """`make up`, a training whose server dies, then `make repro`, and `make up` again: one run, one model."""
-    mlflow_helpers.trace_once(monkeypatch)
     helpers.write_config(tmp_path)
     here, port = mlflow_runs.uri(), helpers.free_port()
     with mlflow_server(tmp_path, port) as uri:

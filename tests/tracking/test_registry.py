@@ -134,9 +134,8 @@ def test_tampered_or_lost_weights_are_not_given_out(client, tmp_path):
     register(client, one)
     ((denoiser, _),) = registry.denoisers(client)
     (stored,) = (tmp_path / "mlartifacts").rglob("weights.safetensors")
-    content = bytearray(one.weights.read_bytes())
-    content[-1] ^= 1
-    stored.write_bytes(content)
+    *content, last = one.weights.read_bytes()
+    stored.write_bytes(bytes([*content, last ^ 1]))
     again = "delete this version in MLflow, then `lambdanet models sync` makes it again"
     said = helpers.refusal(registry.fetch, client, denoiser, tmp_path / "fetched")
     assert said == f"the weights of {NAME} version 1 are not those registered; {again}"
