@@ -70,10 +70,10 @@ PUBLISHED_GREY = {  # on BSD68
     "DnCNN-S, for one sigma, published": (31.73, 29.23, 26.23),
     "DnCNN-B, blind, published": (31.61, 29.16, 26.23),
 }
-ABOUT_CBSD68 = (
+ABOUT_PUBLISHED = (
     "{count} {kind} photographs of 481 x 321 of BSDS500's `val`, which `photographs` did not learn from, "
-    "with Gaussian noise of sigma, of 255: means of each photograph's PSNR (dB) over all channels, outputs "
-    "clipped and rounded to 8 bits."
+    "with Gaussian noise of sigma, of 255: means of each photograph's PSNR (dB), outputs clipped and rounded "
+    "to 8 bits."
 )
 NOTES_CBSD68 = [
     "The noise is not clipped, as that of the published values. `photographs`, which learned from clipped "
@@ -82,7 +82,7 @@ NOTES_CBSD68 = [
     "CDnCNN-B and FFDNet: Zhang et al. 2018 (https://arxiv.org/abs/1710.04026), as later papers quote it.",
 ]
 NOTES_BSD68 = [
-    f"{NOTES_CBSD68[0]} Methods for colours get a grey image three times; the mean of what they give counts.",
+    f"{NOTES_CBSD68[0]} Grey is made of the colours by Pillow; the published images may differ by rounding.",
     "Published values: Zhang et al. 2017 (https://arxiv.org/abs/1608.03981), Table II.",
 ]
 STORED = {"PNG": "", "JPEG, colours at full resolution": "4:4:4", "JPEG, at half of it": "4:2:0"}
@@ -92,7 +92,8 @@ ABOUT_STORED = (
 )
 PACKAGES = {"pywt": "PyWavelets", "cv2": "opencv-python-headless", "bm3d": "bm3d"}
 
-Denoise = Callable[[np.ndarray], np.ndarray]  # (h, w, 3), black 0, white 1; noise may go beyond
+# (h, w, 3), or for networks (h, w, 1) too; black 0, white 1, noise may go beyond
+Denoise = Callable[[np.ndarray], np.ndarray]
 
 
 def measure(quick: bool = False) -> Iterator[Table]:
@@ -111,7 +112,7 @@ def measure(quick: bool = False) -> Iterator[Table]:
                 about = ABOUT_STORED.format(count=len(clean), sigma=SIGMAS[1])
                 yield Table("Noise in JPEG", about, stored(clean, SIGMAS[1]))
         if files:
-            yield from published(files, quick)
+            yield from beside_published(files, quick)
     finally:
         torch.set_num_threads(threads)
 
@@ -181,7 +182,7 @@ def _as_jpeg(image: np.ndarray, colours: str) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-def published(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
+def beside_published(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
     """Compare denoisers as published tables do, in colours and in grey.
 
     Args:
@@ -193,7 +194,7 @@ def published(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
         clean = [_middle(clean[0], 64)]
     sigmas = SIGMAS[1:2] if quick else SIGMAS
     names = [NOISY, bundled.NAMES[bundled.PHOTOGRAPHS], SCICO]
-    grey = [np.asarray(Image.fromarray(photograph).convert("L")) for photograph in clean]
+    grey = [np.asarray(Image.fromarray(photograph).convert("L"))[..., None] for photograph in clean]
     for title, kind, photographs, known, notes in (
         ("CBSD68", "colour", clean, PUBLISHED, NOTES_CBSD68),
         ("BSD68", "greyscale", grey, PUBLISHED_GREY, NOTES_BSD68),
@@ -202,10 +203,10 @@ def published(files: dict[str, bytes], quick: bool) -> Iterator[Table]:
         for name, values in known.items():
             of_sigmas = dict(zip(SIGMAS, values, strict=True))
             rows.append({"method": name} | {_column(sigma): of_sigmas[sigma] for sigma in sigmas})
-        about = ABOUT_CBSD68.format(count=len(photographs), kind=kind)
+        about = ABOUT_PUBLISHED.format(count=len(photographs), kind=kind)
         yield Table(title, about, rows, notes, digits=4)
     few = clean[::STEP]
-    about = ABOUT_CBSD68.format(count=len(few), kind="colour")
+    about = ABOUT_PUBLISHED.format(count=len(few), kind="colour")
     rows = psnr_rows([*names, BM3D], few, sigmas)
     yield Table(f"CBSD68, every {STEP}th photograph", about, rows, NOTES_CBSD68[:1], digits=4)
 
@@ -215,7 +216,7 @@ def psnr_rows(names: list[str], clean: list[np.ndarray], sigmas: tuple[int, ...]
 
     Args:
         names: of `methods`, and `NOISY`.
-        clean: uint8, (h, w, 3) each, or (h, w) grey.
+        clean: uint8, (h, w, 3) each, or (h, w, 1), which only networks take.
         sigmas: of the noise that is put on, of 255, and not clipped.
     """
     rows = {name: {"method": name} for name in names}
@@ -228,15 +229,10 @@ def psnr_rows(names: list[str], clean: list[np.ndarray], sigmas: tuple[int, ...]
             psnrs = []
             for number, photograph in enumerate(clean):
                 noisy = add_noise(photograph, sigma, seed=number, clipped=False) / 255
-                output = noisy if name == NOISY else _to_bytes(_denoised(found[name], noisy)) / 255
+                output = noisy if name == NOISY else _to_bytes(found[name](noisy)) / 255
                 psnrs.append(metrics.psnr(np.square(output - photograph / 255).mean(), data_range=1))
             row[_column(sigma)] = mean(psnrs)
     return list(rows.values())
-
-
-def _denoised(denoise: Denoise, noisy: np.ndarray) -> np.ndarray:
-    """By a method for colours, of an image that may be grey."""
-    return denoise(noisy) if noisy.ndim == 3 else denoise(np.dstack([noisy] * 3)).mean(axis=2)
 
 
 def _column(sigma: int) -> str:

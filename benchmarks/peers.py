@@ -167,7 +167,7 @@ def by_channel(model: DnCNN, noisy: np.ndarray) -> np.ndarray:
 
     Args:
         model: of `flax_dncnn`.
-        noisy: float, (h, w, 3), black 0 and white 1.
+        noisy: float, (h, w, channels), black 0 and white 1.
     """
     halo = model.halo
     channels = torch.from_numpy(noisy).float().permute(2, 0, 1)[:, None].expand(-1, 3, -1, -1)

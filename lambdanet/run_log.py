@@ -110,23 +110,23 @@ def find_record(path: Path, weights_sha256: str) -> dict | None:
 
 
 def read_trainings(results: Path) -> dict[str, dict]:
-    """What a report keeps of each training, by the run's name: `scores`, and `log` or None.
+    """What a report keeps of each training, by the run's name: `scores`, `log` and `description` or None.
 
     Args:
         results: folder of `report.write_report`.
 
     Raises:
-        ValueError: the file is missing or damaged, or does not say what a training scored.
+        ValueError: the file is missing or damaged, or an entry is not whole.
     """
     trainings = files.read_json(path := results / TRAININGS)
     for name, entry in trainings.items():
         try:
             log = entry.setdefault("log", None)
-            whole = entry["scores"].keys() >= _SCORED and (log is None or "weights_sha256" in log)
+            whole = entry["scores"].keys() >= _SCORED and (log is None or log.keys() >= {"weights_sha256"})
         except (AttributeError, KeyError, TypeError):
             whole = False
         if not whole:
-            raise ValueError(f"{path} does not say what {name} scored; `git restore {results}` puts it back")
+            raise ValueError(f"{path} is damaged at {name}; restore it, or remove it and run `dvc repro`")
     return trainings
 
 

@@ -145,6 +145,16 @@ def test_psnr_is_of_noise_as_published_and_of_8_bit_outputs(monkeypatch):
     assert len(set(denoisers.CBSD68.split())) == 68
 
 
+def test_published_values_stand_beside_ours():
+    picture = helpers.encoded(denoisers.images({}, 64, 1)["scikit-image"][0], "JPEG")
+    files = {f"val/{name}.jpg": picture for name in denoisers.CBSD68.split()}
+    colours, grey, few = denoisers.beside_published(files, quick=True)
+    for table, method, value in ((colours, "CBM3D, published", 30.71), (grey, "BM3D, published", 28.57)):
+        assert {"method": method, "sigma 25": value} in table.rows
+        assert table.rows[0] == {"method": "noisy", "sigma 25": pytest.approx(20.17, abs=0.2)}
+    assert [row["method"] for row in few.rows][-1] == "BM3D"
+
+
 def test_noise_goes_where_jpeg_halved_the_resolution_of_the_colours_too():
     png, full, half = denoisers.stored(denoisers.images({}, 64, 2)["scikit-image"], 25)
     assert png["noisy"] == pytest.approx(20.5, abs=0.3)
@@ -154,7 +164,7 @@ def test_noise_goes_where_jpeg_halved_the_resolution_of_the_colours_too():
 
 def test_noise_goes_from_greyscale_photographs_too():
     colours = denoisers.images({}, 64, 2)["scikit-image"]
-    clean = [photograph.mean(axis=2).astype(np.uint8) for photograph in colours]
+    clean = [photograph.mean(axis=2, keepdims=True).astype(np.uint8) for photograph in colours]
     noisy, denoised = denoisers.psnr_rows(["noisy", "gaussian-25-photographs-0"], clean, (25,))
     assert noisy["sigma 25"] == pytest.approx(20 * np.log10(255 / 25), abs=0.2)
     assert denoised["sigma 25"] > 27

@@ -35,13 +35,16 @@ def blind_gaussian(images: Tensor, generator: torch.Generator, *, low: float, hi
 def blind_gaussian_in_files(
     images: Tensor, generator: torch.Generator, *, low: float, high: float, grey: float, halved: float
 ) -> Tensor:
-    """`blind_gaussian` as files of photographs have it.
+    """`blind_gaussian` of greyscale images too, and as JPEG changes it.
 
     Of a random share `grey` of the images all channels have the same noise, as a greyscale image has. Of a
     random share `halved` the noisy colours are then stored at half the resolution, as JPEG stores them
-    (4:2:0), but without its quantisation. Images are (n, 3, h, w), as a training makes them; `corrupt` stores
-    no such noise.
+    (4:2:0), but without its quantisation. Images are (n, 3, h, w), as a training makes them; `corrupt` cannot
+    store this noise.
     """
+    for name, share in {"grey": grey, "halved": halved}.items():
+        if share > 1:
+            raise ValueError(f"{name} is {share}, must be at most 1")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images are {tuple(images.shape)}, must be (n, 3, h, w): train with fresh noise")
     sigma, normal = _uniform(images, generator, low, high), _standard_normal(images, generator)
@@ -107,7 +110,7 @@ def _with_halved_colours(images: Tensor) -> Tensor:
 
 
 def _uniform(images: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
-    """A value of each image's own, in a shape that goes with the images'."""
+    """One value for each image, (n, 1, ...), to be broadcast over it."""
     if low >= high:
         raise ValueError(f"low is {low}, must be below high ({high})")
     share = torch.rand(len(images), generator=generator, device=images.device, dtype=images.dtype)
@@ -115,9 +118,7 @@ def _uniform(images: Tensor, generator: torch.Generator, low: float, high: float
 
 
 def _chosen(images: Tensor, generator: torch.Generator, share: float) -> Tensor:
-    """Which images are of a random share, likewise."""
-    if share > 1:
-        raise ValueError(f"a share is {share}, must be at most 1")
+    """A mask, (n, 1, ...): each image is chosen with this probability."""
     return _uniform(images, generator, 0, 1) < share
 
 

@@ -95,9 +95,11 @@ def model_title(name: str) -> str:
 
 
 def noise_title(noise: dict) -> str:
-    """A noise for readers: "Gaussian 0.1", "Blind gaussian 0.004 to 0.216"."""
-    values = " to ".join(f"{value:.3g}" for key, value in noise.items() if key != "name")
-    return f"{noise['name'].replace('-', ' ').capitalize()} {values}".strip()
+    """A noise for readers: "Gaussian 0.1", "Blind gaussian 0.004 to 0.216"; shares follow by name."""
+    values = [(key, f"{value:.3g}") for key, value in noise.items() if key != "name"]
+    strength = " to ".join(value for _, value in values[:2])
+    shares = "".join(f", {key} {value}" for key, value in values[2:])
+    return f"{noise['name'].replace('-', ' ').capitalize()} {strength}{shares}"
 
 
 def words(key: str) -> str:

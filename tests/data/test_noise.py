@@ -174,6 +174,8 @@ def test_stored_noise_is_the_noise_rounded(name, parameters):
     ("speckle", {"variance": 0.1, "clip": True}, "noise 'speckle' takes variance; given: variance, clip"),
     ("salt-and-pepper", {"amount": 1.01}, "amount is 1.01, must be at most 1"),
     ("blind-gaussian", {"low": 0.2, "high": 0.1}, "low is 0.2, must be below high (0.1)"),
+    *(("blind-gaussian-in-files", {"low": 0.1, "high": 0.2, "grey": 1, "halved": 1, name: 1.5},
+       f"{name} is 1.5, must be at most 1") for name in ("grey", "halved")),
     *(("gaussian", {"sigma": value}, f"sigma of noise 'gaussian' is {value!r}, must be a number above 0")
       for value in (0, -0.1, True, "0.1", None, float("nan"), float("inf"), [0.1])),
 ])  # fmt: skip

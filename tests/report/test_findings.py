@@ -113,6 +113,12 @@ def recipe(changes=None, data=CIFAR, **hyperparameters):
     return settings.recipe(TABLE_1 | (changes or {}), data, {"name": "lambdanet"} | hyperparameters)
 
 
+def test_a_noise_has_its_strength_and_its_shares_in_its_title():
+    in_files = {"name": "blind-gaussian-in-files", "low": 0.004, "high": 0.2, "grey": 0.25, "halved": 0.5}
+    assert settings.noise_title(in_files) == "Blind gaussian in files 0.004 to 0.2, grey 0.25, halved 0.5"
+    assert settings.noise_title({"name": "salt-and-pepper", "amount": 0.05}) == "Salt and pepper 0.05"
+
+
 def test_what_has_no_effect_is_no_difference():
     assert settings.differing(recipe(), recipe({"monitored": 100, "warmup": 0.3, "optimizer": "adam"})) == ""
     cosine = {"schedule": "cosine"}
