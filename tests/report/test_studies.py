@@ -80,6 +80,7 @@ def test_a_study_of_another_network_has_no_lambdanet_for_its_base(monkeypatch):
         "size", "dncnn", "autoencoder", "autoencoder-settings", "lambda-resnet", "skip-autoencoder",
         "bsds500", "photographs", "split",
     }  # fmt: skip
+    assert set(bases.values()) == {"base", None}
     assert {name for name, base in bases.items() if base == "base"} >= {"channels", "window", "keys"}
     one = autoencoder("slow", [24.73], learning_rate=0.001)
     two = autoencoder("fast", [25.91], learning_rate=0.003)
